@@ -1,0 +1,1 @@
+//! Fault injection for Message Hub: real processes, real faults, histories judged by checkers.

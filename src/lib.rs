@@ -1,0 +1,33 @@
+//! Message Hub: a Raft-replicated event log in one binary.
+//!
+//! The modules are rooms, and a message walks through them from top to bottom: [`api`] takes the
+//! call, [`node`] validates, stamps and coalesces it, [`raft`] replicates it, [`machine`] applies it
+//! over [`store`]. [`model`] holds the words that all of them use. A room imports only rooms below
+//! it; `tests/tidy.rs` holds that line. `ARCHITECTURE.md` tells why.
+
+pub mod machine;
+pub mod model;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "client")]
+pub mod proto;
+
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod gateway;
+#[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
+pub mod raft;
+#[cfg(feature = "server")]
+pub mod runtime;
+#[cfg(feature = "server")]
+pub mod store;
+#[cfg(feature = "server")]
+pub mod telemetry;

@@ -1,0 +1,46 @@
+//! The pure, deterministic state machine: commands and state in, writes and outcomes out.
+//!
+//! Nothing here knows a clock, randomness, threads, configuration or a database. Time comes with
+//! the command; state comes through [`kv::Kv`]. Every replica, and every replay, computes the same
+//! bytes.
+
+pub mod kv;
+pub mod mem;
+pub mod overlay;
+pub mod record;
+
+pub mod apply;
+pub mod dedup;
+pub mod nodes;
+pub mod topic;
+
+pub mod query;
+pub mod verify;
+
+use crate::model::wire::Malformed;
+
+/// Something that must not be: corruption, an undecodable command, a broken invariant, a failing
+/// disk. The node stops; nothing is skipped and nothing is repaired by guessing.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Stored bytes fail their checksum or their grammar.
+    #[error("corrupt record in {table}: {what}")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A replicated command cannot be decoded, or is of a newer version.
+    #[error("undecodable command: {0}")]
+    Undecodable(String),
+    /// The store below failed.
+    #[error("storage: {0}")]
+    Storage(String),
+}
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Self {
+        Self::Undecodable(malformed.to_string())
+    }
+}

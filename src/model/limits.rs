@@ -1,0 +1,116 @@
+//! Every bound of the hub, by name. The public ones are documented in `proto/`.
+
+/// Events in one publish call.
+pub const CALL_EVENTS_MAX: usize = 512;
+/// Encoded bytes of the events in one publish call.
+pub const CALL_BYTES_MAX: usize = 1 << 20;
+/// Encoded bytes of one event, unless its topic allows less.
+pub const EVENT_BYTES_MAX: u64 = 1 << 20;
+/// Expectations in one publish call.
+pub const CALL_EXPECTATIONS_MAX: usize = 512;
+
+/// Bytes of a topic's name.
+pub const TOPIC_NAME_BYTES_MAX: usize = 128;
+/// Topics in one hub.
+pub const TOPICS_MAX: u64 = 100_000;
+/// Bytes of a topic's description.
+pub const DESCRIPTION_BYTES_MAX: usize = 1024;
+/// Labels of a topic.
+pub const LABELS_MAX: usize = 64;
+/// Bytes of a label's name.
+pub const LABEL_NAME_BYTES_MAX: usize = 63;
+/// Bytes of a label's value.
+pub const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// The longest window for recognising repeated event ids: 7 days, in milliseconds.
+pub const DEDUP_WINDOW_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
+/// The shortest such window, in milliseconds.
+pub const DEDUP_WINDOW_MS_MIN: u64 = 1000;
+/// Ids that one topic remembers for recognising repetitions.
+pub const DEDUP_IDS_MAX: u64 = 1_000_000;
+
+/// Bytes of an event's id, type, key, correlation id and causation id, each.
+pub const ATTRIBUTE_BYTES_MAX: usize = 256;
+/// Bytes of an event's source, subject and dataschema, each.
+pub const URI_BYTES_MAX: usize = 1024;
+/// Extension attributes of an event.
+pub const EXTENSIONS_MAX: usize = 64;
+/// Characters of an extension attribute's name.
+pub const EXTENSION_NAME_BYTES_MAX: usize = 20;
+/// Headers of an event.
+pub const HEADERS_MAX: usize = 64;
+/// Bytes of a header's name.
+pub const HEADER_NAME_BYTES_MAX: usize = 128;
+/// Bytes of the value of a header or of an extension attribute.
+pub const VALUE_BYTES_MAX: usize = 4096;
+/// Bytes of a `traceparent`.
+pub const TRACEPARENT_BYTES_MAX: usize = 128;
+/// The highest priority.
+pub const PRIORITY_MAX: u32 = 9;
+/// How far ahead `deliver_at` may lie: 365 days, in milliseconds.
+pub const DELIVER_AT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
+
+/// Bytes of a producer's id.
+pub const PRODUCER_ID_BYTES_MAX: usize = 64;
+/// Answers that the hub keeps per producer: how far apart calls may arrive.
+pub const PRODUCER_WINDOW: u64 = 1024;
+/// An idle producer is forgotten after 7 days, in milliseconds.
+pub const PRODUCER_IDLE_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Bytes of a mutation's request id.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+/// A mutation's first answer is kept for 24 hours, in milliseconds.
+pub const REQUEST_ID_KEPT_MS: u64 = 24 * 3600 * 1000;
+/// Rows that one housekeeping command looks at, per table.
+pub const HOUSEKEEPING_ROWS_MAX: usize = 1024;
+
+/// Bytes of the commands that are gathered into one Raft entry; one larger command goes alone.
+pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
+/// Bytes of a Raft entry's commands; what is above is refused at the door.
+pub const ENTRY_BYTES_MAX: usize = CALL_BYTES_MAX + (64 << 10);
+/// Commands in one Raft entry.
+pub const ENTRY_COMMANDS_MAX: usize = 4096;
+/// Bytes of one stored batch of events, unless a single call is larger.
+pub const BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Raft entries in flight from the proposer.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
+/// Commands that wait for the proposer.
+pub const PROPOSAL_QUEUE_MAX: usize = 8192;
+/// Bytes of commands that wait for the proposer or are in flight.
+pub const PROPOSAL_BYTES_MAX: usize = 64 << 20;
+/// Calls of one publish stream that wait for their answers; beyond that it is not read.
+pub const STREAM_CALLS_MAX: usize = 1024;
+/// Bytes of the calls of one publish stream that wait for their answers.
+pub const STREAM_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of one answer of a streaming read.
+pub const READ_CHUNK_BYTES: usize = 512 << 10;
+/// Answers of a streaming read that wait for the reader.
+pub const READ_CHUNKS_QUEUED: usize = 2;
+/// Streaming reads that one node serves at once.
+pub const READS_MAX: usize = 4096;
+/// Storage reads that run at once on one node.
+pub const BLOCKING_READS_MAX: usize = 64;
+/// Items on a page of a list.
+pub const PAGE_SIZE_MAX: u32 = 1000;
+/// Items on a page of a list when the caller names no size.
+pub const PAGE_SIZE_DEFAULT: u32 = 50;
+
+/// Bytes of a gRPC message on the client port.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a gRPC message on the peer port.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Connections on the client port.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections on the peer port.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Concurrent streams of one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Bytes of log entries that replication reads at once.
+pub const REPLICATION_BYTES_MAX: usize = 1 << 20;
+/// Bytes of recent log entries that are kept in memory.
+pub const LOG_TAIL_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one chunk of a snapshot.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Files of one snapshot.
+pub const SNAPSHOT_FILES_MAX: usize = 65_536;
+/// Nodes of a cluster.
+pub const NODES_MAX: usize = 64;

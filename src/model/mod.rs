@@ -1,0 +1,16 @@
+//! The words of the hub as types. Pure: no I/O, no clock, no async.
+
+pub mod ids;
+
+pub mod event;
+pub mod event_run;
+pub mod expectation;
+pub mod name;
+pub mod topic;
+
+pub mod command;
+pub mod outcome;
+pub mod rejection;
+
+pub mod limits;
+pub mod wire;

@@ -1,0 +1,77 @@
+//! The names of topics.
+
+use std::fmt;
+
+use super::limits::TOPIC_NAME_BYTES_MAX;
+use super::rejection::{Reason, Rejection};
+
+/// The prefix of the hub's own topics.
+pub const SYSTEM_PREFIX: &str = "hub.";
+
+/// A topic's name: tokens of `A-Za-z0-9_-`, joined by single dots, at most 128 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName(String);
+
+impl TopicName {
+    /// Checks a name that came from outside.
+    ///
+    /// # Errors
+    /// `INVALID_NAME` for anything but the grammar above, and for names that begin with `hub.`.
+    pub fn parse(name: &str) -> Result<Self, Rejection> {
+        let refuse = |why: &str| {
+            Err(Rejection::new(
+                Reason::InvalidName,
+                format!("topic name {name:?} {why}; use dotted tokens of A-Z a-z 0-9 _ -, like orders.created"),
+            )
+            .with("name", name))
+        };
+        if name.is_empty() {
+            return refuse("is empty");
+        }
+        if name.len() > TOPIC_NAME_BYTES_MAX {
+            return refuse(&format!("is longer than {TOPIC_NAME_BYTES_MAX} bytes"));
+        }
+        if name.split('.').any(str::is_empty) {
+            return refuse("has an empty token");
+        }
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')) {
+            return refuse("has a character that is not allowed");
+        }
+        if name.starts_with(SYSTEM_PREFIX) {
+            return refuse("begins with hub., which belongs to the hub");
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_dotted_tokens() {
+        for name in ["a", "orders.created", "A-1_b.c", &"x".repeat(128)] {
+            assert_eq!(TopicName::parse(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for name in ["", ".", "a.", ".a", "a..b", "a b", "a/b", "ä", "a*", "hub.lifecycle", "a\0"] {
+            assert_eq!(TopicName::parse(name).unwrap_err().reason, Reason::InvalidName, "{name}");
+        }
+        assert!(TopicName::parse(&"x".repeat(129)).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! What a command led to.
+
+use super::ids::{KeyVersion, LogIndex, Offset, Position, TopicId, UnixMs};
+use super::rejection::Rejection;
+use super::topic::TopicConfig;
+
+/// What a command led to, the same on every replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Events were appended, or recognised as a repetition.
+    Published(Published),
+    /// The topic as it is after the command.
+    Topic(TopicInfo),
+    /// Done, with nothing to tell.
+    Done,
+    /// Refused; nothing was changed.
+    Rejected(Rejection),
+}
+
+/// Where the events of a call went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The first event's offset.
+    pub first_offset: Offset,
+    /// The first event's position.
+    pub first_position: Position,
+    /// Number of events.
+    pub count: u32,
+    /// The whole call is a repetition.
+    pub duplicate: bool,
+    /// One an event, 0 for an event without a key; empty when no event has one.
+    pub key_versions: Vec<KeyVersion>,
+    /// One an event, only when some event was a duplicate by source and id.
+    pub receipts: Vec<Receipt>,
+}
+
+/// Where one event went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its position.
+    pub position: Position,
+    /// It was there already.
+    pub duplicate: bool,
+}
+
+/// A topic with its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its number.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// Its settings.
+    pub config: TopicConfig,
+    /// The next event's offset.
+    pub next_offset: Offset,
+    /// The first readable offset.
+    pub first_offset: Offset,
+    /// Encoded bytes of the events appended.
+    pub bytes: u64,
+    /// When it was created.
+    pub created_at: UnixMs,
+    /// When its settings were last changed.
+    pub updated_at: UnixMs,
+    /// From 1, grows with every update.
+    pub revision: u64,
+}
+
+/// A wish that applying left behind. Effects are hints: a new leader rebuilds them from state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Hash the state as it is after this entry.
+    HashState(LogIndex),
+}

@@ -1,0 +1,21 @@
+//! The generated API types, and how refusals travel.
+//!
+//! Fields of the types `Event` and `EventBatch` are `Bytes` here: the encoded message. Decode one
+//! with [`prost::Message::decode`] where its content matters.
+
+pub mod status;
+
+/// The public API: `proto/messagehub/v1`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("messagehub.v1");
+}
+
+/// Between nodes: `proto/messagehub/peer/v1`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
+pub mod peer {
+    tonic::include_proto!("messagehub.peer.v1");
+}
+
+/// The file descriptors of both, as written, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

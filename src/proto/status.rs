@@ -1,0 +1,64 @@
+//! Refusals on the wire: `google.rpc.Status` with `ErrorInfo`, or a `CallError` inside a stream.
+
+use std::collections::HashMap;
+
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::v1::CallError;
+use crate::model::rejection::{Code, DOMAIN, Reason, Rejection};
+
+/// A refusal as the status of a gRPC call.
+#[must_use]
+pub fn to_status(rejection: &Rejection) -> tonic::Status {
+    let metadata: HashMap<String, String> = rejection.metadata.iter().cloned().collect();
+    let details = ErrorDetails::with_error_info(rejection.reason.as_str(), DOMAIN, metadata);
+    let code = tonic::Code::from_i32(rejection.reason.code() as i32);
+    tonic::Status::with_error_details(code, rejection.message.clone(), details)
+}
+
+/// The refusal in the status of a gRPC call. A status without `ErrorInfo` comes from the transport:
+/// what was sent may or may not have arrived, unless the code says otherwise.
+#[must_use]
+pub fn from_status(status: &tonic::Status) -> Rejection {
+    let Some(info) = status.get_details_error_info() else {
+        return Rejection::new(transport_reason(status.code()), status.message());
+    };
+    let reason = Reason::parse(&info.reason).unwrap_or_else(|| transport_reason(status.code()));
+    let mut metadata: Vec<_> = info.metadata.into_iter().collect();
+    metadata.sort();
+    Rejection { reason, message: status.message().to_owned(), metadata }
+}
+
+fn transport_reason(code: tonic::Code) -> Reason {
+    match code {
+        tonic::Code::InvalidArgument | tonic::Code::Unimplemented => Reason::InvalidRequest,
+        tonic::Code::ResourceExhausted => Reason::Overloaded,
+        tonic::Code::Internal | tonic::Code::DataLoss => Reason::Internal,
+        tonic::Code::DeadlineExceeded => Reason::DeadlineExceeded,
+        _ => Reason::OutcomeUnknown,
+    }
+}
+
+/// A refusal inside a stream.
+#[must_use]
+pub fn to_call_error(rejection: &Rejection) -> CallError {
+    CallError {
+        code: rejection.reason.code() as i32,
+        message: rejection.message.clone(),
+        reason: rejection.reason.as_str().to_owned(),
+        metadata: rejection.metadata.iter().cloned().collect(),
+    }
+}
+
+/// The refusal inside a stream.
+#[must_use]
+pub fn from_call_error(error: CallError) -> Rejection {
+    let reason = Reason::parse(&error.reason).unwrap_or(if error.code == Code::Unknown as i32 {
+        Reason::OutcomeUnknown
+    } else {
+        Reason::Internal
+    });
+    let mut metadata: Vec<_> = error.metadata.into_iter().collect();
+    metadata.sort();
+    Rejection { reason, message: error.message, metadata }
+}

@@ -47,3 +47,7 @@ impl From<Malformed> for Fault {
         Self::Undecodable(malformed.to_string())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+mod tests;

@@ -114,3 +114,5 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1 << 20;
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 64;
+/// Waiters for a sync of the log; the writers wait beyond that.
+pub const LOG_SYNCS_QUEUED: usize = 4096;

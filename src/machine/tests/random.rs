@@ -54,7 +54,7 @@ pub(super) struct TestEvent {
 }
 
 pub(super) fn random_entry(dice: &mut Dice, n: u64) -> CommandBatch {
-    let stamp_ms = n * 2000 + dice.below(4000) + if dice.below(10) == 0 { 200 * HOUR } else { 0 };
+    let stamp_ms = n * 2000 + dice.below(5) * 1000 + if dice.below(10) == 0 { 200 * HOUR } else { 0 };
     let commands = (0..=dice.below(5)).map(|_| Command { kind: Some(random_command(dice, n)) }).collect();
     CommandBatch { stamp_ms, commands }
 }

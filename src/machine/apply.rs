@@ -135,7 +135,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::RegisterNode(register) => nodes::register(self, register),
             Kind::Verify(_) => {
                 effects.push(Effect::HashState(index));
-                Ok(Outcome::Done)
+                Ok(Outcome::Verifying(index))
             }
         }
     }

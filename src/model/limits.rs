@@ -116,3 +116,5 @@ pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 pub const NODES_MAX: usize = 64;
 /// Waiters for a sync of the log; the writers wait beyond that.
 pub const LOG_SYNCS_QUEUED: usize = 4096;
+/// Answers of one publish stream that wait for the client to read them.
+pub const STREAM_ANSWERS_QUEUED: usize = 64;

@@ -36,8 +36,12 @@ pub enum Kind {
     Request = 10,
     /// A node's incarnation.
     Node = 11,
-    /// Applied log id and membership.
+    /// The log id that was applied last.
     Applied = 32,
+    /// The membership that was applied last.
+    Membership = 36,
+    /// The list of a snapshot's files.
+    SnapshotManifest = 37,
     /// An entry of the Raft log.
     LogEntry = 33,
     /// A Raft vote.

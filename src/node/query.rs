@@ -84,7 +84,6 @@ impl Node {
             ReadError::NoQuorum(_) => Reason::NoQuorum,
             ReadError::Late => Reason::DeadlineExceeded,
             ReadError::Stopped => Reason::ShuttingDown,
-            ReadError::Overloaded => Reason::Overloaded,
         };
         Rejection::new(reason, error.to_string())
     }

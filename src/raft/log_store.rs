@@ -112,7 +112,13 @@ impl LogStore {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn sync(&self) -> io::Result<()> {
+    /// Makes the log durable, on this thread.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.0.flusher.check()?;
+        self.0.db.sync()
+    }
+
+    async fn synced(&self) -> io::Result<()> {
         let (answer, wait) = oneshot::channel();
         self.0.flusher.submit(Waiter::Write(answer))?;
         wait.await.map_err(|_| io::Error::other("the log-sync thread is gone"))?
@@ -268,7 +274,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.0.flusher.check()?;
         let row = encode_message(Kind::Vote, &codec::vote_to_proto(vote));
         self.0.db.put_meta(self.0.shard, VOTE, &row)?;
-        self.sync().await?;
+        self.synced().await?;
         self.state().vote = Some(*vote);
         fail::fail_point!("log::vote_saved");
         Ok(())
@@ -316,7 +322,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let from = last.map_or(0, |last| last.index + 1);
         self.0.db.truncate_from(self.0.shard, LogIndex(from))?;
         // What replaces these entries must not be durable before their removal is.
-        self.sync().await?;
+        self.synced().await?;
         let mut state = self.state();
         state.tail.truncate_from(from);
         state.last = last.max(state.purged);

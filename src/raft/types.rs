@@ -59,6 +59,8 @@ impl fmt::Display for PeerNode {
     }
 }
 
+/// The consensus library's handle over a state machine.
+pub type Raft<M> = openraft::Raft<TypeConfig, M>;
 /// A log entry's id.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 /// A vote.

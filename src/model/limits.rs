@@ -114,3 +114,29 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1 << 20;
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 64;
+/// Log entries that replication reads at once.
+pub const REPLICATION_ENTRIES_MAX: u64 = 1024;
+/// Appends to one peer that wait for their answers.
+pub const PEER_APPENDS_IN_FLIGHT_MAX: usize = 16;
+/// Concurrent streams of one connection on the peer port.
+pub const PEER_STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// Bytes that a peer may send on one stream before they are taken.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes that a peer may send on one connection before they are taken.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Chunks of a snapshot that wait between disk and network, on each side.
+pub const SNAPSHOT_CHUNKS_QUEUED: usize = 2;
+/// Bytes of entries that are applied in one write, unless a single one is larger.
+pub const APPLY_ROUND_BYTES: usize = 1 << 20;
+/// Entries that are applied in one write.
+pub const APPLY_ROUND_ENTRIES: usize = 1024;
+/// Commands that consensus may queue for the state.
+pub const APPLY_COMMANDS_QUEUED: u64 = 65_536;
+/// Linearizable reads of one node that wait for the leader's word.
+pub const LINEARIZE_QUEUE_MAX: usize = 8192;
+/// Entries that a member may miss and still count as caught up.
+pub const CATCH_UP_ENTRIES_MAX: u64 = 1000;
+/// State hashes that a node remembers.
+pub const VERIFY_RESULTS_KEPT: usize = 8;
+/// State hashes that a node computes at once.
+pub const VERIFY_RUNNING_MAX: usize = 2;

@@ -1,1 +1,49 @@
-//! Being written.
+//! Consensus: everything that names openraft.
+//!
+//! [`handle::RaftNode`] is the way in. An entry goes `propose` → the library's core → the log
+//! (`log_store`, one sync for many) and, over `network` and `append_stream`, the peers' logs; once a
+//! quorum has it, `state_machine` gathers rounds of entries and the `apply` thread turns each into
+//! one write with the applied id in it ([`rows`]); then the caller hears of it.
+//!
+//! The other side of the wire is `peer_server`: it checks for whom a message is before consensus
+//! sees it. Snapshots are directories of hard links (`snapshot`), sent file by file
+//! (`snapshot_send`, `snapshot_receive`). `read_index` makes reads linearizable on any node,
+//! `membership` changes the members, `quorum` decides whether that is safe, and `upkeep` does what
+//! has to be done by the clock. What a node may queue or hold is bounded in `model::limits`.
+//!
+//! The library's types end here: what is stored or sent is encoded by `codec`.
+
+pub mod apply;
+pub mod handle;
+pub mod log_store;
+pub mod membership;
+pub mod options;
+pub mod peer_server;
+pub mod peers;
+pub mod read_index;
+pub mod status;
+pub mod types;
+pub mod verify;
+
+mod append_serve;
+mod append_stream;
+mod codec;
+mod network;
+mod peer_listener;
+mod quorum;
+mod rows;
+mod snapshot;
+mod snapshot_files;
+mod snapshot_receive;
+mod snapshot_send;
+mod state_machine;
+mod upkeep;
+
+pub use apply::AppliedMark;
+pub use handle::{LeaderHint, ProposeError, RaftNode, StartError};
+pub use membership::{Care, SafeToStop};
+pub use options::{RaftOptions, Timing, Upkeep};
+pub use read_index::ReadError;
+pub use status::{MemberStatus, RaftStatus};
+pub use types::PeerNode;
+pub use verify::VerifyResult;

@@ -1,0 +1,115 @@
+//! The client side of the append stream: many appends on their way at once, few enough to bound
+//! the memory of a slow follower, and a deadline for each answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::base::BoxStream;
+use openraft::errors::{RPCError, Timeout};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
+use tokio::sync::Semaphore;
+use tonic::Streaming;
+
+use super::codec;
+use super::network::{malformed, rpc_error};
+use super::types::TypeConfig;
+use crate::model::limits::PEER_APPENDS_IN_FLIGHT_MAX;
+use crate::proto::peer;
+use crate::proto::peer::append_response::Result as Answer;
+
+/// What is on its way.
+pub(super) struct Window {
+    free: Semaphore,
+    sent: AtomicU64,
+}
+
+/// The appends as they go over the wire. The first carries the envelope.
+pub(super) fn requests<S>(
+    input: S,
+    envelope: Option<peer::Envelope>,
+) -> (impl Stream<Item = peer::AppendRequest> + Send + 'static, Arc<Window>)
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+{
+    let free = Semaphore::new(PEER_APPENDS_IN_FLIGHT_MAX);
+    let window = Arc::new(Window { free, sent: AtomicU64::new(0) });
+    let state = (input, envelope, Arc::clone(&window));
+    let stream = futures_util::stream::unfold(state, async |(mut input, mut envelope, window)| {
+        // A place first, then the request: what is asked for late carries more entries.
+        window.free.acquire().await.ok()?.forget();
+        let request = input.next().await?;
+        window.sent.fetch_add(1, Ordering::Relaxed);
+        let message = codec::append_to_proto(request, envelope.take());
+        Some((message, (input, envelope, window)))
+    });
+    (stream, window)
+}
+
+/// The answers, in the order of the requests. A refusal ends the stream, and so does a request
+/// that waited for its answer for too long.
+pub(super) fn answers<'s>(
+    inbound: Streaming<peer::AppendResponse>,
+    window: Arc<Window>,
+    on_stall: Timeout<TypeConfig>,
+) -> BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+    let state = Some(Answers { inbound, window, on_stall, answered: 0 });
+    Box::pin(futures_util::stream::unfold(state, async |state| {
+        let mut state = state?;
+        match state.next().await {
+            Ok(Some(answer)) => {
+                let go_on = answer.is_ok().then_some(state);
+                Some((Ok(answer), go_on))
+            }
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}
+
+struct Answers {
+    inbound: Streaming<peer::AppendResponse>,
+    window: Arc<Window>,
+    on_stall: Timeout<TypeConfig>,
+    answered: u64,
+}
+
+impl Answers {
+    async fn next(
+        &mut self,
+    ) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
+        let mut sent_before = None;
+        let message = loop {
+            match tokio::time::timeout(self.on_stall.timeout, self.inbound.message()).await {
+                Ok(message) => break message.map_err(|status| rpc_error(&status))?,
+                // What was sent before the previous look has had a whole period by now.
+                Err(_) if sent_before.is_some_and(|sent| sent > self.answered) => {
+                    return Err(self.on_stall.clone().into());
+                }
+                Err(_) => sent_before = Some(self.window.sent.load(Ordering::Relaxed)),
+            }
+        };
+        let Some(message) = message else { return Ok(None) };
+        self.answered += 1;
+        self.window.free.add_permits(1);
+        Ok(Some(decode(message)?))
+    }
+}
+
+fn decode(
+    message: peer::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    match message.result {
+        Some(Answer::Matched(matched)) => {
+            Ok(Ok(matched.log_id.as_ref().map(codec::log_id_from_proto)))
+        }
+        Some(Answer::Conflict(log_id)) => {
+            Ok(Err(StreamAppendError::Conflict(codec::log_id_from_proto(&log_id))))
+        }
+        Some(Answer::HigherVote(vote)) => {
+            Ok(Err(StreamAppendError::HigherVote(codec::vote_from_proto(&vote))))
+        }
+        None => Err(malformed("append response without a result")),
+    }
+}

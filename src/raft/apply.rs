@@ -1,0 +1,187 @@
+//! The thread that applies committed entries: reads and writes of the database never run on the
+//! threads that keep heartbeats going.
+//!
+//! Entries come in rounds. A round is one batch in the database, with the applied id among what the
+//! entries changed; then the callers are answered.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use openraft::EntryPayload;
+use openraft::storage::ApplyResponder;
+use tokio::sync::{oneshot, watch};
+
+use super::rows;
+use super::types::{Entry, LogId, Reply, StoredMembership, TypeConfig};
+use super::verify;
+use crate::machine::apply::Machine;
+use crate::machine::{Fault, query};
+use crate::model::ids::{LogIndex, Position};
+use crate::model::outcome::{Effect, Outcome};
+use crate::runtime::fatal::FatalSender;
+use crate::runtime::tasks;
+use crate::store::shard::ShardState;
+
+/// How far this node has applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppliedMark {
+    /// The last entry applied.
+    pub index: LogIndex,
+    /// The next position to be given out.
+    pub position: Position,
+}
+
+/// What the thread and the rest of the node share.
+pub(super) struct Shared {
+    pub(super) applied: watch::Sender<AppliedMark>,
+    pub(super) verify: verify::Results,
+    /// Bytes of the entries that were applied since the start.
+    pub(super) bytes: AtomicU64,
+    pub(super) fatal: FatalSender,
+}
+
+/// An entry, and who waits for its outcome.
+pub(super) type Waiting = (Entry, Option<ApplyResponder<TypeConfig>>);
+
+struct Round {
+    entries: Vec<Waiting>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// The way to the thread.
+pub(super) struct Applier {
+    rounds: SyncSender<Round>,
+}
+
+impl Applier {
+    /// Starts the thread. It ends when this handle is dropped.
+    pub(super) fn start(state: ShardState, shared: Arc<Shared>) -> io::Result<Self> {
+        // The caller has at most one round written while it gathers the next.
+        let (rounds, inbox) = sync_channel(1);
+        let worker = Worker { state, shared };
+        let _detached = tasks::thread("apply", move || worker.run(&inbox))?;
+        Ok(Self { rounds })
+    }
+
+    /// Hands a round over. At most one may be unfinished.
+    pub(super) fn submit(
+        &self,
+        entries: Vec<Waiting>,
+    ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let (done, wait) = oneshot::channel();
+        self.rounds.try_send(Round { entries, done }).map_err(|_| gone())?;
+        Ok(wait)
+    }
+}
+
+/// The thread has ended, which it does only after a fault.
+pub(super) fn gone() -> io::Error {
+    io::Error::other("the apply thread is gone")
+}
+
+struct Worker {
+    state: ShardState,
+    shared: Arc<Shared>,
+}
+
+/// What one batch led to, before anybody hears of it.
+#[derive(Default)]
+struct Batch {
+    replies: Vec<(ApplyResponder<TypeConfig>, Reply)>,
+    effects: Vec<Effect>,
+    membership: Option<StoredMembership>,
+    last: Option<LogId>,
+    bytes: u64,
+}
+
+impl Worker {
+    fn run(self, inbox: &Receiver<Round>) {
+        while let Ok(round) = inbox.recv() {
+            let result = self.apply(round.entries);
+            if let Err(fault) = &result {
+                self.shared.fatal.fail(format!("apply committed entries: {fault}"));
+            }
+            let stop = result.is_err();
+            let _ = round.done.send(result.map_err(io::Error::other));
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn apply(&self, entries: Vec<Waiting>) -> Result<(), Fault> {
+        let mut entries = entries.into_iter();
+        while entries.len() > 0 {
+            self.apply_batch(&mut entries)?;
+        }
+        Ok(())
+    }
+
+    /// Applies entries up to the end of the round, or to one that wants the state as it is after it.
+    fn apply_batch(&self, entries: &mut std::vec::IntoIter<Waiting>) -> Result<(), Fault> {
+        let db = self.state.db();
+        let mut machine = Machine::load(&db)?;
+        let mut batch = Batch::default();
+        for (entry, responder) in entries {
+            let outcomes = apply_entry(&mut machine, entry, &mut batch)?;
+            if let Some(responder) = responder {
+                batch.replies.push((responder, Reply::from(outcomes)));
+            }
+            if !batch.effects.is_empty() {
+                break;
+            }
+        }
+        let Some(last) = batch.last else { return Ok(()) };
+        let position = machine.next_position();
+        let mut writes = machine.into_writes();
+        writes.push(rows::applied(&last));
+        writes.extend(batch.membership.as_ref().map(rows::membership));
+        fail::fail_point!("apply::before_write");
+        db.write(writes)?;
+        fail::fail_point!("apply::after_write");
+        self.shared.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
+        // Readers first: a caller that was answered may read at once, on this node too.
+        self.shared.applied.send_replace(AppliedMark { index: LogIndex(last.index), position });
+        for (responder, reply) in batch.replies {
+            responder.send(reply);
+        }
+        for effect in batch.effects {
+            match effect {
+                Effect::HashState(index) => {
+                    self.shared.verify.start(index, db.clone(), self.shared.fatal.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn apply_entry<K: crate::machine::kv::Kv>(
+    machine: &mut Machine<'_, K>,
+    entry: Entry,
+    batch: &mut Batch,
+) -> Result<Vec<Outcome>, Fault> {
+    batch.last = Some(entry.log_id);
+    match entry.payload {
+        EntryPayload::Blank => Ok(Vec::new()),
+        EntryPayload::Normal(data) => {
+            batch.bytes += data.0.len() as u64;
+            let applied = machine.apply(LogIndex(entry.log_id.index), &data.0)?;
+            batch.effects.extend(applied.effects);
+            Ok(applied.outcomes)
+        }
+        EntryPayload::Membership(membership) => {
+            batch.membership = Some(StoredMembership::new(Some(entry.log_id), membership));
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// How far a state has been applied.
+pub(super) fn mark(state: &ShardState) -> Result<AppliedMark, Fault> {
+    let db = state.db();
+    let index = rows::load(&db)?.applied.map_or(0, |log_id| log_id.index);
+    Ok(AppliedMark { index: LogIndex(index), position: query::next_position(&db)? })
+}

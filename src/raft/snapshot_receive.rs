@@ -1,0 +1,289 @@
+//! Receiving a snapshot: files go to a staging directory under names that were checked, every chunk
+//! and every file against its checksum. What has arrived whole is kept for the next try.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::snapshot::{SnapshotHandle, Snapshots};
+use super::snapshot_files::crc_of_file;
+use super::types::Snapshot;
+use crate::model::limits::{
+    SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_FILES_MAX,
+};
+use crate::proto::peer;
+use crate::proto::peer::snapshot_chunk::Part;
+use crate::runtime::tasks;
+
+/// What the sender has to send.
+pub(super) struct Offer {
+    pub(super) transfer_id: String,
+    pub(super) missing: Vec<u32>,
+}
+
+/// The one transfer that is under way.
+struct Active {
+    transfer_id: String,
+    manifest: peer::SnapshotManifest,
+    missing: Vec<u32>,
+}
+
+/// Receives one snapshot at a time; a later offer takes the place of an earlier one.
+pub(super) struct Receiver {
+    snapshots: Snapshots,
+    idle: Duration,
+    active: Arc<Mutex<Option<Active>>>,
+    /// Ends the transfer that is being received.
+    superseded: StdMutex<CancellationToken>,
+}
+
+impl Receiver {
+    pub(super) fn new(snapshots: Snapshots, idle: Duration) -> Self {
+        Self { snapshots, idle, active: Arc::default(), superseded: StdMutex::default() }
+    }
+
+    /// Looks at what is there already.
+    pub(super) async fn offer(&self, manifest: peer::SnapshotManifest) -> Result<Offer, Status> {
+        check(&manifest).map_err(Status::invalid_argument)?;
+        self.supersede().cancel();
+        let mut active = self.active.lock().await;
+        *active = None;
+        let staging = self.snapshots.staging();
+        let offered = manifest.clone();
+        let missing = tasks::spawn_blocking("snapshot-staging", move || {
+            prepare(&staging, &offered)
+        });
+        let missing = missing.await.map_err(|error| Status::internal(error.to_string()))?;
+        let missing = missing.map_err(|error| Status::internal(format!("staging: {error}")))?;
+        let transfer_id = uuid::Uuid::new_v4().to_string();
+        *active =
+            Some(Active { transfer_id: transfer_id.clone(), manifest, missing: missing.clone() });
+        Ok(Offer { transfer_id, missing })
+    }
+
+    /// Puts a new token in place of the current one, which is returned.
+    fn supersede(&self) -> CancellationToken {
+        let mut token = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut token)
+    }
+
+    fn token(&self) -> CancellationToken {
+        self.superseded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first message of a transfer.
+    pub(super) async fn begin(
+        &self,
+        inbound: &mut Streaming<peer::SnapshotChunk>,
+    ) -> Result<peer::SnapshotBegin, Status> {
+        let first = timeout(self.idle, inbound.message()).await;
+        match first.map_err(|_| Status::deadline_exceeded("no first message"))?? {
+            Some(peer::SnapshotChunk { part: Some(Part::Begin(begin)) }) => Ok(begin),
+            _ => Err(Status::invalid_argument("a transfer begins with its beginning")),
+        }
+    }
+
+    /// Takes the missing files in.
+    pub(super) async fn receive(
+        &self,
+        transfer_id: &str,
+        mut inbound: Streaming<peer::SnapshotChunk>,
+    ) -> Result<Snapshot<SnapshotHandle>, Status> {
+        let superseded = self.token();
+        let mut active = self.active.lock().await;
+        let Some(transfer) = active.take_if(|active| active.transfer_id == transfer_id) else {
+            return Err(Status::aborted("another transfer has taken this one's place"));
+        };
+        let (chunks, inbox) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+        let staging = self.snapshots.staging();
+        let manifest = transfer.manifest.clone();
+        let writer = tasks::spawn_blocking("snapshot-write", move || {
+            write_files(&staging, &manifest, &transfer.missing, inbox)
+        });
+        let pumped = tokio::select! {
+            pumped = pump(&mut inbound, chunks, self.idle) => pumped,
+            () = superseded.cancelled() => Err(Status::aborted("superseded by a later offer")),
+        };
+        // The writer first: it knows best what was wrong, and must not outlive the lock.
+        let written = writer.await.map_err(|error| Status::internal(error.to_string()))?;
+        pumped?;
+        written.map_err(|error| Status::data_loss(format!("receive a snapshot: {error}")))?;
+        fail::fail_point!("snapshot::received");
+        // Still under the lock: a later offer must find an empty staging directory.
+        let snapshots = self.snapshots.clone();
+        let received = tasks::spawn_blocking("snapshot-received", move || {
+            snapshots.received(transfer.manifest)
+        });
+        let received = received.await.map_err(|error| Status::internal(error.to_string()))?;
+        received.map_err(|error| Status::internal(format!("keep a snapshot: {error}")))
+    }
+}
+
+async fn pump(
+    inbound: &mut Streaming<peer::SnapshotChunk>,
+    chunks: mpsc::Sender<peer::SnapshotData>,
+    idle: Duration,
+) -> Result<(), Status> {
+    loop {
+        let message = timeout(idle, inbound.message()).await;
+        match message.map_err(|_| Status::deadline_exceeded("the transfer stalled"))?? {
+            None => return Ok(()),
+            Some(peer::SnapshotChunk { part: Some(Part::Data(data)) }) => {
+                if chunks.send(data).await.is_err() {
+                    // The writer has failed and says why.
+                    return Ok(());
+                }
+            }
+            Some(_) => return Err(Status::invalid_argument("a second beginning")),
+        }
+    }
+}
+
+/// Whether a manifest is one that this node would write files for.
+fn check(manifest: &peer::SnapshotManifest) -> Result<(), String> {
+    if manifest.last_log_id.is_none() {
+        return Err("the snapshot is empty".to_owned());
+    }
+    if manifest.files.len() > SNAPSHOT_FILES_MAX {
+        return Err(format!("{} files; the most are {SNAPSHOT_FILES_MAX}", manifest.files.len()));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for file in &manifest.files {
+        if !is_safe_name(&file.name) {
+            return Err(format!("file name {:?} is not allowed", file.name));
+        }
+        if !names.insert(&file.name) {
+            return Err(format!("file name {:?} comes twice", file.name));
+        }
+    }
+    Ok(())
+}
+
+/// A plain name: nothing that leaves the directory, nothing hidden.
+fn is_safe_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(allowed)
+}
+
+/// Removes from the staging directory what is not part of the snapshot or has not arrived whole;
+/// returns the numbers of the files that are not there.
+fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<u32>> {
+    std::fs::create_dir_all(staging)?;
+    let wanted: BTreeMap<&str, &peer::SnapshotFile> =
+        manifest.files.iter().map(|file| (file.name.as_str(), file)).collect();
+    for entry in std::fs::read_dir(staging)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let wanted = name.to_str().and_then(|name| wanted.get(name));
+        let whole = match wanted {
+            Some(file) => is_whole(&entry.path(), file)?,
+            None => false,
+        };
+        if whole {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    let mut missing = Vec::new();
+    for (number, file) in (0..).zip(&manifest.files) {
+        if !staging.join(&file.name).try_exists()? {
+            missing.push(number);
+        }
+    }
+    Ok(missing)
+}
+
+fn is_whole(path: &Path, file: &peer::SnapshotFile) -> io::Result<bool> {
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok(meta.is_file()
+        && meta.len() == file.size
+        && crc_of_file(path)? == file.crc32c)
+}
+
+/// A file while it arrives.
+struct Incoming {
+    number: u32,
+    file: File,
+    written: u64,
+    crc: u32,
+}
+
+fn write_files(
+    staging: &Path,
+    manifest: &peer::SnapshotManifest,
+    missing: &[u32],
+    mut inbox: mpsc::Receiver<peer::SnapshotData>,
+) -> io::Result<()> {
+    let mut left = missing.iter().copied();
+    let mut incoming: Option<Incoming> = None;
+    let mut open_next = || -> io::Result<Option<Incoming>> {
+        loop {
+            let Some(number) = left.next() else { return Ok(None) };
+            let meta = &manifest.files[number as usize];
+            let file = File::create(staging.join(&meta.name))?;
+            if meta.size > 0 {
+                return Ok(Some(Incoming { number, file, written: 0, crc: 0 }));
+            }
+            file.sync_all()?;
+        }
+    };
+    let mut next = open_next()?;
+    while let Some(data) = inbox.blocking_recv() {
+        let Some(mut target) = incoming.take().or_else(|| next.take()) else {
+            return Err(io::Error::other("more than was missing"));
+        };
+        let meta = &manifest.files[target.number as usize];
+        target.take(&data, meta)?;
+        if target.written < meta.size {
+            incoming = Some(target);
+        } else {
+            target.finish(meta)?;
+            next = open_next()?;
+        }
+    }
+    if incoming.is_some() || next.is_some() {
+        return Err(io::Error::other("the transfer ended early"));
+    }
+    File::open(staging)?.sync_all()
+}
+
+impl Incoming {
+    fn take(&mut self, data: &peer::SnapshotData, meta: &peer::SnapshotFile) -> io::Result<()> {
+        let length = data.data.len() as u64;
+        if data.file != self.number || data.offset != self.written {
+            return Err(io::Error::other("chunks out of order"));
+        }
+        if length == 0
+            || data.data.len() > SNAPSHOT_CHUNK_BYTES_MAX
+            || length > meta.size - self.written
+        {
+            return Err(io::Error::other(format!("a chunk of {length} bytes does not fit")));
+        }
+        if crc32c::crc32c(&data.data) != data.crc32c {
+            return Err(io::Error::other("a chunk fails its checksum"));
+        }
+        self.file.write_all(&data.data)?;
+        self.crc = crc32c::crc32c_append(self.crc, &data.data);
+        self.written += length;
+        Ok(())
+    }
+
+    fn finish(self, meta: &peer::SnapshotFile) -> io::Result<()> {
+        if self.crc != meta.crc32c {
+            return Err(io::Error::other(format!("file {} fails its checksum", meta.name)));
+        }
+        self.file.sync_all()
+    }
+}

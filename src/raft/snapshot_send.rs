@@ -1,0 +1,194 @@
+//! Sending a snapshot: offer it, send the files that the receiver lacks, wait until it is installed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::codec;
+use super::snapshot::SnapshotHandle;
+use super::types::Vote;
+use crate::model::limits::{SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_CHUNK_BYTES_MAX};
+use crate::proto::peer;
+use crate::proto::peer::peer_client::PeerClient;
+use crate::proto::peer::snapshot_chunk::Part;
+use crate::runtime::tasks;
+
+/// One snapshot on its way to one peer.
+pub(super) struct Transfer {
+    pub(super) client: PeerClient<Channel>,
+    pub(super) envelope: Option<peer::Envelope>,
+    pub(super) vote: Vote,
+    pub(super) handle: SnapshotHandle,
+    /// Without progress for so long it is given up.
+    pub(super) idle: Duration,
+    /// For what the receiver does before the first and after the last chunk.
+    pub(super) install: Duration,
+}
+
+/// Why a transfer ended early. What arrived is kept for the next try.
+#[derive(Debug)]
+pub(super) enum Error {
+    Stalled(Duration),
+    Refused(Status),
+    Local(String),
+}
+
+/// Returns the receiver's vote, which is a higher one when it refuses this leader.
+pub(super) async fn send(mut transfer: Transfer) -> Result<Vote, Error> {
+    let offer = peer::OfferSnapshotRequest {
+        envelope: transfer.envelope.clone(),
+        vote: Some(codec::vote_to_proto(&transfer.vote)),
+        manifest: Some(transfer.handle.manifest().clone()),
+    };
+    let mut request = Request::new(offer);
+    request.set_timeout(transfer.install);
+    let offered = timeout(transfer.install, transfer.client.offer_snapshot(request)).await;
+    let offered = offered.map_err(|_| Error::Stalled(transfer.install))?;
+    let offered = offered.map_err(Error::Refused)?.into_inner();
+    if let Some(higher) = offered.higher_vote {
+        return Ok(codec::vote_from_proto(&higher));
+    }
+    let index = transfer.handle.last_index();
+    let files = offered.missing.len();
+    tracing::info!(%index, files, to = transfer.envelope.as_ref().map(|e| e.to_node), "send a snapshot");
+    let vote = send_files(transfer, offered).await?;
+    fail::fail_point!("snapshot::sent");
+    Ok(vote)
+}
+
+async fn send_files(
+    mut transfer: Transfer,
+    offered: peer::OfferSnapshotResponse,
+) -> Result<Vote, Error> {
+    let begin = peer::SnapshotBegin {
+        envelope: transfer.envelope.take(),
+        vote: Some(codec::vote_to_proto(&transfer.vote)),
+        transfer_id: offered.transfer_id,
+    };
+    let (chunks, inbox) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
+    let handle = transfer.handle.clone();
+    // It ends when the stream is dropped, so it needs no other end.
+    let reader = tasks::spawn_blocking("snapshot-read", move || {
+        read_files(&handle, &offered.missing, &chunks)
+    });
+    let pulled = Arc::new(AtomicU64::new(0));
+    let outbound = outbound(begin, inbox, Arc::clone(&pulled));
+    let call = transfer.client.send_snapshot(outbound);
+    let sent = tokio::select! {
+        sent = call => sent,
+        after = stalled(&pulled, transfer.idle, transfer.install) => {
+            return Err(Error::Stalled(after));
+        }
+    };
+    // A file that cannot be read ends the stream early, and the receiver then refuses.
+    match reader.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Error::Local(format!("read the snapshot: {error}"))),
+        Err(error) => return Err(Error::Local(error.to_string())),
+    }
+    let vote = sent.map_err(Error::Refused)?.into_inner().vote;
+    let vote = vote.ok_or_else(|| Error::Local("no vote in the answer".to_owned()))?;
+    Ok(codec::vote_from_proto(&vote))
+}
+
+/// Marks the end of the chunks in the counter of those pulled.
+const ALL_PULLED: u64 = u64::MAX;
+
+fn outbound(
+    begin: peer::SnapshotBegin,
+    inbox: mpsc::Receiver<peer::SnapshotData>,
+    pulled: Arc<AtomicU64>,
+) -> impl Stream<Item = peer::SnapshotChunk> + Send + 'static {
+    let first = peer::SnapshotChunk { part: Some(Part::Begin(begin)) };
+    let rest = stream::unfold((inbox, pulled), |(mut inbox, pulled)| async move {
+        let Some(data) = inbox.recv().await else {
+            pulled.store(ALL_PULLED, Ordering::Relaxed);
+            return None;
+        };
+        pulled.fetch_add(1, Ordering::Relaxed);
+        Some((peer::SnapshotChunk { part: Some(Part::Data(data)) }, (inbox, pulled)))
+    });
+    use futures_util::StreamExt;
+    stream::once(std::future::ready(first)).chain(rest)
+}
+
+/// Returns once nothing has moved for `idle`, or `install` after the last chunk.
+async fn stalled(pulled: &AtomicU64, idle: Duration, install: Duration) -> Duration {
+    let mut seen = None;
+    loop {
+        let now = pulled.load(Ordering::Relaxed);
+        if now == ALL_PULLED {
+            tokio::time::sleep(install).await;
+            return install;
+        }
+        if seen == Some(now) {
+            return idle;
+        }
+        seen = Some(now);
+        tokio::time::sleep(idle).await;
+    }
+}
+
+fn read_files(
+    handle: &SnapshotHandle,
+    missing: &[u32],
+    chunks: &mpsc::Sender<peer::SnapshotData>,
+) -> io::Result<()> {
+    for number in missing {
+        let index = usize::try_from(*number).map_err(io::Error::other)?;
+        let file = handle.manifest().files.get(index);
+        let file = file.ok_or_else(|| io::Error::other("the receiver asks for an unknown file"))?;
+        match read_file(handle, *number, file, chunks)? {
+            Sent::All => {}
+            Sent::ReceiverGone => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+enum Sent {
+    All,
+    ReceiverGone,
+}
+
+fn read_file(
+    handle: &SnapshotHandle,
+    number: u32,
+    file: &peer::SnapshotFile,
+    chunks: &mpsc::Sender<peer::SnapshotData>,
+) -> io::Result<Sent> {
+    let mut source = File::open(handle.dir().join(&file.name))?;
+    let (mut offset, mut crc) = (0, 0);
+    while offset < file.size {
+        let left = usize::try_from(file.size - offset).unwrap_or(usize::MAX);
+        let mut data = vec![0; left.min(SNAPSHOT_CHUNK_BYTES_MAX)];
+        source.read_exact(&mut data)?;
+        crc = crc32c::crc32c_append(crc, &data);
+        let length = data.len() as u64;
+        let chunk = peer::SnapshotData {
+            file: number,
+            offset,
+            crc32c: crc32c::crc32c(&data),
+            data: Bytes::from(data),
+        };
+        offset += length;
+        if offset == file.size && crc != file.crc32c {
+            let text = format!("snapshot file {} fails its checksum", file.name);
+            handle.corrupt(&text);
+            return Err(io::Error::other(text));
+        }
+        if chunks.blocking_send(chunk).is_err() {
+            return Ok(Sent::ReceiverGone);
+        }
+    }
+    Ok(Sent::All)
+}

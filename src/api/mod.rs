@@ -1,1 +1,11 @@
-//! Being written.
+//! The gRPC API: thin. Convert, call the node, convert back.
+
+mod convert;
+
+mod cluster;
+mod events;
+mod publish_stream;
+mod topics;
+
+mod connections;
+pub mod server;

@@ -1,1 +1,266 @@
-//! Being written.
+//! Applying entries: commands in, outcomes out, writes kept over the store until they are taken.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::Fault;
+use super::kv::{Kv, Table, Write};
+use super::overlay::Overlay;
+use super::producers::{self, ProducerRecord};
+use super::record::{Kind as RecordKind, decode_message, encode_message};
+use super::topic::batch::OpenBatch;
+use super::topic::record::TopicRecord;
+use super::{housekeeping, nodes, topic};
+use crate::model::command::{Command, CommandBatch, Kind};
+use crate::model::ids::{LogIndex, Offset, Position, TopicId, UnixMs};
+use crate::model::outcome::{Effect, Outcome};
+
+/// The key of the one row of [`Table::Meta`].
+pub const META_KEY: &[u8] = b"machine";
+
+/// Counters of the machine, as stored.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Meta {
+    /// The largest stamp seen, Unix milliseconds.
+    #[prost(uint64, tag = "1")]
+    pub stamp_ms: u64,
+    /// The position that the next event gets.
+    #[prost(uint64, tag = "2")]
+    pub next_position: u64,
+    /// The number that the newest topic got.
+    #[prost(uint64, tag = "3")]
+    pub last_topic_id: u64,
+    /// Topics that exist.
+    #[prost(uint64, tag = "4")]
+    pub topics: u64,
+    /// Where housekeeping goes on in `Producers`.
+    #[prost(bytes = "vec", tag = "5")]
+    pub producers_cursor: Vec<u8>,
+    /// Where housekeeping goes on in `Requests`.
+    #[prost(bytes = "vec", tag = "6")]
+    pub requests_cursor: Vec<u8>,
+    /// Where housekeeping goes on in `Topics`.
+    #[prost(string, tag = "7")]
+    pub topics_cursor: String,
+}
+
+impl Meta {
+    /// Reads the stored row; of an empty store, the beginning of everything.
+    ///
+    /// # Errors
+    /// When the store fails or the row is corrupt.
+    pub fn load(kv: &impl Kv) -> Result<Self, Fault> {
+        let row = kv.get(Table::Meta, META_KEY)?;
+        row.map_or_else(|| Ok(Self::default()), |row| decode_message(RecordKind::Meta, &row))
+    }
+}
+
+/// What one entry led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// One a command, in order.
+    pub outcomes: Vec<Outcome>,
+    /// Wishes; to be acted on once the writes are done.
+    pub effects: Vec<Effect>,
+}
+
+/// The state machine over a store: apply entries, then take the writes as one batch.
+#[derive(Debug)]
+pub struct Machine<'k, K> {
+    overlay: Overlay<'k, K>,
+    meta: Meta,
+    stored_meta: Meta,
+    topics: BTreeMap<String, Cached<Option<TopicRecord>>>,
+    producers: BTreeMap<String, Cached<Option<ProducerRecord>>>,
+    open: Option<OpenBatch>,
+}
+
+#[derive(Debug)]
+struct Cached<T> {
+    value: T,
+    changed: bool,
+}
+
+impl<'k, K: Kv> Machine<'k, K> {
+    /// Starts from what is stored.
+    ///
+    /// # Errors
+    /// When the store fails or is corrupt.
+    pub fn load(kv: &'k K) -> Result<Self, Fault> {
+        let meta = Meta::load(kv)?;
+        Ok(Self {
+            overlay: Overlay::new(kv),
+            stored_meta: meta.clone(),
+            meta,
+            topics: BTreeMap::new(),
+            producers: BTreeMap::new(),
+            open: None,
+        })
+    }
+
+    /// Applies one entry. A refused command has an outcome like any other and leaves no trace.
+    ///
+    /// # Errors
+    /// An undecodable entry, a corrupt row or a failing store: the node must stop.
+    pub fn apply(&mut self, index: LogIndex, entry: &Bytes) -> Result<Applied, Fault> {
+        let batch = CommandBatch::decode(entry.clone())
+            .map_err(|e| Fault::Undecodable(format!("entry {index}: {e}")))?;
+        self.meta.stamp_ms = self.meta.stamp_ms.max(batch.stamp_ms);
+        let mut applied = Applied { outcomes: Vec::with_capacity(batch.commands.len()), ..Applied::default() };
+        for command in batch.commands {
+            let outcome = self.command(index, command, &mut applied.effects)?;
+            applied.outcomes.push(outcome);
+        }
+        self.close_batch();
+        Ok(applied)
+    }
+
+    fn command(
+        &mut self,
+        index: LogIndex,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Outcome, Fault> {
+        let kind = command.kind.ok_or_else(|| {
+            Fault::Undecodable(format!("entry {index} has a command of a newer version; run a newer mhub"))
+        })?;
+        match kind {
+            Kind::Publish(publish) => topic::publish::apply(self, &publish),
+            Kind::CreateTopic(create) => topic::create::apply(self, create),
+            Kind::UpdateTopic(update) => topic::update::apply(self, update),
+            Kind::DeleteTopic(delete) => topic::delete::apply(self, delete),
+            Kind::Housekeep(_) => housekeeping::apply(self),
+            Kind::RegisterNode(register) => nodes::register(self, register),
+            Kind::Verify(_) => {
+                effects.push(Effect::HashState(index));
+                Ok(Outcome::Verifying(index))
+            }
+        }
+    }
+
+    /// The position that the next event gets.
+    #[must_use]
+    pub fn next_position(&self) -> Position {
+        Position(self.meta.next_position)
+    }
+
+    /// Everything that was applied, as one batch; ranges first.
+    #[must_use]
+    pub fn into_writes(mut self) -> Vec<Write> {
+        self.settle();
+        if self.meta != self.stored_meta {
+            let row = encode_message(RecordKind::Meta, &self.meta);
+            self.overlay.put(Table::Meta, META_KEY.to_vec(), row);
+        }
+        self.overlay.into_writes()
+    }
+
+    /// The time of the entry that is being applied.
+    pub(crate) fn now(&self) -> UnixMs {
+        UnixMs(self.meta.stamp_ms)
+    }
+
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    pub(crate) fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    pub(crate) fn overlay(&self) -> &Overlay<'k, K> {
+        &self.overlay
+    }
+
+    pub(crate) fn overlay_mut(&mut self) -> &mut Overlay<'k, K> {
+        &mut self.overlay
+    }
+
+    /// A topic by name.
+    pub(crate) fn topic(&mut self, name: &str) -> Result<Option<&TopicRecord>, Fault> {
+        if !self.topics.contains_key(name) {
+            let row = self.overlay.get(Table::Topics, name.as_bytes())?;
+            let value = row.map(|row| TopicRecord::decode(&row)).transpose()?;
+            self.topics.insert(name.to_owned(), Cached { value, changed: false });
+        }
+        Ok(self.topics.get(name).and_then(|cached| cached.value.as_ref()))
+    }
+
+    pub(crate) fn put_topic(&mut self, name: &str, record: TopicRecord) {
+        let cached = Cached { value: Some(record), changed: true };
+        match self.topics.get_mut(name) {
+            Some(slot) => *slot = cached,
+            None => drop(self.topics.insert(name.to_owned(), cached)),
+        }
+    }
+
+    pub(crate) fn remove_topic(&mut self, name: &str) {
+        self.topics.insert(name.to_owned(), Cached { value: None, changed: true });
+    }
+
+    /// A producer by id.
+    pub(crate) fn producer(&mut self, id: &str) -> Result<Option<&ProducerRecord>, Fault> {
+        Ok(self.cached_producer(id)?.value.as_ref())
+    }
+
+    /// A producer by id, new if need be, to be written.
+    pub(crate) fn producer_mut(&mut self, id: &str) -> Result<&mut ProducerRecord, Fault> {
+        let cached = self.cached_producer(id)?;
+        cached.changed = true;
+        Ok(cached.value.get_or_insert_default())
+    }
+
+    fn cached_producer(&mut self, id: &str) -> Result<&mut Cached<Option<ProducerRecord>>, Fault> {
+        if !self.producers.contains_key(id) {
+            let row = self.overlay.get(producers::TABLE, &producers::key(id))?;
+            let value = row.map(|row| ProducerRecord::decode(&row)).transpose()?;
+            self.producers.insert(id.to_owned(), Cached { value, changed: false });
+        }
+        self.producers
+            .get_mut(id)
+            .ok_or_else(|| Fault::Storage("a row that was just cached is gone".to_owned()))
+    }
+
+    /// The batch that a run of this length goes into; the one before it is closed when it does not
+    /// fit there.
+    pub(crate) fn open_batch(
+        &mut self,
+        topic: TopicId,
+        name: &str,
+        first: Offset,
+        run_len: usize,
+    ) -> &mut OpenBatch {
+        if self.open.as_ref().is_none_or(|open| !open.takes(topic, run_len)) {
+            self.close_batch();
+        }
+        let (position, now) = (self.next_position(), self.now());
+        self.open.get_or_insert_with(|| OpenBatch::new(topic, name, (first, position), now))
+    }
+
+    pub(crate) fn close_batch(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.write(&mut self.overlay);
+        }
+    }
+
+    /// Writes everything that is cached into the overlay, so that scans see it.
+    pub(crate) fn settle(&mut self) {
+        self.close_batch();
+        for (name, cached) in &mut self.topics {
+            if !std::mem::take(&mut cached.changed) {
+                continue;
+            }
+            match &cached.value {
+                Some(record) => self.overlay.put(Table::Topics, name.as_bytes().to_vec(), record.encode()),
+                None => self.overlay.delete(Table::Topics, name.as_bytes().to_vec()),
+            }
+        }
+        for (id, cached) in std::mem::take(&mut self.producers) {
+            if let Some(record) = cached.value.filter(|_| cached.changed) {
+                self.overlay.put(producers::TABLE, producers::key(&id), record.encode());
+            }
+        }
+    }
+}

@@ -10,9 +10,12 @@ pub mod overlay;
 pub mod record;
 
 pub mod apply;
-pub mod dedup;
-pub mod nodes;
 pub mod topic;
+
+pub mod housekeeping;
+pub mod nodes;
+pub mod producers;
+pub mod requests;
 
 pub mod query;
 pub mod verify;
@@ -24,10 +27,10 @@ use crate::model::wire::Malformed;
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// Stored bytes fail their checksum or their grammar.
-    #[error("corrupt record in {table}: {what}")]
+    #[error("corrupt {record:?} record: {what}")]
     Corrupt {
-        /// The table.
-        table: &'static str,
+        /// What the record should be.
+        record: record::Kind,
         /// What is wrong with it.
         what: String,
     },
@@ -44,3 +47,7 @@ impl From<Malformed> for Fault {
         Self::Undecodable(malformed.to_string())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+mod tests;

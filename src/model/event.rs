@@ -274,3 +274,35 @@ fn timestamp_ms(name: &str, mut buf: &[u8]) -> Result<u64, Fault> {
     }
     Ok(seconds * 1000 + nanos / 1_000_000)
 }
+
+/// The key of an encoded event that was validated before; empty: none.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn key_of(encoded: &[u8]) -> Result<&str, Malformed> {
+    let mut buf = encoded;
+    let mut key = "";
+    while let Some(field) = next_field(&mut buf)? {
+        if let (16, Value::Bytes(b)) = field {
+            key = std::str::from_utf8(b).map_err(|_| Malformed)?;
+        }
+    }
+    Ok(key)
+}
+
+/// The source and id of an encoded event that was validated before.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn identity_of(encoded: &[u8]) -> Result<(&str, &str), Malformed> {
+    let mut buf = encoded;
+    let (mut source, mut id) = ("", "");
+    while let Some(field) = next_field(&mut buf)? {
+        match field {
+            (1, Value::Bytes(b)) => id = std::str::from_utf8(b).map_err(|_| Malformed)?,
+            (2, Value::Bytes(b)) => source = std::str::from_utf8(b).map_err(|_| Malformed)?,
+            _ => {}
+        }
+    }
+    Ok((source, id))
+}

@@ -114,6 +114,10 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1 << 20;
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 64;
+/// Waiters for a sync of the log; the writers wait beyond that.
+pub const LOG_SYNCS_QUEUED: usize = 4096;
+/// Answers of one publish stream that wait for the client to read them.
+pub const STREAM_ANSWERS_QUEUED: usize = 64;
 /// Log entries that replication reads at once.
 pub const REPLICATION_ENTRIES_MAX: u64 = 1024;
 /// Appends to one peer that wait for their answers.

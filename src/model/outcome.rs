@@ -11,6 +11,8 @@ pub enum Outcome {
     Published(Published),
     /// The topic as it is after the command.
     Topic(TopicInfo),
+    /// Every node hashes its state as it is after this entry.
+    Verifying(LogIndex),
     /// Done, with nothing to tell.
     Done,
     /// Refused; nothing was changed.

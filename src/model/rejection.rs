@@ -138,8 +138,6 @@ reasons! {
     ProducerFenced = "PRODUCER_FENCED", FailedPrecondition, 412, Conflict;
     /// The sequence is so old that its answer is forgotten.
     SequenceExpired = "SEQUENCE_EXPIRED", FailedPrecondition, 412, Conflict;
-    /// The sequence is too far ahead of the oldest unanswered one.
-    SequenceAhead = "SEQUENCE_AHEAD", FailedPrecondition, 412, Conflict;
     /// The offset, position or time lies beyond the end.
     BeyondEnd = "BEYOND_END", OutOfRange, 416, Usage;
     /// A bound of the hub was hit.

@@ -1,1 +1,254 @@
-//! Being written.
+//! One running node: it validates, coalesces and proposes; it reads and follows; it changes the
+//! cluster. Everything that goes back to a caller is a `Result<_, Rejection>`.
+
+pub mod validate;
+
+pub mod propose;
+pub mod topics;
+
+pub mod follow;
+pub mod query;
+
+pub mod cluster;
+pub mod housekeeping;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use self::propose::Proposer;
+use crate::config::Config;
+use crate::model::command::{Kind, Publish};
+use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
+use crate::model::outcome::{Outcome, Published};
+use crate::model::rejection::{Reason, Rejection};
+use crate::raft::{PeerNode, RaftNode, RaftOptions, Timing, Upkeep};
+use crate::raft::log_store::LogStore;
+use crate::runtime::clock;
+use crate::runtime::fatal::FatalSender;
+use crate::runtime::shutdown::Shutdown;
+use crate::store::data_dir::DataDir;
+use crate::store::log_db::LogDb;
+use crate::store::options::{Compression, StoreOptions};
+use crate::store::shard::ShardState;
+
+/// The one Raft group of a hub today.
+const SHARD: u32 = 0;
+/// How long a stop waits for leadership to move and for callers to be answered.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A running node.
+pub struct Node {
+    raft: RaftNode,
+    proposer: Proposer,
+    data_dir: DataDir,
+    addresses: PeerNode,
+    request_timeout: Duration,
+    /// Reads of storage that run at once.
+    blocking_reads: Arc<Semaphore>,
+    /// Streaming reads that are served at once.
+    reads: Arc<Semaphore>,
+    shutdown: Shutdown,
+    fatal: FatalSender,
+    started: Instant,
+    log_stats: Arc<crate::raft::log_flusher::SyncStats>,
+}
+
+impl Node {
+    /// Opens the data directory and takes part in the cluster that it belongs to, if any.
+    ///
+    /// # Errors
+    /// When the directory is not this node's, or the disk or its content is unsound.
+    pub async fn start(
+        config: &Config,
+        data_dir: DataDir,
+        shutdown: Shutdown,
+        fatal: FatalSender,
+    ) -> anyhow::Result<Arc<Self>> {
+        let state = ShardState::open(&data_dir.state_path(SHARD), store_options(config))?;
+        let log = LogStore::open(LogDb::open(&data_dir.raft_log_path())?, SHARD)?;
+        let log_stats = log.sync_stats();
+        let raft = RaftNode::start(RaftOptions {
+            node_id: data_dir.node_id(),
+            shard: SHARD,
+            cluster_id: data_dir.cluster_id(),
+            log,
+            state,
+            snapshots: data_dir.snapshots_path(),
+            timing: timing(config),
+            upkeep: upkeep(config),
+            bind: Some(config.listen.peer.ip()).filter(|ip| !ip.is_unspecified()),
+            fatal: fatal.clone(),
+        })
+        .await?;
+        let request_timeout = Duration::from_millis(config.limits.request_timeout_ms);
+        let node = Arc::new(Self {
+            proposer: Proposer::start(raft.clone(), request_timeout),
+            raft,
+            data_dir,
+            addresses: addresses(config),
+            request_timeout,
+            blocking_reads: Arc::new(Semaphore::new(BLOCKING_READS_MAX)),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            shutdown,
+            fatal,
+            started: clock::now(),
+            log_stats,
+        });
+        housekeeping::start(&node);
+        Ok(node)
+    }
+
+    /// The consensus below.
+    #[must_use]
+    pub fn raft(&self) -> &RaftNode {
+        &self.raft
+    }
+
+    /// Counters of log syncs.
+    #[must_use]
+    pub fn log_stats(&self) -> &crate::raft::log_flusher::SyncStats {
+        &self.log_stats
+    }
+
+    /// Counters of proposals.
+    #[must_use]
+    pub fn propose_stats(&self) -> &propose::ProposeStats {
+        self.proposer.stats()
+    }
+
+    /// The wish to stop.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// When a request that begins now has to be answered, unless its caller is in more of a hurry.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        clock::now() + self.request_timeout
+    }
+
+    /// Appends events that were validated.
+    ///
+    /// # Errors
+    /// What the state refuses, and everything that keeps a proposal from an outcome.
+    pub async fn publish(&self, publish: Publish) -> Result<Published, Rejection> {
+        let ticket = self.proposer.submit(Kind::Publish(publish)).await?;
+        published(ticket.outcome().await)
+    }
+
+    /// Queues events that were validated; the outcome comes with the ticket.
+    ///
+    /// # Errors
+    /// When too much is queued already.
+    pub async fn begin_publish(&self, publish: Publish) -> Result<propose::Ticket, Rejection> {
+        self.proposer.submit(Kind::Publish(publish)).await
+    }
+
+    /// Proposes a command and waits for its outcome.
+    ///
+    /// # Errors
+    /// What the state refuses, and everything that keeps a proposal from an outcome.
+    pub(crate) async fn execute(&self, kind: Kind) -> Result<Outcome, Rejection> {
+        self.proposer.submit(kind).await?.outcome().await
+    }
+
+    /// Whether this node serves: it belongs to a cluster, is not stopping, and has a quorum.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn readiness(&self) -> Result<(), Rejection> {
+        if self.shutdown.is_triggered() {
+            return Err(Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node"));
+        }
+        if self.raft.status().has_quorum { Ok(()) } else { Err(self.not_leader_or_quorum()) }
+    }
+
+    fn not_leader_or_quorum(&self) -> Rejection {
+        let rejection = self.not_leader();
+        match rejection.reason {
+            Reason::NotInitialized | Reason::NoLeader => rejection,
+            _ => Rejection::new(Reason::NoQuorum, "the node cannot reach a quorum"),
+        }
+    }
+
+    /// Hands leadership over, if there is somebody to take it.
+    pub async fn stop_leading(&self) {
+        if self.raft.is_leader() && self.raft.status().members.len() > 1 {
+            let handed_over = tokio::time::timeout(DRAIN, self.raft.transfer_leader(None)).await;
+            match handed_over {
+                Ok(Ok(to)) => tracing::info!(%to, "leadership handed over"),
+                Ok(Err(rejection)) => tracing::warn!(%rejection, "leadership not handed over"),
+                Err(_) => tracing::warn!("leadership not handed over in time"),
+            }
+        }
+    }
+
+    /// Answers who waits, then makes everything durable.
+    pub async fn stop(&self) {
+        self.proposer.drain(DRAIN).await;
+        self.raft.flush_and_shutdown().await;
+    }
+}
+
+/// The outcome of a publish.
+///
+/// # Errors
+/// What the state refused.
+pub fn published(outcome: Result<Outcome, Rejection>) -> Result<Published, Rejection> {
+    match outcome? {
+        Outcome::Published(published) => Ok(published),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> Rejection {
+    Rejection::new(Reason::Internal, format!("the state answered {outcome:?}; report this"))
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    use crate::config::CompressionName;
+    StoreOptions {
+        block_cache_bytes: config.storage.block_cache_bytes,
+        write_buffer_bytes: config.storage.write_buffer_bytes,
+        compression: match config.storage.compression {
+            CompressionName::None => Compression::None,
+            CompressionName::Lz4 => Compression::Lz4,
+            CompressionName::Zstd => Compression::Zstd,
+        },
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
+        election_min: Duration::from_millis(config.raft.election_min_ms),
+        election_max: Duration::from_millis(config.raft.election_max_ms),
+        ..Timing::default()
+    }
+}
+
+fn upkeep(config: &Config) -> Upkeep {
+    Upkeep {
+        snapshot_log_bytes: config.raft.snapshot_bytes,
+        snapshot_entries: config.raft.snapshot_entries,
+        snapshot_age: Duration::from_secs(config.raft.snapshot_secs),
+        log_entries_kept: config.raft.keep_entries,
+        flush_every: Duration::from_secs(config.raft.flush_secs),
+        flush_log_bytes: config.raft.flush_bytes,
+        ..Upkeep::default()
+    }
+}
+
+fn addresses(config: &Config) -> PeerNode {
+    let listen = &config.listen;
+    let told = |given: &Option<String>, bound: std::net::SocketAddr| {
+        given.clone().unwrap_or_else(|| bound.to_string())
+    };
+    PeerNode {
+        peer_address: told(&listen.advertise_peer, listen.peer),
+        client_address: told(&listen.advertise_client, listen.client),
+    }
+}

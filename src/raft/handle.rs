@@ -157,7 +157,7 @@ impl RaftNode {
             let sent = core.raft.client_write_ff(EntryData(entry), Some(responder)).await;
             sent.map_err(|_| ProposeError::Stopped)?;
             match wait.await {
-                Ok(Ok(response)) => Ok(response.data.into()),
+                Ok(Ok(response)) => Ok(response.data.outcomes),
                 Ok(Err(error)) => Err(core.propose_error(error)),
                 Err(_) => Err(ProposeError::Unknown("the node stopped meanwhile".to_owned())),
             }

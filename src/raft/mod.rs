@@ -15,7 +15,9 @@
 
 pub mod apply;
 pub mod handle;
+pub mod log_flusher;
 pub mod log_store;
+mod log_tail;
 pub mod membership;
 pub mod options;
 pub mod peer_server;
@@ -25,9 +27,9 @@ pub mod status;
 pub mod types;
 pub mod verify;
 
+pub(crate) mod codec;
 mod append_serve;
 mod append_stream;
-mod codec;
 mod network;
 mod peer_listener;
 mod quorum;

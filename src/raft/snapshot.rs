@@ -163,7 +163,7 @@ impl Snapshots {
         // What the log may be purged up to is durable in the state, too.
         state.flush()?;
         state.checkpoint(&building)?;
-        let Rows { applied, membership } = StateDb::read_checkpoint(&building, rows::load)??;
+        let Rows { applied, membership } = StateDb::read_checkpoint(&building, |view| rows::load(view))??;
         let known = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = known.as_ref().map(|handle| (handle.dir(), handle.manifest()));
         let manifest = SnapshotManifest {

@@ -6,10 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
 use super::snapshot::SnapshotHandle;
-use crate::machine::record::{self, kind};
+use crate::machine::record::{Kind, decode_message, encode_message};
 use crate::proto::peer::{SnapshotFile, SnapshotManifest};
 
 /// Beginnings of directory names.
@@ -22,7 +20,6 @@ pub(super) const INSTALLING: &str = "installing";
 
 /// In the directory of each kept snapshot.
 const MANIFEST: &str = "manifest";
-const MANIFEST_VERSION: u8 = 1;
 const READ_BYTES: usize = 1 << 20;
 
 /// Removes what is unfinished, and all but the latest snapshot; returns that one.
@@ -61,10 +58,8 @@ fn read_manifest(dir: &Path) -> io::Result<SnapshotManifest> {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()))
     };
     let bytes = fs::read(&path)?;
-    let body = record::decode(kind::SNAPSHOT_MANIFEST, MANIFEST_VERSION, &bytes)
+    let manifest: SnapshotManifest = decode_message(Kind::SnapshotManifest, &bytes)
         .map_err(|fault| corrupt(fault.to_string()))?;
-    let manifest =
-        SnapshotManifest::decode(body).map_err(|error| corrupt(error.to_string()))?;
     for file in &manifest.files {
         let size = fs::metadata(dir.join(&file.name))?.len();
         if size != file.size {
@@ -76,7 +71,7 @@ fn read_manifest(dir: &Path) -> io::Result<SnapshotManifest> {
 
 /// Writes the manifest next to the files and makes the directory durable.
 pub(super) fn write_manifest(dir: &Path, manifest: &SnapshotManifest) -> io::Result<()> {
-    let bytes = record::encode(kind::SNAPSHOT_MANIFEST, MANIFEST_VERSION, &manifest.encode_to_vec());
+    let bytes = encode_message(Kind::SnapshotManifest, manifest);
     let path = dir.join(MANIFEST);
     fs::write(&path, bytes)?;
     File::open(&path)?.sync_all()?;

@@ -141,7 +141,7 @@ impl Core {
         let text = format!("node {this} is not the leader; ask node {id} at {address}");
         Rejection::new(Reason::NotLeader, text)
             .with("leader_id", id)
-            .with("leader_address", address)
+            .with("leader_endpoint", address)
     }
 
     pub(super) fn has_quorum(&self) -> bool {

@@ -1,1 +1,11 @@
-//! Being written.
+//! Everything that names RocksDB: the state database, the log database, snapshots, the data
+//! directory.
+
+pub mod options;
+
+pub mod log_db;
+pub mod shard;
+pub mod state;
+
+pub mod data_dir;
+pub mod files;

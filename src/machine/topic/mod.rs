@@ -1,1 +1,11 @@
-//! Being written.
+//! Topics: their records, their commands, and the batches that hold their events.
+
+pub mod batch;
+pub mod ids;
+pub mod keys;
+pub mod record;
+
+pub mod create;
+pub mod delete;
+pub mod publish;
+pub mod update;

@@ -1,0 +1,78 @@
+//! Mutations that carry a request id: a repeated one gets its first answer, for a day.
+
+use bytes::Bytes;
+
+use super::Fault;
+use super::apply::Machine;
+use super::kv::{Kv, Table};
+use super::record::{Kind, decode_message, encode_message};
+use super::topic::record::TopicRecord;
+use crate::model::outcome::Outcome;
+
+/// The first answer to a mutation, as stored.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RequestRecord {
+    /// When it was given, Unix milliseconds.
+    #[prost(uint64, tag = "1")]
+    pub answered_at_ms: u64,
+    /// The topic in the answer; absent: done, with nothing to tell.
+    #[prost(message, optional, tag = "2")]
+    topic: Option<TopicRecord>,
+    #[prost(string, tag = "3")]
+    name: String,
+}
+
+impl RequestRecord {
+    /// Reads a stored row.
+    ///
+    /// # Errors
+    /// When it is corrupt.
+    pub fn decode(row: &[u8]) -> Result<Self, Fault> {
+        decode_message(Kind::Request, row)
+    }
+
+    fn encode(&self) -> Bytes {
+        encode_message(Kind::Request, self)
+    }
+}
+
+pub(crate) fn first_answer<K: Kv>(
+    machine: &Machine<'_, K>,
+    request_id: &str,
+) -> Result<Option<Outcome>, Fault> {
+    if request_id.is_empty() {
+        return Ok(None);
+    }
+    let Some(row) = machine.overlay().get(Table::Requests, request_id.as_bytes())? else {
+        return Ok(None);
+    };
+    let record = RequestRecord::decode(&row)?;
+    Ok(Some(match record.topic {
+        Some(topic) => Outcome::Topic(topic.info(&record.name)),
+        None => Outcome::Done,
+    }))
+}
+
+/// Keeps an answer. Refusals are not kept: they leave no trace.
+pub(crate) fn remember<K: Kv>(machine: &mut Machine<'_, K>, request_id: String, outcome: &Outcome) {
+    if request_id.is_empty() {
+        return;
+    }
+    let mut record =
+        RequestRecord { answered_at_ms: machine.now().get(), ..RequestRecord::default() };
+    if let Outcome::Topic(info) = outcome {
+        record.name.clone_from(&info.name);
+        record.topic = Some(TopicRecord {
+            id: info.id.get(),
+            config: info.config.clone(),
+            next_offset: info.next_offset.get(),
+            first_offset: info.first_offset.get(),
+            bytes: info.bytes,
+            created_at_ms: info.created_at.get(),
+            updated_at_ms: info.updated_at.get(),
+            revision: info.revision,
+            expiring_ids: 0,
+        });
+    }
+    machine.overlay_mut().put(Table::Requests, request_id.into_bytes(), record.encode());
+}

@@ -1,0 +1,33 @@
+//! Deleting a topic with everything in it.
+//!
+//! A topic's number is never used again, so its rows can be removed as ranges. The rows of
+//! `Positions` are shared by all topics: those of a deleted topic stay, and readers pass over them.
+
+use super::record::not_found;
+use crate::machine::Fault;
+use crate::machine::apply::Machine;
+use crate::machine::kv::{Kv, Table};
+use crate::machine::requests;
+use crate::model::command::DeleteTopic;
+use crate::model::outcome::Outcome;
+
+pub(crate) fn apply<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: DeleteTopic,
+) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    let Some(id) = machine.topic(&command.name)?.map(super::record::TopicRecord::topic_id) else {
+        return Ok(Outcome::Rejected(not_found(&command.name)));
+    };
+    machine.close_batch();
+    for table in [Table::Batches, Table::Keys, Table::KeyHeads, Table::Ids, Table::IdExpiries] {
+        let (start, end) = (id.to_key().to_vec(), id.next().to_key().to_vec());
+        machine.overlay_mut().delete_range(table, start, end);
+    }
+    machine.remove_topic(&command.name);
+    machine.meta_mut().topics -= 1;
+    requests::remember(machine, command.request_id, &Outcome::Done);
+    Ok(Outcome::Done)
+}

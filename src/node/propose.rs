@@ -1,0 +1,283 @@
+//! Group commit: while entries are on their way, what arrives is gathered into the next one.
+//!
+//! There is no linger: an idle node proposes a lone command at once. Each command of an entry has
+//! its own outcome, so that one refusal does not touch its neighbours.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::model::command::{Command, CommandBatch, Kind};
+use crate::model::limits::{
+    ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_MAX, PROPOSAL_QUEUE_MAX,
+    PROPOSALS_IN_FLIGHT_MAX,
+};
+use crate::model::outcome::Outcome;
+use crate::model::rejection::{Reason, Rejection};
+use crate::raft::{ProposeError, RaftNode};
+use crate::runtime::{clock, tasks};
+
+/// Counters of a proposer.
+#[derive(Debug, Default)]
+pub struct ProposeStats {
+    /// Entries proposed.
+    pub entries: AtomicU64,
+    /// Commands in them.
+    pub commands: AtomicU64,
+    /// Bytes of them.
+    pub bytes: AtomicU64,
+    /// Events appended by them.
+    pub events: AtomicU64,
+    /// Commands that were refused.
+    pub refused: AtomicU64,
+}
+
+/// Takes commands, and answers each with its outcome.
+pub struct Proposer {
+    queue: mpsc::Sender<Pending>,
+    room: Arc<Semaphore>,
+    stats: Arc<ProposeStats>,
+    timeout: Duration,
+}
+
+/// A command on its way.
+struct Pending {
+    command: Command,
+    bytes: usize,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Outcome, Rejection>>,
+    /// Its share of the bytes that may wait.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The promise of an outcome.
+#[derive(Debug)]
+pub struct Ticket(oneshot::Receiver<Result<Outcome, Rejection>>);
+
+impl Ticket {
+    /// Waits for the outcome; it comes in bounded time.
+    ///
+    /// # Errors
+    /// What the state refused, and everything that kept the proposal from an outcome.
+    pub async fn outcome(self) -> Result<Outcome, Rejection> {
+        match self.0.await {
+            Ok(Ok(Outcome::Rejected(rejection))) => Err(rejection),
+            Ok(result) => result,
+            Err(_) => Err(unknown("the node stopped meanwhile")),
+        }
+    }
+}
+
+fn unknown(why: &str) -> Rejection {
+    Rejection::new(
+        Reason::OutcomeUnknown,
+        format!("it was proposed but its outcome is unknown ({why}); repeat it with the same producer sequence or request id"),
+    )
+}
+
+impl Proposer {
+    /// Starts the task that gathers and proposes.
+    pub fn start(raft: RaftNode, timeout: Duration) -> Self {
+        let (queue, inbox) = mpsc::channel(PROPOSAL_QUEUE_MAX);
+        let stats = Arc::new(ProposeStats::default());
+        let worker = Worker { raft, timeout, stats: Arc::clone(&stats) };
+        tasks::spawn("proposer", worker.run(inbox));
+        let room = Arc::new(Semaphore::new(PROPOSAL_BYTES_MAX));
+        Self { queue, room, stats, timeout }
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &ProposeStats {
+        &self.stats
+    }
+
+    /// Queues a command. Waits while too much is queued, but not for ever.
+    ///
+    /// # Errors
+    /// `OVERLOADED`, `SHUTTING_DOWN`.
+    pub async fn submit(&self, kind: Kind) -> Result<Ticket, Rejection> {
+        let command = Command::from(kind);
+        let bytes = command.encoded_len();
+        let deadline = clock::now() + self.timeout;
+        let overloaded = || {
+            Rejection::new(Reason::Overloaded, "too much is waiting to be proposed; send less at once, or try again later")
+        };
+        let stopping =
+            || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
+        let share = u32::try_from(bytes).map_err(|_| overloaded())?;
+        let room = Arc::clone(&self.room).acquire_many_owned(share);
+        let room = tokio::time::timeout_at(deadline.into(), room)
+            .await
+            .map_err(|_| overloaded())?
+            .map_err(|_| stopping())?;
+        let (answer, ticket) = oneshot::channel();
+        let pending = Pending { command, bytes, deadline, answer, _room: room };
+        tokio::time::timeout_at(deadline.into(), self.queue.send(pending))
+            .await
+            .map_err(|_| overloaded())?
+            .map_err(|_| stopping())?;
+        Ok(Ticket(ticket))
+    }
+
+    /// Takes no more commands, and waits until those that were taken are answered.
+    pub async fn drain(&self, patience: Duration) {
+        let all = u32::try_from(PROPOSAL_BYTES_MAX).unwrap_or(u32::MAX);
+        if tokio::time::timeout(patience, self.room.acquire_many(all)).await.is_err() {
+            tracing::warn!("proposals were left without an outcome");
+        }
+        self.room.close();
+    }
+}
+
+struct Worker {
+    raft: RaftNode,
+    timeout: Duration,
+    stats: Arc<ProposeStats>,
+}
+
+impl Worker {
+    async fn run(self, mut inbox: mpsc::Receiver<Pending>) {
+        let mut waiting = VecDeque::new();
+        let mut arrived = Vec::new();
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            while in_flight.len() < PROPOSALS_IN_FLIGHT_MAX && !waiting.is_empty() {
+                in_flight.push(self.propose(gather(&mut waiting)));
+            }
+            tokio::select! {
+                biased;
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                count = inbox.recv_many(&mut arrived, ENTRY_COMMANDS_MAX),
+                    if waiting.len() < ENTRY_COMMANDS_MAX =>
+                {
+                    if count == 0 && in_flight.is_empty() {
+                        return;
+                    }
+                    waiting.extend(arrived.drain(..));
+                }
+                else => return,
+            }
+        }
+    }
+
+    async fn propose(&self, batch: Vec<Pending>) {
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        let now = clock::now();
+        for pending in batch {
+            if pending.deadline <= now {
+                let late = "it waited too long and was not proposed; try again, or send less at once";
+                drop(pending.answer.send(Err(Rejection::new(Reason::DeadlineExceeded, late))));
+                continue;
+            }
+            commands.push(pending.command);
+            answers.push((pending.answer, pending._room));
+        }
+        if commands.is_empty() {
+            return;
+        }
+        let result = match self.refuse_at_the_door() {
+            Some(rejection) => Err(rejection),
+            None => self.replicate(commands).await,
+        };
+        match result {
+            Ok(outcomes) => {
+                self.count(&outcomes);
+                for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+                    // Whoever gave up waiting has no use for the outcome.
+                    drop(answer.send(Ok(outcome)));
+                }
+            }
+            Err(rejection) => {
+                for (answer, _room) in answers {
+                    drop(answer.send(Err(rejection.clone())));
+                }
+            }
+        }
+    }
+
+    /// What would be refused anyway is not proposed.
+    fn refuse_at_the_door(&self) -> Option<Rejection> {
+        if !self.raft.is_leader() {
+            return Some(not_leader(&self.raft));
+        }
+        (!self.raft.has_quorum()).then(|| {
+            Rejection::new(Reason::NoQuorum, "the leader cannot reach a quorum; nothing was proposed, try again")
+        })
+    }
+
+    async fn replicate(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Rejection> {
+        let batch = CommandBatch { stamp_ms: clock::unix_ms().get(), commands };
+        let mut entry = BytesMut::with_capacity(batch.encoded_len());
+        batch.encode_raw(&mut entry);
+        let entry = entry.freeze();
+        self.stats.entries.fetch_add(1, Ordering::Relaxed);
+        self.stats.commands.fetch_add(batch.commands.len() as u64, Ordering::Relaxed);
+        self.stats.bytes.fetch_add(entry.len() as u64, Ordering::Relaxed);
+        drop(batch);
+        match tokio::time::timeout(self.timeout, self.raft.propose(entry)).await {
+            Ok(Ok(outcomes)) => Ok(outcomes),
+            Ok(Err(ProposeError::NotLeader(_))) => Err(not_leader(&self.raft)),
+            Ok(Err(ProposeError::Unknown(why))) => Err(unknown(&why)),
+            Ok(Err(ProposeError::Stopped)) => {
+                Err(Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node"))
+            }
+            Err(_) => Err(unknown("no quorum answered in time")),
+        }
+    }
+
+    fn count(&self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Published(published) if !published.duplicate => {
+                    self.stats.events.fetch_add(u64::from(published.count), Ordering::Relaxed);
+                }
+                Outcome::Rejected(_) => {
+                    self.stats.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Outcome::Published(_) | Outcome::Topic(_) | Outcome::Verifying(_) | Outcome::Done => {}
+            }
+        }
+    }
+}
+
+/// The next entry: commands up to the bounds, at least one.
+fn gather(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    while let Some(next) = waiting.front() {
+        let full = batch.len() >= ENTRY_COMMANDS_MAX || bytes + next.bytes > ENTRY_BYTES_TARGET;
+        if full && !batch.is_empty() {
+            break;
+        }
+        bytes += next.bytes;
+        batch.extend(waiting.pop_front());
+    }
+    batch
+}
+
+/// The refusal of a node that does not lead, with a hint where it has one.
+pub(crate) fn not_leader(raft: &RaftNode) -> Rejection {
+    let status = raft.status();
+    if status.cluster_id.is_none() {
+        return Rejection::new(
+            Reason::NotInitialized,
+            "the node belongs to no cluster yet; form one with: mhub cluster init, or join one with: mhub cluster join",
+        );
+    }
+    match raft.leader().filter(|leader| leader.node_id != status.node_id) {
+        Some(leader) => Rejection::new(
+            Reason::NotLeader,
+            format!("node {} does not lead; ask node {} at {}", status.node_id, leader.node_id, leader.client_address),
+        )
+        .with("leader_id", leader.node_id)
+        .with("leader_endpoint", leader.client_address),
+        None => Rejection::new(Reason::NoLeader, "no leader is known; try again in a moment"),
+    }
+}

@@ -1,0 +1,162 @@
+//! Judging a publish before it is proposed: everything that needs no state.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::model::command::{Expectation, Producer, Publish};
+use crate::model::event::EventView;
+use crate::model::event_run;
+use crate::model::expectation::Expect;
+use crate::model::ids::UnixMs;
+use crate::model::limits::{
+    ATTRIBUTE_BYTES_MAX, CALL_BYTES_MAX, CALL_EVENTS_MAX, CALL_EXPECTATIONS_MAX,
+    PRODUCER_ID_BYTES_MAX, REQUEST_ID_BYTES_MAX,
+};
+use crate::model::name::TopicName;
+use crate::model::rejection::{Reason, Rejection};
+
+/// A publish as it came from outside.
+#[derive(Clone, Debug, Default)]
+pub struct PublishRequest {
+    /// Any text.
+    pub topic: String,
+    /// Any numbers.
+    pub producer: Option<Producer>,
+    /// Any keys.
+    pub expectations: Vec<(String, Expect)>,
+    /// Any bytes.
+    pub events: Vec<Bytes>,
+}
+
+fn invalid(message: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::InvalidRequest, message)
+}
+
+/// Checks a publish, and frames its events once for the whole way.
+///
+/// # Errors
+/// `INVALID_NAME`, `INVALID_REQUEST`, `CALL_TOO_LARGE`, `EVENT_INVALID` (with the index of the
+/// event), `DEADLINE_PAST`.
+pub fn publish(request: PublishRequest, now: UnixMs) -> Result<Publish, Rejection> {
+    let topic = TopicName::parse(&request.topic)?;
+    check_size(&request.events)?;
+    let (mut keyed, mut largest) = (false, 0);
+    for (index, encoded) in request.events.iter().enumerate() {
+        let view = EventView::parse(encoded)
+            .and_then(|view| view.check_times(now.get()).map(|()| view))
+            .map_err(|rejection| rejection.with("event_index", index))?;
+        keyed |= !view.key.is_empty();
+        largest = largest.max(encoded.len() as u64);
+    }
+    if let Some(producer) = &request.producer {
+        check_producer(producer)?;
+    }
+    let count = u32::try_from(request.events.len()).map_err(|_| invalid("too many events"))?;
+    Ok(Publish {
+        topic: topic.as_str().to_owned(),
+        producer: request.producer,
+        expectations: expectations(request.expectations)?,
+        count,
+        keyed,
+        largest_event_bytes: largest,
+        events: event_run::encode(&request.events),
+    })
+}
+
+fn check_size(events: &[Bytes]) -> Result<(), Rejection> {
+    if events.is_empty() {
+        return Err(invalid("the call has no events; send at least one"));
+    }
+    let too_large = |what: String| Err(Rejection::new(Reason::CallTooLarge, what));
+    if events.len() > CALL_EVENTS_MAX {
+        return too_large(format!(
+            "the call has {} events, {CALL_EVENTS_MAX} is the most; split it",
+            events.len()
+        ));
+    }
+    let bytes: usize = events.iter().map(Bytes::len).sum();
+    if bytes > CALL_BYTES_MAX {
+        return too_large(format!("the call has {bytes} bytes, {CALL_BYTES_MAX} is the most; split it"));
+    }
+    Ok(())
+}
+
+fn check_producer(producer: &Producer) -> Result<(), Rejection> {
+    if producer.id.is_empty() || producer.id.len() > PRODUCER_ID_BYTES_MAX {
+        return Err(invalid(format!("producer id must have 1 to {PRODUCER_ID_BYTES_MAX} bytes; a UUID does well")));
+    }
+    if producer.sequence == 0 {
+        return Err(invalid("producer sequence is 0; count from 1"));
+    }
+    if producer.acknowledged_below > producer.sequence {
+        return Err(invalid("acknowledged_below is above the sequence of the call itself; send what was answered"));
+    }
+    Ok(())
+}
+
+fn expectations(given: Vec<(String, Expect)>) -> Result<Vec<Expectation>, Rejection> {
+    if given.len() > CALL_EXPECTATIONS_MAX {
+        return Err(Rejection::new(
+            Reason::CallTooLarge,
+            format!("the call has {} expectations, {CALL_EXPECTATIONS_MAX} is the most; split it", given.len()),
+        ));
+    }
+    let mut by_key = BTreeMap::new();
+    for (key, expect) in &given {
+        if key.is_empty() || key.len() > ATTRIBUTE_BYTES_MAX {
+            return Err(invalid(format!("an expectation's key must have 1 to {ATTRIBUTE_BYTES_MAX} bytes")));
+        }
+        if by_key.insert(key, expect).is_some_and(|other| other != expect) {
+            return Err(invalid(format!("expectations of key {key:?} contradict each other; send one")));
+        }
+    }
+    Ok(given.into_iter().map(|(key, expect)| Expectation::new(key, expect)).collect())
+}
+
+/// Checks the request id of a mutation.
+///
+/// # Errors
+/// `INVALID_REQUEST`.
+pub fn request_id(id: &str) -> Result<(), Rejection> {
+    if id.len() > REQUEST_ID_BYTES_MAX {
+        return Err(invalid(format!("request_id is longer than {REQUEST_ID_BYTES_MAX} bytes; use a UUID")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contradictions_and_nonsense_are_refused() {
+        let twice = |a, b| expectations(vec![("k".to_owned(), a), ("k".to_owned(), b)]);
+        assert!(twice(Expect::NoKey, Expect::NoKey).is_ok());
+        assert_eq!(twice(Expect::NoKey, Expect::Exists).unwrap_err().reason, Reason::InvalidRequest);
+        let producer = |sequence, acknowledged_below| Producer {
+            id: "p".to_owned(),
+            epoch: 0,
+            sequence,
+            acknowledged_below,
+        };
+        assert!(check_producer(&producer(1, 1)).is_ok());
+        assert!(check_producer(&producer(0, 0)).is_err());
+        assert!(check_producer(&producer(3, 4)).is_err());
+    }
+
+    #[test]
+    fn the_index_of_a_bad_event_is_told() {
+        // Fields 1 to 3, each "x".
+        let good = Bytes::from_static(b"\x0a\x01x\x12\x01x\x1a\x01x");
+        let request = PublishRequest {
+            topic: "t".to_owned(),
+            events: vec![good.clone(), Bytes::from_static(b"\x0a\x01x")],
+            ..PublishRequest::default()
+        };
+        let rejection = publish(request.clone(), UnixMs(0)).unwrap_err();
+        assert_eq!((rejection.reason, rejection.fact("event_index")), (Reason::EventInvalid, Some("1")));
+        let publish = publish(PublishRequest { events: vec![good; 2], ..request }, UnixMs(0)).unwrap();
+        assert_eq!((publish.count, publish.keyed, publish.largest_event_bytes), (2, false, 9));
+    }
+}

@@ -1,0 +1,118 @@
+//! One thread that syncs the log: one sync for everything that was written before it began.
+//!
+//! A failed sync is never tried again (the kernel may have dropped what could not be written, and
+//! would report success): the log is poisoned, and the node stops.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use openraft::storage::IOFlushed;
+use tokio::sync::oneshot;
+
+use super::types::TypeConfig;
+use crate::model::limits::LOG_SYNCS_QUEUED;
+use crate::runtime::clock;
+use crate::runtime::tasks;
+use crate::store::log_db::LogDb;
+
+/// Who waits for a sync.
+pub(super) enum Waiter {
+    /// The consensus core, with an append.
+    Append(IOFlushed<TypeConfig>),
+    /// A write of metadata.
+    Write(oneshot::Sender<io::Result<()>>),
+}
+
+/// Counters of the thread.
+#[derive(Debug, Default)]
+pub struct SyncStats {
+    /// Syncs done.
+    pub syncs: AtomicU64,
+    /// Microseconds that they took in all.
+    pub micros: AtomicU64,
+}
+
+/// The way to the thread. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Flusher {
+    queue: SyncSender<Waiter>,
+    poisoned: Arc<AtomicBool>,
+    pub(super) stats: Arc<SyncStats>,
+}
+
+impl Flusher {
+    pub(super) fn start(db: LogDb) -> io::Result<Self> {
+        let (queue, inbox) = sync_channel(LOG_SYNCS_QUEUED);
+        let poisoned = Arc::new(AtomicBool::new(false));
+        let stats = Arc::new(SyncStats::default());
+        let worker = Worker { db, poisoned: Arc::clone(&poisoned), stats: Arc::clone(&stats) };
+        let _detached = tasks::thread("log-sync", move || worker.run(&inbox))?;
+        Ok(Self { queue, poisoned, stats })
+    }
+
+    /// Asks for a sync of everything that was written so far.
+    pub(super) fn submit(&self, waiter: Waiter) -> io::Result<()> {
+        self.check()?;
+        self.queue.send(waiter).map_err(|_| io::Error::other("the log-sync thread is gone"))
+    }
+
+    /// Whether the log may still be written to.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.poisoned.load(Ordering::Acquire) { Err(poisoned()) } else { Ok(()) }
+    }
+}
+
+fn poisoned() -> io::Error {
+    io::Error::other("a sync of the log failed earlier; restart the node once its disk is sound")
+}
+
+struct Worker {
+    db: LogDb,
+    poisoned: Arc<AtomicBool>,
+    stats: Arc<SyncStats>,
+}
+
+impl Worker {
+    fn run(&self, inbox: &Receiver<Waiter>) {
+        while let Ok(first) = inbox.recv() {
+            let mut waiters = vec![first];
+            waiters.extend(inbox.try_iter().take(LOG_SYNCS_QUEUED));
+            let result = self.sync();
+            for waiter in waiters {
+                let result = result.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
+                match waiter {
+                    Waiter::Append(callback) => callback.io_completed(result),
+                    // Whoever gave up waiting has no use for the answer.
+                    Waiter::Write(answer) => drop(answer.send(result)),
+                }
+            }
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(poisoned());
+        }
+        let started = clock::now();
+        let result = failpoint("log::before_sync")
+            .and_then(|()| self.db.sync())
+            .and_then(|()| failpoint("log::after_sync"));
+        if let Err(error) = &result {
+            self.poisoned.store(true, Ordering::Release);
+            tracing::error!(%error, "sync of the log failed");
+        }
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.stats.micros.fetch_add(micros, Ordering::Relaxed);
+        self.stats.syncs.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+}
+
+/// A place where tests make the node fail.
+fn failpoint(name: &'static str) -> io::Result<()> {
+    fail::fail_point!(name, |_| Err(io::Error::other(format!("failpoint {name}"))));
+    let _ = name;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The database of the Raft log: entries and metadata of all shards behind one write-ahead log, so
+//! that one sync serves them all.
+//!
+//! Writes are not synced by themselves; [`LogDb::sync`] makes everything before it durable.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, ReadOptions, WriteBatch};
+
+use super::options;
+use crate::model::ids::LogIndex;
+
+const ENTRIES: &str = "entries";
+const META: &str = "meta";
+/// Unflushed entries; twice that while one half is being flushed.
+const WRITE_BUFFER_BYTES: usize = 24 << 20;
+/// The write-ahead log at most, before the oldest of it is flushed.
+const WAL_BYTES_MAX: u64 = 192 << 20;
+
+/// The log database. Clones share it.
+#[derive(Clone)]
+pub struct LogDb(Arc<DB>);
+
+impl std::fmt::Debug for LogDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LogDb({})", self.0.path().display())
+    }
+}
+
+fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> io::Error {
+    move |error| io::Error::other(format!("{what}: {error}"))
+}
+
+impl LogDb {
+    /// Opens or creates the database.
+    ///
+    /// # Errors
+    /// When the disk fails, or when the write-ahead log is damaged anywhere but at its very end,
+    /// where a crash may leave half a record.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let mut db = options::base();
+        db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        db.set_track_and_verify_wals_in_manifest(true);
+        db.set_max_total_wal_size(WAL_BYTES_MAX);
+        let mut entries = Options::default();
+        entries.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        entries.set_max_write_buffer_number(3);
+        entries.set_compression_type(rocksdb::DBCompressionType::None);
+        // Entries come in order and go in order: merging files would only copy them.
+        entries.set_level_zero_file_num_compaction_trigger(8);
+        // Metadata has a family of its own, else its keys would make every file of entries overlap.
+        let mut meta = Options::default();
+        meta.set_write_buffer_size(1 << 20);
+        let families =
+            [ColumnFamilyDescriptor::new(ENTRIES, entries), ColumnFamilyDescriptor::new(META, meta)];
+        let db = DB::open_cf_descriptors(&db, dir, families).map_err(failed("open raft log"))?;
+        Ok(Self(Arc::new(db)))
+    }
+
+    /// Appends entries, in the order of their indices. Not durable before the next [`Self::sync`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn append(
+        &self,
+        shard: u32,
+        entries: impl IntoIterator<Item = (LogIndex, Bytes)>,
+    ) -> io::Result<()> {
+        let family = self.family(ENTRIES)?;
+        let mut batch = WriteBatch::default();
+        for (index, record) in entries {
+            batch.put_cf(family, entry_key(shard, index), record);
+        }
+        self.0.write(batch).map_err(failed("append to raft log"))
+    }
+
+    /// Makes everything that was written durable.
+    ///
+    /// # Errors
+    /// When the disk fails; what was written since the last success may be gone, and the log must
+    /// not be used any more.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.flush_wal(true).map_err(failed("sync raft log"))
+    }
+
+    /// Removes the entries at and above an index.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn truncate_from(&self, shard: u32, index: LogIndex) -> io::Result<()> {
+        let (from, to) = (entry_key(shard, index), entry_key(shard, LogIndex(u64::MAX)));
+        self.0.delete_range_cf(self.family(ENTRIES)?, from, to).map_err(failed("truncate raft log"))
+    }
+
+    /// Removes the entries at and below an index.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn purge_to(&self, shard: u32, index: LogIndex) -> io::Result<()> {
+        let family = self.family(ENTRIES)?;
+        let (from, to) = (entry_key(shard, LogIndex(0)), entry_key(shard, index.next()));
+        self.0.delete_file_in_range_cf(family, from, to).map_err(failed("purge raft log"))?;
+        self.0.delete_range_cf(family, from, to).map_err(failed("purge raft log"))
+    }
+
+    /// Entries of a range, in order, up to a number of bytes, at least one where there is one.
+    ///
+    /// # Errors
+    /// When the disk fails or a block is damaged.
+    pub fn read(
+        &self,
+        shard: u32,
+        range: Range<LogIndex>,
+        bytes_max: usize,
+    ) -> io::Result<Vec<(LogIndex, Bytes)>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(entry_key(shard, range.start)..entry_key(shard, range.end));
+        options.fill_cache(false);
+        let mut rows = self.0.raw_iterator_cf_opt(self.family(ENTRIES)?, options);
+        rows.seek_to_first();
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while let Some((key, value)) = rows.item() {
+            bytes += value.len();
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push((entry_index(key)?, Bytes::copy_from_slice(value)));
+            rows.next();
+        }
+        rows.status().map_err(failed("read raft log"))?;
+        Ok(found)
+    }
+
+    /// The first index of a shard.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn first(&self, shard: u32) -> io::Result<Option<LogIndex>> {
+        let all = LogIndex(0)..LogIndex(u64::MAX);
+        Ok(self.read(shard, all, 1)?.first().map(|(index, _)| *index))
+    }
+
+    /// The last entry of a shard.
+    ///
+    /// # Errors
+    /// When the disk fails or a block is damaged.
+    pub fn last(&self, shard: u32) -> io::Result<Option<(LogIndex, Bytes)>> {
+        let mut options = ReadOptions::default();
+        let (from, to) = (entry_key(shard, LogIndex(0)), entry_key(shard, LogIndex(u64::MAX)));
+        options.set_iterate_range(from..to);
+        let mut rows = self.0.raw_iterator_cf_opt(self.family(ENTRIES)?, options);
+        rows.seek_to_last();
+        let last = match rows.item() {
+            Some((key, value)) => Some((entry_index(key)?, Bytes::copy_from_slice(value))),
+            None => None,
+        };
+        rows.status().map_err(failed("read raft log"))?;
+        Ok(last)
+    }
+
+    /// Sets a value of a shard. Not durable before the next [`Self::sync`].
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn put_meta(&self, shard: u32, name: &'static str, value: &[u8]) -> io::Result<()> {
+        let key = meta_key(shard, name);
+        self.0.put_cf(self.family(META)?, key, value).map_err(failed("write raft log metadata"))
+    }
+
+    /// A value of a shard.
+    ///
+    /// # Errors
+    /// When the disk fails or a block is damaged.
+    pub fn get_meta(&self, shard: u32, name: &'static str) -> io::Result<Option<Vec<u8>>> {
+        let key = meta_key(shard, name);
+        self.0.get_cf(self.family(META)?, key).map_err(failed("read raft log metadata"))
+    }
+
+    /// Why background work failed, if it did.
+    #[must_use]
+    pub fn background_errors(&self) -> u64 {
+        super::state::background_errors(&self.0)
+    }
+
+    fn family(&self, name: &str) -> io::Result<&rocksdb::ColumnFamily> {
+        self.0.cf_handle(name).ok_or_else(|| io::Error::other(format!("raft log has no family {name}")))
+    }
+}
+
+fn entry_key(shard: u32, index: LogIndex) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&shard.to_be_bytes());
+    key[4..].copy_from_slice(&index.to_key());
+    key
+}
+
+fn entry_index(key: &[u8]) -> io::Result<LogIndex> {
+    let bytes = key.get(4..12).and_then(|b| b.try_into().ok());
+    bytes
+        .map(|b| LogIndex(u64::from_be_bytes(b)))
+        .ok_or_else(|| io::Error::other("malformed key in raft log"))
+}
+
+fn meta_key(shard: u32, name: &str) -> Vec<u8> {
+    [&shard.to_be_bytes(), name.as_bytes()].concat()
+}

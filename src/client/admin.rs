@@ -129,7 +129,8 @@ impl Client {
     pub async fn begin_verify(&self) -> Result<u64, Rejection> {
         self.link
             .call(Repeat::Safe, async |channel| {
-                let answer = ClusterClient::new(channel).begin_verify(BeginVerifyRequest {}).await?;
+                let answer =
+                    ClusterClient::new(channel).begin_verify(BeginVerifyRequest {}).await?;
                 Ok(answer.into_inner().verify_id)
             })
             .await

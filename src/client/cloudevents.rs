@@ -82,13 +82,9 @@ fn string(name: &str, value: Value) -> Result<String, Rejection> {
 }
 
 fn timestamp(name: &str, value: Value) -> Result<prost_types::Timestamp, Rejection> {
-    let instant: Timestamp = string(name, value)?
-        .parse()
-        .map_err(|_| refuse(name, "is not an RFC 3339 timestamp"))?;
-    Ok(prost_types::Timestamp {
-        seconds: instant.as_second(),
-        nanos: instant.subsec_nanosecond(),
-    })
+    let instant: Timestamp =
+        string(name, value)?.parse().map_err(|_| refuse(name, "is not an RFC 3339 timestamp"))?;
+    Ok(prost_types::Timestamp { seconds: instant.as_second(), nanos: instant.subsec_nanosecond() })
 }
 
 /// A JSON string is the text itself, anything else stays JSON.
@@ -167,7 +163,8 @@ pub fn to_json(event: &Event) -> Value {
 
 fn data_json(event: &Event) -> (&'static str, Value) {
     let media_type = event.datacontenttype.split(';').next().unwrap_or_default().trim();
-    let is_json = media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json");
+    let is_json =
+        media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json");
     if is_json && let Ok(value) = serde_json::from_slice(&event.data) {
         return ("data", value);
     }
@@ -223,7 +220,10 @@ mod tests {
             (r#"{"specversion":"1.0","id":1,"source":"/s","type":"t"}"#, "id"),
             (r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","ext":{}}"#, "ext"),
             (r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","ext":1.5}"#, "ext"),
-            (r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"?"}"#, "data_base64"),
+            (
+                r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"?"}"#,
+                "data_base64",
+            ),
         ] {
             let rejection = from_json(text).unwrap_err();
             assert_eq!(rejection.reason, Reason::EventInvalid, "{text}");

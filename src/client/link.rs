@@ -87,7 +87,12 @@ impl Link {
             return Ok(channel.clone());
         }
         let channel = Endpoint::from_shared(format!("http://{endpoint}"))
-            .map_err(|_| Rejection::new(Reason::InvalidRequest, format!("endpoint {endpoint:?} is not HOST:PORT")))?
+            .map_err(|_| {
+                Rejection::new(
+                    Reason::InvalidRequest,
+                    format!("endpoint {endpoint:?} is not HOST:PORT"),
+                )
+            })?
             .connect_timeout(self.options.connect_timeout)
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -144,7 +149,10 @@ impl Link {
                 Ok(Err(status)) => describe(&status, &asked),
                 Err(_) => Rejection::new(
                     Reason::OutcomeUnknown,
-                    format!("{asked} did not answer in {:?}; check the endpoint, or give it more time with --timeout", self.options.timeout),
+                    format!(
+                        "{asked} did not answer in {:?}; check the endpoint, or give it more time with --timeout",
+                        self.options.timeout
+                    ),
                 ),
             };
             if rejection.reason == Reason::OutcomeUnknown {
@@ -153,7 +161,11 @@ impl Link {
             if !may_repeat(rejection.reason, repeat) {
                 return Err(rejection);
             }
-            let wait = if self.turn(&asked, &rejection) { Duration::ZERO } else { waits.next().unwrap_or(BACKOFF_MAX) };
+            let wait = if self.turn(&asked, &rejection) {
+                Duration::ZERO
+            } else {
+                waits.next().unwrap_or(BACKOFF_MAX)
+            };
             if now() + wait >= deadline {
                 return Err(unknown.filter(|_| repeat == Repeat::Unsafe).unwrap_or(rejection));
             }
@@ -167,7 +179,10 @@ pub(super) fn describe(status: &Status, endpoint: &str) -> Rejection {
     let mut rejection = from_status(status);
     let from_transport = status.details().is_empty();
     if from_transport && status.code() == Code::Unavailable {
-        rejection.message = format!("cannot reach {endpoint} ({}); check the endpoint and that the node runs", rejection.message);
+        rejection.message = format!(
+            "cannot reach {endpoint} ({}); check the endpoint and that the node runs",
+            rejection.message
+        );
     }
     rejection
 }

@@ -70,7 +70,11 @@ impl Publisher {
     ///
     /// # Errors
     /// What the hub refuses, and `OUTCOME_UNKNOWN` when there was no answer in time.
-    pub async fn publish(&self, topic: impl Into<Arc<str>>, event: Event) -> Result<Receipt, Rejection> {
+    pub async fn publish(
+        &self,
+        topic: impl Into<Arc<str>>,
+        event: Event,
+    ) -> Result<Receipt, Rejection> {
         self.publish_encoded(topic, event.encode_to_vec().into()).await
     }
 
@@ -112,7 +116,9 @@ impl Publisher {
 pub(super) fn receipt(result: &PublishResult, index: usize) -> Receipt {
     let key_version = result.key_versions.get(index).copied().unwrap_or(0);
     match result.receipts.get(index) {
-        Some(r) => Receipt { offset: r.offset, position: r.position, key_version, duplicate: r.duplicate },
+        Some(r) => {
+            Receipt { offset: r.offset, position: r.position, key_version, duplicate: r.duplicate }
+        }
         None => Receipt {
             offset: result.first_offset + index as u64,
             position: result.first_position + index as u64,

@@ -149,7 +149,8 @@ impl Task {
         let mut open = true;
         loop {
             self.send(&connection.calls)?;
-            let idle = self.in_flight.is_empty() && self.singles_waiting == 0 && self.calls.is_empty();
+            let idle =
+                self.in_flight.is_empty() && self.singles_waiting == 0 && self.calls.is_empty();
             if !open && idle {
                 return Ok(());
             }
@@ -176,7 +177,9 @@ impl Task {
                 self.singles_waiting += 1;
                 match self.singles.iter_mut().find(|queue| queue.topic == topic) {
                     Some(queue) => queue.singles.push_back((event, answer)),
-                    None => self.singles.push_back(Queue { topic, singles: [(event, answer)].into() }),
+                    None => {
+                        self.singles.push_back(Queue { topic, singles: [(event, answer)].into() })
+                    }
                 }
             }
         }
@@ -185,15 +188,21 @@ impl Task {
     /// Puts as much on its way as there is room for.
     fn send(&mut self, calls: &mpsc::Sender<PublishCall>) -> Result<(), Rejection> {
         while self.in_flight.len() < CALLS_IN_FLIGHT_MAX {
-            let started = if self.coalesced_in_flight < COALESCED_IN_FLIGHT_MAX && self.singles_waiting > 0 {
-                self.coalesce()
-            } else if let Some(call) = self.calls.pop_front() {
-                let CallItem { topic, events, expectations, answer } = *call;
-                let call = PublishCall { topic: topic.to_string(), events, expectations, ..PublishCall::default() };
-                self.begin(call, Waiter::One(answer))
-            } else {
-                return Ok(());
-            };
+            let started =
+                if self.coalesced_in_flight < COALESCED_IN_FLIGHT_MAX && self.singles_waiting > 0 {
+                    self.coalesce()
+                } else if let Some(call) = self.calls.pop_front() {
+                    let CallItem { topic, events, expectations, answer } = *call;
+                    let call = PublishCall {
+                        topic: topic.to_string(),
+                        events,
+                        expectations,
+                        ..PublishCall::default()
+                    };
+                    self.begin(call, Waiter::One(answer))
+                } else {
+                    return Ok(());
+                };
             calls.try_send(started).map_err(|_| broken(&self.asked))?;
         }
         Ok(())
@@ -289,7 +298,10 @@ impl Task {
             let Some(failed) = self.remove(sequence) else { continue };
             let rejection = Rejection::new(
                 Reason::OutcomeUnknown,
-                format!("no answer in {:?}, so the outcome is unknown; the last trouble was: {}", self.link.options.timeout, trouble.message),
+                format!(
+                    "no answer in {:?}, so the outcome is unknown; the last trouble was: {}",
+                    self.link.options.timeout, trouble.message
+                ),
             );
             match failed.waiter {
                 Waiter::One(answer) => drop(answer.send(Err(rejection))),

@@ -132,7 +132,10 @@ impl Reader {
         let decoded: Result<Vec<EventBatch>, _> =
             answer.batches.into_iter().map(EventBatch::decode).collect();
         let batches = decoded.map_err(|error| {
-            Rejection::new(Reason::Internal, format!("{} sent a malformed batch: {error}", self.asked))
+            Rejection::new(
+                Reason::Internal,
+                format!("{} sent a malformed batch: {error}", self.asked),
+            )
         })?;
         let events: u64 = batches.iter().map(|batch| batch.events.len() as u64).sum();
         let bytes: usize = batches.iter().map(EventBatch::encoded_len).sum();
@@ -142,7 +145,9 @@ impl Reader {
             From::Offset(answer.next)
         });
         self.done = answer.at_end;
-        for (bound, used) in [(&mut self.rest.limit, events), (&mut self.rest.max_bytes, bytes as u64)] {
+        for (bound, used) in
+            [(&mut self.rest.limit, events), (&mut self.rest.max_bytes, bytes as u64)]
+        {
             if *bound > 0 {
                 *bound = bound.saturating_sub(used);
                 self.done |= *bound == 0;
@@ -157,5 +162,8 @@ impl Reader {
 }
 
 fn broken(endpoint: &str) -> Rejection {
-    Rejection::new(Reason::NoLeader, format!("the stream from {endpoint} broke off; check that the node runs"))
+    Rejection::new(
+        Reason::NoLeader,
+        format!("the stream from {endpoint} broke off; check that the node runs"),
+    )
 }

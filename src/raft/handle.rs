@@ -113,7 +113,8 @@ impl RaftNode {
         let identity = Arc::new(Identity::new(node_id, shard, cluster_id));
         let peers = Peers::new(Arc::clone(&identity), options.timing, options.bind);
         let snapshots = open_snapshots(snapshots, shared.fatal.clone()).await?;
-        let machine = StateMachine::start(state.clone(), log.clone(), snapshots.clone(), Arc::clone(&shared));
+        let machine =
+            StateMachine::start(state.clone(), log.clone(), snapshots.clone(), Arc::clone(&shared));
         let machine = machine.map_err(|error| StartError(format!("apply thread: {error}")))?;
         let network = Network::new(peers.clone());
         let raft = Raft::new(node_id.get(), Arc::new(config), network, log.clone(), machine).await;
@@ -299,7 +300,8 @@ impl RaftNode {
 }
 
 async fn open_snapshots(root: PathBuf, fatal: FatalSender) -> Result<Snapshots, StartError> {
-    let opened = tasks::spawn_blocking("open-snapshots", move || Snapshots::open(root, fatal)).await;
+    let opened =
+        tasks::spawn_blocking("open-snapshots", move || Snapshots::open(root, fatal)).await;
     let opened = opened.map_err(|error| StartError(error.to_string()))?;
     opened.map_err(|fault| StartError(fault.to_string()))
 }

@@ -27,9 +27,9 @@ pub mod status;
 pub mod types;
 pub mod verify;
 
-pub(crate) mod codec;
 mod append_serve;
 mod append_stream;
+pub(crate) mod codec;
 mod network;
 mod peer_listener;
 mod quorum;

@@ -163,7 +163,8 @@ impl Snapshots {
         // What the log may be purged up to is durable in the state, too.
         state.flush()?;
         state.checkpoint(&building)?;
-        let Rows { applied, membership } = StateDb::read_checkpoint(&building, |view| rows::load(view))??;
+        let Rows { applied, membership } =
+            StateDb::read_checkpoint(&building, |view| rows::load(view))??;
         let known = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = known.as_ref().map(|handle| (handle.dir(), handle.manifest()));
         let manifest = SnapshotManifest {
@@ -228,8 +229,7 @@ impl Snapshots {
         files::copy(&handle, &installing).map_err(failed)?;
         state.install(&installing)?;
         let rows = rows::load(&state.db())?;
-        let expected =
-            Rows { applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let expected = Rows { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         if rows != expected {
             let what = format!("an installed snapshot holds {rows:?}, not {expected:?}");
             return Err(Fault::Storage(what));
@@ -266,7 +266,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<SnapshotHandle>> {
         let (snapshots, state) = (self.snapshots.clone(), self.state.clone());
         let fatal = snapshots.inner.fatal.clone();
-        let built = tasks::spawn_blocking("snapshot-build", move || snapshots.build(&state)?.into_snapshot());
+        let built = tasks::spawn_blocking("snapshot-build", move || {
+            snapshots.build(&state)?.into_snapshot()
+        });
         let built = built.await.map_err(io::Error::other)?;
         built.map_err(|fault| {
             fatal.fail(format!("build a snapshot: {fault}"));

@@ -16,9 +16,7 @@ use tonic::{Status, Streaming};
 use super::snapshot::{SnapshotHandle, Snapshots};
 use super::snapshot_files::crc_of_file;
 use super::types::Snapshot;
-use crate::model::limits::{
-    SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_FILES_MAX,
-};
+use crate::model::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_FILES_MAX};
 use crate::proto::peer;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::runtime::tasks;
@@ -58,9 +56,8 @@ impl Receiver {
         *active = None;
         let staging = self.snapshots.staging();
         let offered = manifest.clone();
-        let missing = tasks::spawn_blocking("snapshot-staging", move || {
-            prepare(&staging, &offered)
-        });
+        let missing =
+            tasks::spawn_blocking("snapshot-staging", move || prepare(&staging, &offered));
         let missing = missing.await.map_err(|error| Status::internal(error.to_string()))?;
         let missing = missing.map_err(|error| Status::internal(format!("staging: {error}")))?;
         let transfer_id = uuid::Uuid::new_v4().to_string();
@@ -207,9 +204,7 @@ fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<
 
 fn is_whole(path: &Path, file: &peer::SnapshotFile) -> io::Result<bool> {
     let meta = std::fs::symlink_metadata(path)?;
-    Ok(meta.is_file()
-        && meta.len() == file.size
-        && crc_of_file(path)? == file.crc32c)
+    Ok(meta.is_file() && meta.len() == file.size && crc_of_file(path)? == file.crc32c)
 }
 
 /// A file while it arrives.

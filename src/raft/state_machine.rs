@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::{FutureExt, Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::sync::oneshot;
 
 use super::apply::{self, Applier, Shared, Waiting, gone};

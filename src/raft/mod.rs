@@ -41,6 +41,9 @@ mod snapshot_send;
 mod state_machine;
 mod upkeep;
 
+#[cfg(test)]
+mod tests;
+
 pub use apply::AppliedMark;
 pub use handle::{LeaderHint, ProposeError, RaftNode, StartError};
 pub use membership::{Care, SafeToStop};

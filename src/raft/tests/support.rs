@@ -233,9 +233,8 @@ impl Cluster {
 
 /// The hash at the newest comparison up to an entry: entries of the system may follow it.
 fn latest_hash(node: &TestNode, upto: LogIndex) -> Option<(u128, u64, LogIndex)> {
-    let result = (0..8).find_map(|back| {
-        node.raft().verify_result(LogIndex(upto.get().checked_sub(back)?))
-    })?;
+    let result = (0..8)
+        .find_map(|back| node.raft().verify_result(LogIndex(upto.get().checked_sub(back)?)))?;
     Some((result.hash, result.rows, result.index))
 }
 

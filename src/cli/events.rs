@@ -358,13 +358,13 @@ fn settle(
             *published += 1;
             lines.print(&receipt(topic, one))?;
         }
-        Some((number, Err(rejection))) => {
-            // The first line that failed is the one to correct.
-            if failed.as_ref().is_none_or(|(first, _)| number < *first) {
-                *failed = Some((number, rejection));
-            }
+        // The first line that failed is the one to correct.
+        Some((number, Err(rejection)))
+            if failed.as_ref().is_none_or(|(first, _)| number < *first) =>
+        {
+            *failed = Some((number, rejection));
         }
-        None => {}
+        Some((_, Err(_))) | None => {}
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use super::wire::{Malformed, Value, next_field};
 
 /// The field number of `EventBatch.events`.
 pub const EVENTS_TAG: u32 = 6;
-const EVENTS_KEY: u8 = (EVENTS_TAG << 3 | 2) as u8;
+/// Its key on the wire: length-delimited.
+const EVENTS_KEY: u8 = 6 << 3 | 2;
 
 /// Bytes that an event of this length takes in a run.
 #[must_use]

@@ -45,10 +45,10 @@ impl Drop for OnDisk {
         // Unlinking large files takes its time, and handles are dropped anywhere.
         let dir = std::mem::take(&mut self.dir);
         let remove = move || {
-            if let Err(error) = std::fs::remove_dir_all(&dir) {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(dir = %dir.display(), %error, "remove an old snapshot");
-                }
+            if let Err(error) = std::fs::remove_dir_all(&dir)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(dir = %dir.display(), %error, "remove an old snapshot");
             }
         };
         if let Err(error) = tasks::thread("snapshot-remove", remove) {

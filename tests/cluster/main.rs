@@ -1,5 +1,15 @@
 //! Real three-node clusters of real processes, faults included.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a test may end at once, print its seed, and look at the clock"
+)]
+
 mod support;
 
 mod bad_input;

@@ -104,10 +104,6 @@ impl Node {
     pub(crate) fn runs(&self) -> bool {
         self.process.is_some()
     }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.as_ref().unwrap().id()
-    }
 }
 
 impl Drop for Node {

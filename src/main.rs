@@ -1,3 +1,10 @@
-//! The binary `mhub`.
+//! The binary `mhub`: server, tools and benchmarks of the hub.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    message_hub::cli::main()
+}

@@ -1,1 +1,265 @@
-//! Being written.
+//! The command line: `mhub NOUN VERB`.
+
+mod output;
+
+mod bench;
+mod cluster;
+mod config;
+mod events;
+mod read;
+mod serve;
+mod topic;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use self::output::Output;
+use crate::client::{Client, ClientOptions};
+use crate::model::rejection::{Exit, Reason, Rejection};
+
+/// Message Hub: a replicated event log in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mhub",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  mhub dev                                   a single node to play with\n  mhub topic create orders\n  mhub events publish orders events.jsonl\n  mhub events read orders --from start\n  mhub cluster status"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+/// Flags of every client command.
+#[derive(Clone, Debug, clap::Args)]
+struct Global {
+    /// Client endpoints of one or more nodes.
+    #[arg(
+        long,
+        global = true,
+        env = "MHUB_ENDPOINT",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
+    endpoint: Vec<String>,
+    /// How to print results.
+    #[arg(short, long, global = true, env = "MHUB_OUTPUT", value_enum, default_value = "table")]
+    output: Output,
+    /// How long a call may take, repetitions included, seconds.
+    #[arg(long, global = true, env = "MHUB_TIMEOUT", default_value_t = 10.0, value_name = "SECS")]
+    timeout: f64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Run a node.
+    Serve(serve::ServeArgs),
+    /// Run a single node, ready to use, with nothing to configure.
+    Dev(serve::DevArgs),
+    /// Topics: create, ls, info, update, rm.
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Events: publish, append, read, get, tail.
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// The cluster: its nodes, its health, its leader.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Measure a running hub.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// A node's settings.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  source <(mhub completions bash)")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Why a command failed, as its user hears it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::new(rejection.reason.exit(), rejection.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Exit::Error, format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        // Whoever reads our output has had enough.
+        let exit =
+            if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Error };
+        Self::new(exit, error.to_string())
+    }
+}
+
+type Done = Result<Exit, Failure>;
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // Nothing is left to be done when even this cannot be printed.
+            drop(error.print());
+            return ExitCode::from(code as u8);
+        }
+    };
+    match run(cli) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(failure) => {
+            if !failure.message.is_empty() && failure.exit != Exit::Ok {
+                output::complain(&format!("error: {}", failure.message));
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Done {
+    let Cli { global, noun } = cli;
+    match noun {
+        Noun::Serve(args) => serve::serve(args),
+        Noun::Dev(args) => serve::dev(args),
+        Noun::Config(command) => config::run(&command, global.output),
+        Noun::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "mhub", &mut std::io::stdout());
+            Ok(Exit::Ok)
+        }
+        Noun::Topic(command) => block_on(topic::run(command, global)),
+        Noun::Events(command) => block_on(events::run(command, global)),
+        Noun::Cluster(command) => block_on(cluster::run(command, global)),
+        Noun::Bench(command) => block_on(bench::run(command, global)),
+    }
+}
+
+fn block_on(work: impl Future<Output = Done>) -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)
+}
+
+impl Global {
+    /// A client that finds the leader.
+    fn client(&self) -> Result<Client, Failure> {
+        self.client_of(self.endpoint.clone(), false)
+    }
+
+    /// A client of just these nodes.
+    fn pinned(&self, endpoints: Vec<String>) -> Result<Client, Failure> {
+        self.client_of(endpoints, true)
+    }
+
+    fn client_of(&self, endpoints: Vec<String>, pinned: bool) -> Result<Client, Failure> {
+        let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|_| {
+            Failure::usage(format!("--timeout {} is no number of seconds", self.timeout))
+        })?;
+        let options = ClientOptions { timeout, pinned, ..ClientOptions::default() };
+        Ok(Client::with_options(endpoints, options)?)
+    }
+}
+
+/// A setting given as `key=value`.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not key=value")),
+    }
+}
+
+/// Asks for a name to be repeated, unless `--yes` was given.
+fn confirm(what: &str, name: &str, yes: bool) -> Result<(), Failure> {
+    use std::io::{BufRead as _, IsTerminal as _};
+    if yes {
+        return Ok(());
+    }
+    let refuse = || {
+        Rejection::new(
+            Reason::ConfirmationRequired,
+            format!("{what} was not confirmed; type {name} when asked, or pass --yes"),
+        )
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refuse().into());
+    }
+    output::complain(&format!("{what}. Type {name} to go on:"));
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    if line.trim() == name { Ok(()) } else { Err(refuse().into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_forms_are_understood() {
+        Cli::command().debug_assert();
+        for line in [
+            "topic create orders --config max_event_bytes=1000 --config index_ids=true",
+            "topic ls -o json",
+            "topic rm orders --yes",
+            "events publish orders",
+            "events publish orders -",
+            "events publish orders file.jsonl --endpoint a:1,b:2",
+            "events publish orders --data x --type t --key k",
+            "events append orders --key k --expect none --data x",
+            "events append orders --key k --expect 7 --data x --type t",
+            "events read orders --from start --limit 3 --back",
+            "events read orders --from @2026-01-01T00:00:00Z --consistency at-least=7",
+            "events get orders 5",
+            "events get orders --id x",
+            "events tail orders",
+            "cluster init",
+            "cluster join 127.0.0.1:7400",
+            "cluster status -o jsonl",
+            "cluster promote 2",
+            "cluster demote 2 --force",
+            "cluster remove 2 --yes",
+            "cluster transfer-leader",
+            "cluster safe-to-stop 3",
+            "cluster verify",
+            "bench publish --workers 4 --depth 8 --batch 2 --size 256 --secs 1 -o json",
+            "bench read --secs 3",
+            "serve --node-id 3 --data-dir d --listen 127.0.0.1:0 --set raft.keep_entries=5",
+            "dev",
+            "config show",
+        ] {
+            let words = std::iter::once("mhub").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}

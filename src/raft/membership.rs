@@ -286,6 +286,7 @@ impl Core {
 
     /// Makes a change, and leaves it to go on by itself when the caller does not wait.
     async fn change(self: &Arc<Self>, change: Change, former: Former) -> Result<(), Rejection> {
+        self.membership_committed().await?;
         let Ok(turn) = Arc::clone(&self.changing).try_lock_owned() else {
             let text = "another membership change is going on; try again";
             return Err(Rejection::new(Reason::ChangeInProgress, text));
@@ -302,6 +303,26 @@ impl Core {
                 Err(Rejection::new(Reason::OutcomeUnknown, text))
             }
         }
+    }
+
+    /// Waits, not for long, until the last change is through: a leader that was just elected has
+    /// to confirm what it took over.
+    async fn membership_committed(&self) -> Result<(), Rejection> {
+        let mut metrics = self.raft.metrics();
+        let wait = async {
+            loop {
+                {
+                    let now = metrics.borrow_and_update();
+                    let committed = now.committed_membership_config.log_id();
+                    if now.membership_config.log_id() == committed {
+                        return Ok(());
+                    }
+                }
+                metrics.changed().await.map_err(|_| stopping())?;
+            }
+        };
+        // What is not confirmed by then is refused, with a reason, by the change itself.
+        timeout(self.peers.timing.election_max, wait).await.unwrap_or(Ok(()))
     }
 
     async fn change_now(

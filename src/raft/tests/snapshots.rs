@@ -95,7 +95,8 @@ async fn a_leader_that_removes_itself_hands_over_first() {
     let heir = heir.unwrap();
     heir.raft().remove(leader.id, Care::Safe).await.unwrap();
     heir.until("are two", |status| status.members.len() == 2).await;
-    heir.raft().demote(heir.status().members.iter().find(|m| !m.leader).unwrap().node_id, Care::Safe)
+    heir.raft()
+        .demote(heir.status().members.iter().find(|m| !m.leader).unwrap().node_id, Care::Safe)
         .await
         .unwrap();
     heir.publish("t", 1).await;

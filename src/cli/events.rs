@@ -1,0 +1,479 @@
+//! `mhub events`.
+
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use super::output::{self, Lines, Output};
+use super::read::{ConsistencyArg, FromArg};
+use super::{Done, Failure, Global};
+use crate::client::{Client, EventBuilder, Publisher, Reader, Receipt, cloudevents, receipts};
+use crate::model::rejection::{Exit, Rejection};
+use crate::proto::v1::{
+    Event, EventBatch, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest, ReadRequest,
+    RecordedEvent, get_event_request, key_expectation,
+};
+
+/// Publishes that are on their way at once.
+const IN_FLIGHT_MAX: usize = 1024;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum EventsCommand {
+    /// Publish events: CloudEvents in JSON, one a line, or one event from flags.
+    #[command(
+        after_help = "Examples:\n  mhub events publish orders events.jsonl\n  cat events.jsonl | mhub events publish orders -\n  mhub events publish orders --data '{\"id\":42}' --type order.created --key order-42"
+    )]
+    Publish {
+        /// The topic.
+        topic: String,
+        /// A file, or - for standard input (the default without --data).
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        event: EventArgs,
+    },
+    /// Append one event, if its key is as expected.
+    #[command(
+        after_help = "Examples:\n  mhub events append orders --key order-42 --expect none --data created\n  mhub events append orders --key order-42 --expect 1 --data paid --type order.paid"
+    )]
+    Append {
+        /// The topic.
+        topic: String,
+        /// What the key's version has to be: any, none, exists, or a number.
+        #[arg(long, default_value = "any")]
+        expect: ExpectArg,
+        #[command(flatten)]
+        event: EventArgs,
+    },
+    /// Read a range of a topic, of a key, or of the whole hub.
+    #[command(
+        after_help = "Examples:\n  mhub events read orders --from start --limit 10\n  mhub events read orders --from end --back --limit 1\n  mhub events read orders --from @2026-11-23T10:00:00Z -o jsonl\n  mhub events read orders --key order-42\n  mhub events read --all --from pos=1000"
+    )]
+    Read(ReadArgs),
+    /// Show one event.
+    #[command(
+        after_help = "Examples:\n  mhub events get orders 17\n  mhub events get orders --id 0199-…"
+    )]
+    Get {
+        /// The topic.
+        topic: String,
+        /// The event's offset.
+        #[arg(required_unless_present = "id", conflicts_with = "id")]
+        offset: Option<u64>,
+        /// The event's id, on topics with index_ids=true.
+        #[arg(long)]
+        id: Option<String>,
+        /// With --id: its source.
+        #[arg(long, requires = "id", default_value = "", hide_default_value = true)]
+        source: String,
+        /// How fresh.
+        #[arg(long, default_value = "linearizable")]
+        consistency: ConsistencyArg,
+    },
+    /// Follow a topic: print what is appended, without end.
+    #[command(
+        after_help = "Examples:\n  mhub events tail orders\n  mhub events tail orders --from start -o jsonl"
+    )]
+    Tail {
+        /// The topic; absent with --all.
+        #[arg(required_unless_present = "all")]
+        topic: Option<String>,
+        /// The whole hub.
+        #[arg(long, conflicts_with = "topic")]
+        all: bool,
+        /// Where to begin: start, end, an offset, pos=POSITION, @TIME.
+        #[arg(long, default_value = "end")]
+        from: FromArg,
+        /// End after this many events; 0: never.
+        #[arg(long, default_value_t = 0)]
+        limit: u64,
+    },
+}
+
+/// One event from flags.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct EventArgs {
+    /// The payload.
+    #[arg(long)]
+    data: Option<String>,
+    /// CloudEvents type.
+    #[arg(long = "type", default_value = "message", value_name = "TYPE")]
+    kind: String,
+    /// CloudEvents source.
+    #[arg(long, default_value = "/mhub/cli")]
+    source: String,
+    /// CloudEvents id; default: a new UUID.
+    #[arg(long)]
+    id: Option<String>,
+    /// The entity that the event belongs to.
+    #[arg(long)]
+    key: Option<String>,
+    /// Media type of the payload.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    content_type: String,
+}
+
+impl EventArgs {
+    fn event(self, data: String) -> Event {
+        let mut builder =
+            EventBuilder::new(self.source, self.kind).data(data).content_type(self.content_type);
+        if let Some(id) = self.id {
+            builder = builder.id(id);
+        }
+        if let Some(key) = self.key {
+            builder = builder.key(key);
+        }
+        builder.build()
+    }
+}
+
+/// Arguments of `mhub events read`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ReadArgs {
+    /// The topic; absent with --all.
+    #[arg(required_unless_present = "all")]
+    topic: Option<String>,
+    /// The whole hub, in the order of positions.
+    #[arg(long, conflicts_with_all = ["topic", "key"])]
+    all: bool,
+    /// Where to begin: start, end, an offset (with --key: a version), pos=POSITION, @TIME.
+    #[arg(long, default_value = "start")]
+    from: FromArg,
+    /// Downwards.
+    #[arg(long)]
+    back: bool,
+    /// At most this many events; 0: all.
+    #[arg(long, default_value_t = 0)]
+    limit: u64,
+    /// At most about this many bytes; 0: no bound.
+    #[arg(long, default_value_t = 0)]
+    max_bytes: u64,
+    /// Only the events of this key, with their versions.
+    #[arg(long)]
+    key: Option<String>,
+    /// How fresh: linearizable, stale, at-least=POSITION.
+    #[arg(long, default_value = "linearizable")]
+    consistency: ConsistencyArg,
+}
+
+/// `any`, `none`, `exists` or a version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpectArg(Option<key_expectation::Expect>);
+
+impl std::str::FromStr for ExpectArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        use key_expectation::Expect;
+        match text {
+            "any" => Ok(Self(None)),
+            "none" => Ok(Self(Some(Expect::NoKey(true)))),
+            "exists" => Ok(Self(Some(Expect::Exists(true)))),
+            _ => match text.parse() {
+                Ok(version) => Ok(Self(Some(Expect::Exact(version)))),
+                Err(_) => Err(format!("{text:?} is none of any, none, exists, or a version")),
+            },
+        }
+    }
+}
+
+pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
+    let client = global.client()?;
+    let output = global.output;
+    match command {
+        EventsCommand::Publish { topic, file: None, event: EventArgs { data: Some(data), .. } }
+            if data.is_empty() =>
+        {
+            Err(Failure::usage(format!(
+                "--data is empty; give the payload of the event for topic {topic}"
+            )))
+        }
+        EventsCommand::Publish { topic, file: None, event } if event.data.is_some() => {
+            let data = event.data.clone().unwrap_or_default();
+            append(&client, output, topic, event.event(data), None).await
+        }
+        EventsCommand::Publish { topic, file, .. } => {
+            publish_lines(&client, output, topic, file).await
+        }
+        EventsCommand::Append { topic, expect, event } => {
+            let Some(data) = event.data.clone() else {
+                return Err(Failure::usage("--data is missing; give the payload of the event"));
+            };
+            let key = event.key.clone().unwrap_or_default();
+            if key.is_empty() {
+                return Err(Failure::usage("--key is missing; expectations are about a key"));
+            }
+            let expectation = expect.0.map(|e| KeyExpectation { key, expect: Some(e) });
+            append(&client, output, topic, event.event(data), expectation).await
+        }
+        EventsCommand::Read(args) if args.key.is_some() => read_key(&client, output, args).await,
+        EventsCommand::Read(args) => {
+            let request = ReadRequest {
+                from: Some(args.from.request(args.all)),
+                topic: args.topic.unwrap_or_default(),
+                backward: args.back,
+                limit: args.limit,
+                max_bytes: args.max_bytes,
+                options: Some(args.consistency.options()),
+            };
+            print_all(client.read(request), output, args.back).await
+        }
+        EventsCommand::Get { topic, offset, id, source, consistency } => {
+            let which = match (offset, id) {
+                (Some(offset), _) => get_event_request::Which::Offset(offset),
+                (None, id) => {
+                    get_event_request::Which::Id(EventId { source, id: id.unwrap_or_default() })
+                }
+            };
+            let options = Some(consistency.options());
+            let found =
+                client.event(GetEventRequest { topic, which: Some(which), options }).await?;
+            output::item(output, &recorded(&found)?)?;
+            Ok(Exit::Ok)
+        }
+        EventsCommand::Tail { topic, all, from, limit } => {
+            let request = ReadRequest {
+                topic: topic.unwrap_or_default(),
+                from: Some(from.request(all)),
+                limit,
+                ..ReadRequest::default()
+            };
+            print_all(client.tail(request), output, false).await
+        }
+    }
+}
+
+const RECEIPT: &[(&str, usize)] =
+    &[("topic", 16), ("offset", 10), ("position", 10), ("version", 8), ("duplicate", 9)];
+
+fn receipt(topic: &str, receipt: Receipt) -> Value {
+    json!({
+        "topic": topic,
+        "offset": receipt.offset.to_string(),
+        "position": receipt.position.to_string(),
+        "version": receipt.key_version.to_string(),
+        "duplicate": receipt.duplicate,
+    })
+}
+
+async fn append(
+    client: &Client,
+    output: Output,
+    topic: String,
+    event: Event,
+    expectation: Option<KeyExpectation>,
+) -> Done {
+    let events = vec![event.encode_to_vec().into()];
+    let result = client
+        .publisher()
+        .publish_all(topic.as_str(), events, expectation.into_iter().collect())
+        .await?;
+    let mut lines =
+        Lines::new(if output == Output::Json { Output::Jsonl } else { output }, RECEIPT);
+    for one in receipts(&result) {
+        lines.print(&receipt(&topic, one))?;
+    }
+    lines.end()?;
+    Ok(Exit::Ok)
+}
+
+/// Publishes lines as they come, many on their way at once, and prints receipts in their order.
+async fn publish_lines(
+    client: &Client,
+    output: Output,
+    topic: String,
+    file: Option<PathBuf>,
+) -> Done {
+    let publisher = client.publisher();
+    let name: Arc<str> = topic.as_str().into();
+    let mut lines = Lines::new(output, RECEIPT);
+    let mut on_their_way = FuturesOrdered::new();
+    let mut input = open(file)?;
+    let (mut number, mut failed, mut published) = (0_u64, None, 0_u64);
+    let mut text = String::new();
+    while failed.is_none() {
+        text.clear();
+        if input.read_line(&mut text)? == 0 {
+            break;
+        }
+        number += 1;
+        if text.trim().is_empty() {
+            continue;
+        }
+        match cloudevents::from_json(&text) {
+            Ok(event) => on_their_way.push_back(one(&publisher, &name, event, number)),
+            Err(rejection) => failed = Some((number, rejection)),
+        }
+        if on_their_way.len() >= IN_FLIGHT_MAX {
+            settle(on_their_way.next().await, &topic, &mut lines, &mut published, &mut failed)?;
+        }
+    }
+    while let Some(result) = on_their_way.next().await {
+        settle(Some(result), &topic, &mut lines, &mut published, &mut failed)?;
+    }
+    lines.end()?;
+    let Some((number, rejection)) = failed else { return Ok(Exit::Ok) };
+    let exit = if published > 0 { Exit::Partial } else { rejection.reason.exit() };
+    Err(Failure::new(
+        exit,
+        format!(
+            "line {number}: {rejection}; {published} events before it were published, correct it and publish the rest"
+        ),
+    ))
+}
+
+fn open(file: Option<PathBuf>) -> Result<Box<dyn BufRead>, Failure> {
+    match file {
+        Some(path) if path.as_os_str() != "-" => {
+            let opened = std::fs::File::open(&path)
+                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+            Ok(Box::new(std::io::BufReader::new(opened)))
+        }
+        _ => Ok(Box::new(std::io::stdin().lock())),
+    }
+}
+
+async fn one(
+    publisher: &Publisher,
+    topic: &Arc<str>,
+    event: Event,
+    number: u64,
+) -> (u64, Result<Receipt, Rejection>) {
+    (number, publisher.publish(Arc::clone(topic), event).await)
+}
+
+fn settle(
+    result: Option<(u64, Result<Receipt, Rejection>)>,
+    topic: &str,
+    lines: &mut Lines,
+    published: &mut u64,
+    failed: &mut Option<(u64, Rejection)>,
+) -> Result<(), Failure> {
+    match result {
+        Some((_, Ok(one))) => {
+            *published += 1;
+            lines.print(&receipt(topic, one))?;
+        }
+        Some((number, Err(rejection))) => {
+            // The first line that failed is the one to correct.
+            if failed.as_ref().is_none_or(|(first, _)| number < *first) {
+                *failed = Some((number, rejection));
+            }
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+const EVENT: &[(&str, usize)] = &[
+    ("offset", 8),
+    ("position", 8),
+    ("recorded_at", 24),
+    ("type", 20),
+    ("key", 14),
+    ("version", 7),
+    ("data", 0),
+];
+
+async fn print_all(mut reader: Reader, output: Output, backward: bool) -> Done {
+    let mut lines = Lines::new(output, EVENT);
+    while let Some(part) = reader.next().await? {
+        for batch in part.batches {
+            let mut events = batch_events(batch)?;
+            if backward {
+                events.reverse();
+            }
+            for event in events {
+                print(&mut lines, output, &event)?;
+            }
+        }
+        lines.flush()?;
+    }
+    lines.end()?;
+    Ok(Exit::Ok)
+}
+
+fn batch_events(batch: EventBatch) -> Result<Vec<RecordedEvent>, Failure> {
+    let versions = batch.key_versions;
+    let events = batch.events.into_iter().enumerate().map(|(index, event)| RecordedEvent {
+        topic: batch.topic.clone(),
+        offset: batch.first_offset + index as u64,
+        position: batch.first_position + index as u64,
+        recorded_at_ms: batch.recorded_at_ms,
+        key_version: versions.get(index).copied().unwrap_or(0),
+        event,
+    });
+    Ok(events.collect())
+}
+
+fn decode(event: &Bytes) -> Result<Event, Failure> {
+    Event::decode(event.clone()).map_err(|error| {
+        Failure::new(Exit::Error, format!("the hub sent a malformed event: {error}"))
+    })
+}
+
+fn recorded(event: &RecordedEvent) -> Result<Value, Failure> {
+    Ok(json!({
+        "topic": event.topic,
+        "offset": event.offset.to_string(),
+        "position": event.position.to_string(),
+        "version": event.key_version.to_string(),
+        "recorded_at": output::instant(event.recorded_at_ms),
+        "event": cloudevents::to_json(&decode(&event.event)?),
+    }))
+}
+
+fn print(lines: &mut Lines, output: Output, event: &RecordedEvent) -> Result<(), Failure> {
+    if output != Output::Table {
+        return lines.print(&recorded(event)?);
+    }
+    let content = decode(&event.event)?;
+    let row = json!({
+        "offset": event.offset.to_string(),
+        "position": event.position.to_string(),
+        "recorded_at": output::instant(event.recorded_at_ms),
+        "type": content.r#type,
+        "key": content.key,
+        "version": event.key_version.to_string(),
+        "data": String::from_utf8_lossy(&content.data),
+    });
+    lines.print(&row)
+}
+
+async fn read_key(client: &Client, output: Output, args: ReadArgs) -> Done {
+    let from_version = match args.from {
+        FromArg::Start => 1,
+        FromArg::End => 0,
+        FromArg::Offset(version) => version,
+        FromArg::Position(_) | FromArg::Time(_) => {
+            return Err(Failure::usage("with --key, --from is start, end or a version"));
+        }
+    };
+    let (mut left, mut from_version) = (args.limit, from_version);
+    let mut lines = Lines::new(output, EVENT);
+    loop {
+        let request = ReadKeyRequest {
+            topic: args.topic.clone().unwrap_or_default(),
+            key: args.key.clone().unwrap_or_default(),
+            from_version: if args.back && args.from == FromArg::Start { 0 } else { from_version },
+            backward: args.back,
+            limit: u32::try_from(left).unwrap_or(u32::MAX),
+            options: Some(args.consistency.options()),
+        };
+        let page = client.read_key(request).await?;
+        for event in &page.events {
+            print(&mut lines, output, event)?;
+        }
+        left = left.saturating_sub(page.events.len() as u64);
+        if page.next_version == 0 || (args.limit > 0 && left == 0) {
+            break;
+        }
+        from_version = page.next_version;
+    }
+    lines.end()?;
+    Ok(Exit::Ok)
+}

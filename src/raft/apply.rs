@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
@@ -53,11 +54,23 @@ struct Round {
 
 /// The way to the thread.
 pub(super) struct Applier {
-    rounds: SyncSender<Round>,
+    /// `None` once the thread has to end.
+    rounds: Option<SyncSender<Round>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Applier {
+    /// Waits for the thread, so that nobody writes to the state any more.
+    fn drop(&mut self) {
+        self.rounds = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Applier {
-    /// Starts the thread. It ends when this handle is dropped.
+    /// Starts the thread. It ends with this handle.
     pub(super) fn start(
         state: ShardState,
         snapshots: Snapshots,
@@ -66,8 +79,8 @@ impl Applier {
         // The caller has at most one round written while it gathers the next.
         let (rounds, inbox) = sync_channel(1);
         let worker = Worker { state, snapshots, shared };
-        let _detached = tasks::thread("apply", move || worker.run(&inbox))?;
-        Ok(Self { rounds })
+        let thread = tasks::thread("apply", move || worker.run(&inbox))?;
+        Ok(Self { rounds: Some(rounds), thread: Some(thread) })
     }
 
     /// Hands a round over. At most one may be unfinished.
@@ -76,7 +89,8 @@ impl Applier {
         entries: Vec<Waiting>,
     ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let (done, wait) = oneshot::channel();
-        self.rounds.try_send(Round { entries, done }).map_err(|_| gone())?;
+        let rounds = self.rounds.as_ref().ok_or_else(gone)?;
+        rounds.try_send(Round { entries, done }).map_err(|_| gone())?;
         Ok(wait)
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
@@ -37,7 +38,9 @@ pub struct SyncStats {
 /// The way to the thread. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Flusher {
-    queue: SyncSender<Waiter>,
+    /// `None` once the thread has to end.
+    queue: Option<SyncSender<Waiter>>,
+    thread: Option<JoinHandle<()>>,
     poisoned: Arc<AtomicBool>,
     pub(super) stats: Arc<SyncStats>,
 }
@@ -48,19 +51,30 @@ impl Flusher {
         let poisoned = Arc::new(AtomicBool::new(false));
         let stats = Arc::new(SyncStats::default());
         let worker = Worker { db, poisoned: Arc::clone(&poisoned), stats: Arc::clone(&stats) };
-        let _detached = tasks::thread("log-sync", move || worker.run(&inbox))?;
-        Ok(Self { queue, poisoned, stats })
+        let thread = tasks::thread("log-sync", move || worker.run(&inbox))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), poisoned, stats })
     }
 
     /// Asks for a sync of everything that was written so far.
     pub(super) fn submit(&self, waiter: Waiter) -> io::Result<()> {
         self.check()?;
-        self.queue.send(waiter).map_err(|_| io::Error::other("the log-sync thread is gone"))
+        let gone = || io::Error::other("the log-sync thread is gone");
+        self.queue.as_ref().ok_or_else(gone)?.send(waiter).map_err(|_| gone())
     }
 
     /// Whether the log may still be written to.
     pub(super) fn check(&self) -> io::Result<()> {
         if self.poisoned.load(Ordering::Acquire) { Err(poisoned()) } else { Ok(()) }
+    }
+}
+
+impl Drop for Flusher {
+    /// Waits for the thread, so that the log is closed when its last user is gone.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -324,7 +324,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.synced().await?;
         let mut state = self.state();
         state.tail.truncate_from(from);
-        state.last = last.max(state.purged);
+        state.last = state.last.min(last).max(state.purged);
         Ok(())
     }
 

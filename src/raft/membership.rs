@@ -115,7 +115,7 @@ impl RaftNode {
         if !view.is_voter(id) {
             return Ok(());
         }
-        core.may_lose(&view, id, care)?;
+        core.may_lose(id, care).await?;
         self.hand_over_if_self(id).await?;
         core.change(Change::RemoveVoters(BTreeSet::from([id.get()])), Former::Learner).await
     }
@@ -132,7 +132,7 @@ impl RaftNode {
             let change = Change::RemoveNodes(BTreeSet::from([id.get()]));
             return core.change(change, Former::Gone).await;
         }
-        core.may_lose(&view, id, care)?;
+        core.may_lose(id, care).await?;
         self.hand_over_if_self(id).await?;
         core.change(Change::RemoveVoters(BTreeSet::from([id.get()])), Former::Gone).await
     }
@@ -155,7 +155,11 @@ impl RaftNode {
     /// in time.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, Rejection> {
         let core = self.core();
-        let view = core.leader_view()?;
+        let ready = |view: &View| match to {
+            Some(id) => id == view.this || !view.nodes.contains(&id) || view.live.contains(&id),
+            None => view.successor().is_some(),
+        };
+        let view = core.settled(ready).await?;
         let to = match to {
             Some(id) => core.may_lead(&view, id)?,
             None => view.successor().ok_or_else(|| {
@@ -223,7 +227,8 @@ impl Core {
         Ok(id)
     }
 
-    fn may_lose(&self, view: &View, id: NodeId, care: Care) -> Result<(), Rejection> {
+    async fn may_lose(&self, id: NodeId, care: Care) -> Result<(), Rejection> {
+        let view = self.settled(|view| view.survives_removal(id)).await?;
         if view.configs.iter().all(|config| config.iter().all(|voter| *voter == id)) {
             let text = format!("node {id} is the only voter; promote another one first");
             return Err(Rejection::new(Reason::WouldLoseQuorum, text));
@@ -241,6 +246,22 @@ impl Core {
                 Err(Rejection::new(Reason::WouldLoseQuorum, text))
             }
         }
+    }
+
+    /// What the leader sees once something holds; or an election timeout later, by when a leader
+    /// that was just elected has heard of everybody that is there.
+    async fn settled(&self, holds: impl Fn(&View) -> bool) -> Result<View, Rejection> {
+        let mut metrics = self.raft.metrics();
+        let wait = async {
+            while !holds(&self.leader_view()?) {
+                metrics.changed().await.map_err(|_| stopping())?;
+            }
+            Ok::<(), Rejection>(())
+        };
+        if let Ok(waited) = timeout(self.peers.timing.election_max, wait).await {
+            waited?;
+        }
+        self.leader_view()
     }
 
     async fn wait_caught_up(&self, id: NodeId) -> Result<(), Rejection> {
@@ -265,6 +286,7 @@ impl Core {
 
     /// Makes a change, and leaves it to go on by itself when the caller does not wait.
     async fn change(self: &Arc<Self>, change: Change, former: Former) -> Result<(), Rejection> {
+        self.membership_committed().await?;
         let Ok(turn) = Arc::clone(&self.changing).try_lock_owned() else {
             let text = "another membership change is going on; try again";
             return Err(Rejection::new(Reason::ChangeInProgress, text));
@@ -281,6 +303,26 @@ impl Core {
                 Err(Rejection::new(Reason::OutcomeUnknown, text))
             }
         }
+    }
+
+    /// Waits, not for long, until the last change is through: a leader that was just elected has
+    /// to confirm what it took over.
+    async fn membership_committed(&self) -> Result<(), Rejection> {
+        let mut metrics = self.raft.metrics();
+        let wait = async {
+            loop {
+                {
+                    let now = metrics.borrow_and_update();
+                    let committed = now.committed_membership_config.log_id();
+                    if now.membership_config.log_id() == committed {
+                        return Ok(());
+                    }
+                }
+                metrics.changed().await.map_err(|_| stopping())?;
+            }
+        };
+        // What is not confirmed by then is refused, with a reason, by the change itself.
+        timeout(self.peers.timing.election_max, wait).await.unwrap_or(Ok(()))
     }
 
     async fn change_now(

@@ -228,6 +228,20 @@ impl Snapshots {
         self.handle(dir, manifest).into_snapshot()
     }
 
+    /// Makes a snapshot the kept one, wherever it lies.
+    fn adopt(&self, handle: &SnapshotHandle) -> io::Result<SnapshotHandle> {
+        if !handle.dir().starts_with(&self.inner.root) {
+            let copied = self.path(files::RECEIVED);
+            files::copy(handle, &copied)?;
+            files::write_manifest(&copied, handle.manifest())?;
+            return self.keep(&copied, handle.manifest().clone());
+        }
+        if handle.0.kept.load(Ordering::Acquire) {
+            return Ok(handle.clone());
+        }
+        self.keep(handle.dir(), handle.manifest().clone())
+    }
+
     /// Puts a snapshot in the place of the state. Blocks.
     fn install(
         &self,
@@ -240,11 +254,7 @@ impl Snapshots {
         // A log that contradicts the snapshot was truncated before; that must not come back once
         // the snapshot is the state.
         log.sync().map_err(failed)?;
-        let handle = if handle.0.kept.load(Ordering::Acquire) {
-            handle.clone()
-        } else {
-            self.keep(handle.dir(), handle.manifest().clone()).map_err(failed)?
-        };
+        let handle = self.adopt(handle).map_err(failed)?;
         let installing = self.inner.root.join(files::INSTALLING);
         files::copy(&handle, &installing).map_err(failed)?;
         {

@@ -30,7 +30,7 @@ async fn leadership_moves_on_request_and_proposals_are_sent_after_it() {
     let before = cluster.leader().await;
     let heir = cluster.nodes.iter().find(|node| node.id != before.id).unwrap();
     assert_eq!(before.raft().transfer_leader(Some(heir.id)).await, Ok(heir.id));
-    heir.until("leads", |status| status.state == "leader").await;
+    heir.until("leads", |status| status.state == "leader" && status.has_quorum).await;
     heir.publish("t", 1).await;
     match before.propose(publish("t", 1)).await {
         Err(ProposeError::NotLeader(Some(hint))) => {

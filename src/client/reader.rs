@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use tonic::Streaming;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
 
-use super::Repeat;
-use super::link::{Link, backoff, describe, may_repeat};
+use super::endpoints::{Endpoints, Target};
+use super::retry::{Attempts, Failure, Repeat, Route, Verdict};
 use super::spawn::now;
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::v1::events_client::EventsClient;
@@ -33,129 +34,220 @@ enum Kind {
     Tail,
 }
 
-/// A range of events that is being read.
+/// A range of events that is being read. After a failure it goes on where it was, at whichever
+/// node answers.
 #[derive(Debug)]
 pub struct Reader {
-    link: Arc<Link>,
+    endpoints: Arc<Endpoints>,
     kind: Kind,
     /// The request for what is still to come.
     rest: ReadRequest,
-    stream: Option<Streaming<ReadResponse>>,
-    asked: String,
+    open: Option<(Target, Streaming<ReadResponse>)>,
+    /// What has to come next, once that is known: an offset, of the whole hub a position.
+    expected: Option<u64>,
     done: bool,
 }
 
+/// What an attempt to get an answer led to.
+enum Step {
+    Answer(ReadResponse),
+    Ended,
+    Failed {
+        target: Target,
+        failure: Failure,
+        /// The stream had answered before.
+        was_open: bool,
+    },
+}
+
 impl Reader {
-    pub(super) fn read(link: Arc<Link>, request: ReadRequest) -> Self {
-        Self::new(link, request, Kind::Read)
+    pub(super) fn read(endpoints: Arc<Endpoints>, request: ReadRequest) -> Self {
+        Self::new(endpoints, request, Kind::Read)
     }
 
-    pub(super) fn tail(link: Arc<Link>, request: ReadRequest) -> Self {
-        Self::new(link, request, Kind::Tail)
+    pub(super) fn tail(endpoints: Arc<Endpoints>, request: ReadRequest) -> Self {
+        Self::new(endpoints, ReadRequest { backward: false, ..request }, Kind::Tail)
     }
 
-    fn new(link: Arc<Link>, request: ReadRequest, kind: Kind) -> Self {
-        Self { link, kind, rest: request, stream: None, asked: String::new(), done: false }
+    fn new(endpoints: Arc<Endpoints>, rest: ReadRequest, kind: Kind) -> Self {
+        Self { endpoints, kind, rest, open: None, expected: None, done: false }
     }
 
-    /// The next part; `None` at the end, which a tail never reaches unless it has a limit.
+    /// The next part; `None` at the end, which a tail never reaches unless it has a limit. May be
+    /// dropped and called again without losing anything.
     ///
     /// # Errors
     /// What the hub refuses, and the last trouble when no node answered for as long as a call may
     /// take.
     pub async fn next(&mut self) -> Result<Option<ReadPart>, Rejection> {
-        let mut waits = backoff();
-        let mut deadline = self.link.deadline();
+        while !self.done {
+            let Some(answer) = self.answer().await? else { break };
+            let part = self.accept(answer)?;
+            if !part.batches.is_empty() {
+                return Ok(Some(part));
+            }
+        }
+        self.done = true;
+        Ok(None)
+    }
+
+    /// The next answer of whichever node gives one.
+    async fn answer(&mut self) -> Result<Option<ReadResponse>, Rejection> {
+        let endpoints = Arc::clone(&self.endpoints);
+        let timeout = endpoints.options().timeout;
+        let mut deadline = Instant::from_std(now()) + timeout;
+        let mut attempts = Attempts::new(&endpoints, Repeat::Read);
+        let mut hinted = None;
         loop {
-            if self.done {
-                return Ok(None);
-            }
-            let rejection = match self.step().await {
-                Ok(Some(part)) => return Ok(Some(part)),
-                // A part without events: the hub lives, and so does this read.
-                Ok(None) => {
-                    deadline = self.link.deadline();
-                    continue;
+            let (target, mut failure) = match self.step(hinted.take(), timeout).await? {
+                Step::Answer(answer) => return Ok(Some(answer)),
+                Step::Ended => return Ok(None),
+                Step::Failed { target, failure, was_open } => {
+                    if was_open {
+                        deadline = Instant::from_std(now()) + timeout;
+                        attempts.refresh();
+                    }
+                    (target, failure)
                 }
-                Err(rejection) => rejection,
             };
-            self.stream = None;
-            if !may_repeat(rejection.reason, Repeat::Safe) {
+            self.open = None;
+            if self.expected.is_some() && failure.rejection.reason == Reason::BeyondEnd {
+                // Another node was ahead of this one, which has still to apply what was read.
+                failure.verdict = Verdict::PassOver;
+            }
+            if failure.verdict == Verdict::Final {
                 self.done = true;
-                return Err(rejection);
+                return Err(failure.rejection);
             }
-            let turned = self.link.turn(&self.asked, &rejection);
-            let wait = if turned { Duration::ZERO } else { waits.next().unwrap_or_default() };
-            if now() + wait >= deadline {
-                return Err(rejection);
-            }
-            tokio::time::sleep(wait).await;
+            hinted = attempts.next(&target, &failure);
+            attempts.pause(failure, deadline).await?;
         }
     }
 
-    async fn step(&mut self) -> Result<Option<ReadPart>, Rejection> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self.open().await?,
+    /// One answer, opening the stream first where needed.
+    async fn step(&mut self, hinted: Option<Route>, timeout: Duration) -> Result<Step, Rejection> {
+        let was_open = self.open.is_some();
+        if !was_open {
+            let target = self.endpoints.route(hinted.unwrap_or(Route::Any))?;
+            match self.start(&target, timeout).await {
+                Ok(stream) => self.open = Some((target, stream)),
+                Err(failure) => return Ok(Step::Failed { target, failure, was_open }),
+            }
+        }
+        let Some((target, stream)) = &mut self.open else { return Ok(Step::Ended) };
+        let answer = match self.kind {
+            // A tail may wait for long; keepalive finds out when the node is gone.
+            Kind::Tail => Ok(stream.message().await),
+            Kind::Read => tokio::time::timeout(timeout, stream.message()).await,
         };
-        match stream.message().await {
-            Ok(Some(answer)) => {
-                self.stream = Some(stream);
-                self.take(answer)
-            }
-            Ok(None) if self.kind == Kind::Read => Err(broken(&self.asked)),
-            Ok(None) => Err(broken(&self.asked)),
-            Err(status) => Err(describe(&status, &self.asked)),
-        }
+        let failure = match answer {
+            Ok(Ok(Some(answer))) => return Ok(Step::Answer(answer)),
+            // Only a whole read says that it is at its end; anything less is a break.
+            Ok(Ok(None)) => Failure::of_rejection(Rejection::new(
+                Reason::ShuttingDown,
+                format!("{} ended the stream; read on at another node", target.address),
+            )),
+            Ok(Err(status)) => Failure::of_status(&status, target),
+            Err(_) => Failure::silent(target, timeout),
+        };
+        Ok(Step::Failed { target: target.clone(), failure, was_open })
     }
 
-    async fn open(&mut self) -> Result<Streaming<ReadResponse>, Rejection> {
-        self.asked = self.link.current();
-        let channel = self.link.channel(&self.asked)?;
-        let mut client = EventsClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        let request = self.rest.clone();
+    async fn start(
+        &mut self,
+        target: &Target,
+        timeout: Duration,
+    ) -> Result<Streaming<ReadResponse>, Failure> {
+        let mut client =
+            EventsClient::new(target.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let opening = async {
-            match self.kind {
-                Kind::Read => client.read(request).await,
-                Kind::Tail => client.tail(request).await,
+            if self.kind == Kind::Read {
+                return client.read(self.rest.clone()).await;
             }
+            if matches!(self.rest.from, Some(From::End(_))) {
+                self.pin_end(&mut client).await?;
+            }
+            client.tail(self.rest.clone()).await
         };
-        match tokio::time::timeout_at(self.link.deadline().into(), opening).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(describe(&status, &self.asked)),
-            Err(_) => Err(broken(&self.asked)),
+        match tokio::time::timeout(timeout, opening).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Failure::of_status(&status, target)),
+            Err(_) => Err(Failure::silent(target, timeout)),
         }
     }
 
-    /// Moves the cursor past an answer.
-    fn take(&mut self, answer: ReadResponse) -> Result<Option<ReadPart>, Rejection> {
-        let decoded: Result<Vec<EventBatch>, _> =
-            answer.batches.into_iter().map(EventBatch::decode).collect();
-        let batches = decoded.map_err(|error| {
-            Rejection::new(Reason::Internal, format!("{} sent a malformed batch: {error}", self.asked))
-        })?;
-        let events: u64 = batches.iter().map(|batch| batch.events.len() as u64).sum();
-        let bytes: usize = batches.iter().map(EventBatch::encoded_len).sum();
-        self.rest.from = Some(if self.rest.topic.is_empty() {
-            From::Position(answer.next)
-        } else {
-            From::Offset(answer.next)
-        });
-        self.done = answer.at_end;
-        for (bound, used) in [(&mut self.rest.limit, events), (&mut self.rest.max_bytes, bytes as u64)] {
+    /// Turns "the end" into the place where it is now, so that a break before the first event
+    /// skips nothing.
+    async fn pin_end(
+        &mut self,
+        client: &mut EventsClient<tonic::transport::Channel>,
+    ) -> Result<(), Status> {
+        let mut end = client.read(self.rest.clone()).await?.into_inner();
+        if let Some(last) = end.message().await? {
+            self.go_on_from(last.next);
+        }
+        Ok(())
+    }
+
+    fn go_on_from(&mut self, place: u64) {
+        let hub = self.rest.topic.is_empty();
+        self.rest.from = Some(if hub { From::Position(place) } else { From::Offset(place) });
+        self.expected = Some(place);
+    }
+
+    /// Checks that an answer follows the one before it, and moves the cursor past it.
+    fn accept(&mut self, answer: ReadResponse) -> Result<ReadPart, Rejection> {
+        let mut bytes = 0;
+        let mut batches = Vec::with_capacity(answer.batches.len());
+        for encoded in answer.batches {
+            bytes += encoded.len() as u64;
+            let batch = EventBatch::decode(encoded).map_err(|error| {
+                let why = format!("the hub sent a malformed batch ({error}); check its version");
+                Rejection::new(Reason::Internal, why)
+            })?;
+            self.follow(&batch)?;
+            batches.push(batch);
+        }
+        let events = batches.iter().map(|batch| batch.events.len() as u64).sum();
+        if !self.rest.backward {
+            self.go_on_from(answer.next);
+        }
+        self.done |= answer.at_end;
+        for (bound, used) in [(&mut self.rest.limit, events), (&mut self.rest.max_bytes, bytes)] {
             if *bound > 0 {
                 *bound = bound.saturating_sub(used);
                 self.done |= *bound == 0;
             }
         }
-        if batches.is_empty() {
-            return Ok(None);
-        }
         let applied_position = answer.applied_position;
-        Ok(Some(ReadPart { batches, applied_position, next: answer.next }))
+        Ok(ReadPart { batches, applied_position, next: answer.next })
+    }
+
+    fn follow(&mut self, batch: &EventBatch) -> Result<(), Rejection> {
+        let hub = self.rest.topic.is_empty();
+        let first = if hub { batch.first_position } else { batch.first_offset };
+        let count = batch.events.len() as u64;
+        if self.rest.backward {
+            match first.checked_sub(1) {
+                Some(next) => self.go_on_from(next),
+                None => self.done = true,
+            }
+            return Ok(());
+        }
+        // The positions of a deleted topic are gone: in the hub's order a gap is no fault.
+        let follows = self.expected.is_none_or(|next| first == next || (hub && first > next));
+        if !follows {
+            let next = self.expected.unwrap_or_default();
+            let why = format!("reading was to go on at {next} and went on at {first}; read again");
+            return Err(Rejection::new(Reason::Internal, why)
+                .with("expected", next)
+                .with("actual", first));
+        }
+        self.expected = Some(first + count);
+        Ok(())
     }
 }
 
-fn broken(endpoint: &str) -> Rejection {
-    Rejection::new(Reason::NoLeader, format!("the stream from {endpoint} broke off; check that the node runs"))
-}
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

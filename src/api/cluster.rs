@@ -33,7 +33,8 @@ fn some_id(id: u64) -> Option<NodeId> {
 }
 
 fn member(status: MemberStatus) -> Member {
-    let last_heard = status.last_heard.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    let last_heard =
+        status.last_heard.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     Member {
         node_id: status.node_id.get(),
         role: if status.voter { "voter" } else { "learner" }.to_owned(),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
+use crate::machine::kv::Order;
 use crate::machine::query::StoredEvent;
 use crate::model::command::Producer;
 use crate::model::expectation::Expect;
@@ -14,7 +15,6 @@ use crate::model::outcome::{Published, TopicInfo};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::topic::TopicPatch;
 use crate::node::follow::{AtEnd, ReadPlan};
-use crate::machine::kv::Order;
 use crate::node::query::{Consistency, From};
 use crate::node::validate::PublishRequest;
 use crate::proto::v1::{
@@ -36,7 +36,11 @@ pub(super) fn publish(call: PublishCall) -> Result<PublishRequest, Rejection> {
             None => Expect::Any,
             Some(
                 key_expectation::Expect::NoKey(false) | key_expectation::Expect::Exists(false),
-            ) => return Err(invalid("an expectation is set to false; leave it out, or set it to true")),
+            ) => {
+                return Err(invalid(
+                    "an expectation is set to false; leave it out, or set it to true",
+                ));
+            }
         };
         expectations.push((expectation.key, expect));
     }

@@ -17,16 +17,16 @@ use super::events::EventsService;
 use super::topics::TopicsService;
 use crate::config::Config;
 use crate::gateway;
+use crate::gateway::metrics::NodeMetrics;
 use crate::model::ids::NodeId;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::node::Node;
+use crate::proto::DESCRIPTORS;
 use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::events_server::EventsServer;
 use crate::proto::v1::topics_server::TopicsServer;
-use crate::proto::DESCRIPTORS;
 use crate::runtime::{fatal, shutdown::Shutdown, tasks};
 use crate::store::data_dir::DataDir;
-use crate::gateway::metrics::NodeMetrics;
 
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
 

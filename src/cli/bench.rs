@@ -25,10 +25,14 @@ use crate::runtime::{clock, tasks};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum BenchCommand {
     /// Publish as fast as the hub takes it.
-    #[command(after_help = "Examples:\n  mhub bench publish --workers 64                      64 workers, each waits for its ack\n  mhub bench publish --workers 4 --depth 512           2,048 events on their way\n  mhub bench publish --workers 4 --depth 8 --batch 64  calls of 64 events\n  mhub bench publish --workers 64 --keys 10000         append with key and expected version")]
+    #[command(
+        after_help = "Examples:\n  mhub bench publish --workers 64                      64 workers, each waits for its ack\n  mhub bench publish --workers 4 --depth 512           2,048 events on their way\n  mhub bench publish --workers 4 --depth 8 --batch 64  calls of 64 events\n  mhub bench publish --workers 64 --keys 10000         append with key and expected version"
+    )]
     Publish(PublishArgs),
     /// Read a topic from its start as fast as a node gives it.
-    #[command(after_help = "Example:\n  mhub bench read --topic bench --secs 5 --consistency stale")]
+    #[command(
+        after_help = "Example:\n  mhub bench read --topic bench --secs 5 --consistency stale"
+    )]
     Read {
         /// The topic.
         #[arg(long, default_value = "bench")]
@@ -90,7 +94,8 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
 }
 
 fn seconds(secs: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(secs).map_err(|_| Failure::usage(format!("--secs {secs} is no number of seconds")))
+    Duration::try_from_secs_f64(secs)
+        .map_err(|_| Failure::usage(format!("--secs {secs} is no number of seconds")))
 }
 
 /// What the workers share.
@@ -112,13 +117,21 @@ struct Seen {
 
 async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> {
     let measured = seconds(args.secs)?;
-    if args.workers == 0 || args.depth == 0 || args.streams == 0 || !(1..=CALL_EVENTS_MAX).contains(&args.batch) {
-        return Err(Failure::usage(format!("--workers, --depth and --streams are at least 1, --batch 1 to {CALL_EVENTS_MAX}")));
+    if args.workers == 0
+        || args.depth == 0
+        || args.streams == 0
+        || !(1..=CALL_EVENTS_MAX).contains(&args.batch)
+    {
+        return Err(Failure::usage(format!(
+            "--workers, --depth and --streams are at least 1, --batch 1 to {CALL_EVENTS_MAX}"
+        )));
     }
     let own = args.topic.is_none();
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", uuid::Uuid::new_v4()));
     if client.topic(GetTopicRequest { name: topic.clone(), options: None }).await.is_err() {
-        client.create_topic(CreateTopicRequest { name: topic.clone(), ..Default::default() }).await?;
+        client
+            .create_topic(CreateTopicRequest { name: topic.clone(), ..Default::default() })
+            .await?;
     }
     let shared = Arc::new(Shared {
         topic: topic.as_str().into(),
@@ -151,7 +164,13 @@ async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> 
     }
     if own {
         let confirm_name = topic.clone();
-        client.delete_topic(DeleteTopicRequest { name: topic.clone(), confirm_name, ..Default::default() }).await?;
+        client
+            .delete_topic(DeleteTopicRequest {
+                name: topic.clone(),
+                confirm_name,
+                ..Default::default()
+            })
+            .await?;
     }
     if let Some(error) = &all.first_error {
         output::complain(&format!("the first error: {error}"));
@@ -163,7 +182,8 @@ fn new_seen() -> Seen {
     let latencies = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3);
     Seen {
         // The bounds are constants that the histogram takes.
-        latencies: latencies.unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!())),
+        latencies: latencies
+            .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!())),
         events: 0,
         errors: 0,
         first_error: None,
@@ -240,9 +260,10 @@ async fn attempt(
     let topic = Arc::clone(&shared.topic);
     let result = match (key, shared.args.batch) {
         (None, 1) => publisher.publish_encoded(topic, event(0)).await.map(drop),
-        (None, batch) => {
-            publisher.publish_all(topic, (0..batch).map(event).collect(), Vec::new()).await.map(drop)
-        }
+        (None, batch) => publisher
+            .publish_all(topic, (0..batch).map(event).collect(), Vec::new())
+            .await
+            .map(drop),
         (Some((key, version)), batch) => {
             let expect = match version {
                 0 => key_expectation::Expect::NoKey(true),
@@ -312,7 +333,9 @@ async fn read(
                 events += batch.events.len() as u64;
                 bytes += batch.events.iter().map(|event| event.len() as u64).sum::<u64>();
             }
-            latencies.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US));
+            latencies.saturating_record(
+                u64::try_from(asked.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US),
+            );
             if started.elapsed() >= measured {
                 break;
             }
@@ -320,7 +343,9 @@ async fn read(
         }
         rounds += 1;
         if events == before {
-            return Err(Failure::usage("the topic has no events; publish some first: mhub bench publish --topic bench"));
+            return Err(Failure::usage(
+                "the topic has no events; publish some first: mhub bench publish --topic bench",
+            ));
         }
     }
     let secs = started.elapsed().as_secs_f64();

@@ -8,8 +8,8 @@ use super::output::{self, Output};
 use super::{Done, Failure, Global, confirm};
 use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::v1::{
-    AddLearnerRequest, DemoteRequest, GetVerifyRequest, GetVerifyResponse, InitRequest, JoinRequest,
-    Member, MembershipResponse, PromoteRequest, RemoveNodeRequest, SafeToStopRequest,
+    AddLearnerRequest, DemoteRequest, GetVerifyRequest, GetVerifyResponse, InitRequest,
+    JoinRequest, Member, MembershipResponse, PromoteRequest, RemoveNodeRequest, SafeToStopRequest,
     SnapshotRequest, StatusRequest, StatusResponse,
 };
 use crate::runtime::clock;
@@ -20,7 +20,9 @@ pub(super) enum ClusterCommand {
     #[command(after_help = "Example:\n  mhub cluster init --endpoint 127.0.0.1:7400")]
     Init,
     /// Make the node at the endpoint a learner of the cluster that MEMBER belongs to.
-    #[command(after_help = "Example:\n  mhub cluster join 127.0.0.1:7400 --endpoint 127.0.0.1:7500")]
+    #[command(
+        after_help = "Example:\n  mhub cluster join 127.0.0.1:7400 --endpoint 127.0.0.1:7500"
+    )]
     Join {
         /// HOST:PORT of any member's client port.
         member: String,
@@ -86,8 +88,15 @@ pub(super) enum ClusterCommand {
     Verify,
 }
 
-const MEMBER_COLUMNS: [&str; 7] =
-    ["node_id", "role", "leader", "client_address", "peer_address", "matched_index", "last_heard_ms"];
+const MEMBER_COLUMNS: [&str; 7] = [
+    "node_id",
+    "role",
+    "leader",
+    "client_address",
+    "peer_address",
+    "matched_index",
+    "last_heard_ms",
+];
 /// How long `verify` waits for the hashes of all nodes.
 const VERIFY_WITHIN: Duration = Duration::from_secs(120);
 const VERIFY_EVERY: Duration = Duration::from_millis(50);
@@ -103,11 +112,17 @@ pub(super) async fn run(command: ClusterCommand, global: Global) -> Done {
     match command {
         ClusterCommand::Init => {
             let done = first()?.init(InitRequest {}).await?;
-            output::item(output, &json!({"cluster_id": done.cluster_id, "node_id": done.node_id.to_string()}))?;
+            output::item(
+                output,
+                &json!({"cluster_id": done.cluster_id, "node_id": done.node_id.to_string()}),
+            )?;
         }
         ClusterCommand::Join { member } => {
             let done = first()?.join(JoinRequest { endpoint: member }).await?;
-            output::item(output, &json!({"cluster_id": done.cluster_id, "node_id": done.node_id.to_string()}))?;
+            output::item(
+                output,
+                &json!({"cluster_id": done.cluster_id, "node_id": done.node_id.to_string()}),
+            )?;
         }
         ClusterCommand::Status => {
             let status = global.pinned(global.endpoint.clone())?.status(StatusRequest {}).await?;
@@ -123,7 +138,8 @@ pub(super) async fn run(command: ClusterCommand, global: Global) -> Done {
         }
         ClusterCommand::Health => return health(&global).await,
         ClusterCommand::AddLearner { node, peer_address, client_address, incarnation } => {
-            let request = AddLearnerRequest { node_id: node, peer_address, client_address, incarnation };
+            let request =
+                AddLearnerRequest { node_id: node, peer_address, client_address, incarnation };
             members(global.client()?.add_learner(request).await?)?;
         }
         ClusterCommand::Promote { node } => {
@@ -148,7 +164,10 @@ pub(super) async fn run(command: ClusterCommand, global: Global) -> Done {
         }
         ClusterCommand::Snapshot => {
             let built = first()?.snapshot(SnapshotRequest {}).await?;
-            output::item(output, &json!({"index": built.index.to_string(), "bytes": built.bytes.to_string()}))?;
+            output::item(
+                output,
+                &json!({"index": built.index.to_string(), "bytes": built.bytes.to_string()}),
+            )?;
         }
         ClusterCommand::Verify => return verify(&global).await,
     }
@@ -241,7 +260,11 @@ async fn health(global: &Global) -> Done {
             if member.last_heard_ms.is_none_or(|ms| ms > HEARD_WITHIN_MS) {
                 problems.push(format!("node {} was not heard of lately", member.node_id));
             } else if member.matched_index + LAG_MAX < status.last_log_index {
-                problems.push(format!("node {} lags {} entries behind", member.node_id, status.last_log_index - member.matched_index));
+                problems.push(format!(
+                    "node {} lags {} entries behind",
+                    member.node_id,
+                    status.last_log_index - member.matched_index
+                ));
             }
         }
     }
@@ -262,7 +285,8 @@ async fn verify(global: &Global) -> Done {
     for member in members {
         rows.push((member.node_id, hash_of(global, &member.client_address, id, deadline).await));
     }
-    let hashes: Vec<_> = rows.iter().filter_map(|(_, row)| row.as_ref().ok()).map(|r| &r.hash).collect();
+    let hashes: Vec<_> =
+        rows.iter().filter_map(|(_, row)| row.as_ref().ok()).map(|r| &r.hash).collect();
     let all_answered = hashes.len() == rows.len();
     let equal = hashes.windows(2).all(|pair| pair[0] == pair[1]);
     let told: Vec<Value> = rows
@@ -274,10 +298,16 @@ async fn verify(global: &Global) -> Done {
         .collect();
     output::list(global.output, &["node_id", "entry", "hash", "rows", "trouble"], &told)?;
     if !equal {
-        return Err(Failure::new(Exit::Unhealthy, "the states differ; take the node that differs out and add it anew with a new id"));
+        return Err(Failure::new(
+            Exit::Unhealthy,
+            "the states differ; take the node that differs out and add it anew with a new id",
+        ));
     }
     if !all_answered {
-        return Err(Failure::new(Exit::Partial, "not every node gave a hash; run verify again once all of them are healthy"));
+        return Err(Failure::new(
+            Exit::Partial,
+            "not every node gave a hash; run verify again once all of them are healthy",
+        ));
     }
     Ok(Exit::Ok)
 }

@@ -10,7 +10,9 @@ use crate::model::rejection::Exit;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ConfigCommand {
     /// Print every setting, its value, and where that comes from.
-    #[command(after_help = "Examples:\n  mhub config show\n  MHUB_RAFT_HEARTBEAT_MS=100 mhub config show -o json")]
+    #[command(
+        after_help = "Examples:\n  mhub config show\n  MHUB_RAFT_HEARTBEAT_MS=100 mhub config show -o json"
+    )]
     Show(SettingArgs),
 }
 

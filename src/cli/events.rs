@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::output::{self, Lines, Output};
 use super::read::{ConsistencyArg, FromArg};
 use super::{Done, Failure, Global};
-use crate::client::{Client, EventBuilder, Publisher, Receipt, Reader, cloudevents, receipts};
+use crate::client::{Client, EventBuilder, Publisher, Reader, Receipt, cloudevents, receipts};
 use crate::model::rejection::{Exit, Rejection};
 use crate::proto::v1::{
     Event, EventBatch, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest, ReadRequest,
@@ -25,7 +25,9 @@ const IN_FLIGHT_MAX: usize = 1024;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum EventsCommand {
     /// Publish events: CloudEvents in JSON, one a line, or one event from flags.
-    #[command(after_help = "Examples:\n  mhub events publish orders events.jsonl\n  cat events.jsonl | mhub events publish orders -\n  mhub events publish orders --data '{\"id\":42}' --type order.created --key order-42")]
+    #[command(
+        after_help = "Examples:\n  mhub events publish orders events.jsonl\n  cat events.jsonl | mhub events publish orders -\n  mhub events publish orders --data '{\"id\":42}' --type order.created --key order-42"
+    )]
     Publish {
         /// The topic.
         topic: String,
@@ -35,7 +37,9 @@ pub(super) enum EventsCommand {
         event: EventArgs,
     },
     /// Append one event, if its key is as expected.
-    #[command(after_help = "Examples:\n  mhub events append orders --key order-42 --expect none --data created\n  mhub events append orders --key order-42 --expect 1 --data paid --type order.paid")]
+    #[command(
+        after_help = "Examples:\n  mhub events append orders --key order-42 --expect none --data created\n  mhub events append orders --key order-42 --expect 1 --data paid --type order.paid"
+    )]
     Append {
         /// The topic.
         topic: String,
@@ -46,10 +50,14 @@ pub(super) enum EventsCommand {
         event: EventArgs,
     },
     /// Read a range of a topic, of a key, or of the whole hub.
-    #[command(after_help = "Examples:\n  mhub events read orders --from start --limit 10\n  mhub events read orders --from end --back --limit 1\n  mhub events read orders --from @2026-11-23T10:00:00Z -o jsonl\n  mhub events read orders --key order-42\n  mhub events read --all --from pos=1000")]
+    #[command(
+        after_help = "Examples:\n  mhub events read orders --from start --limit 10\n  mhub events read orders --from end --back --limit 1\n  mhub events read orders --from @2026-11-23T10:00:00Z -o jsonl\n  mhub events read orders --key order-42\n  mhub events read --all --from pos=1000"
+    )]
     Read(ReadArgs),
     /// Show one event.
-    #[command(after_help = "Examples:\n  mhub events get orders 17\n  mhub events get orders --id 0199-…")]
+    #[command(
+        after_help = "Examples:\n  mhub events get orders 17\n  mhub events get orders --id 0199-…"
+    )]
     Get {
         /// The topic.
         topic: String,
@@ -67,7 +75,9 @@ pub(super) enum EventsCommand {
         consistency: ConsistencyArg,
     },
     /// Follow a topic: print what is appended, without end.
-    #[command(after_help = "Examples:\n  mhub events tail orders\n  mhub events tail orders --from start -o jsonl")]
+    #[command(
+        after_help = "Examples:\n  mhub events tail orders\n  mhub events tail orders --from start -o jsonl"
+    )]
     Tail {
         /// The topic; absent with --all.
         #[arg(required_unless_present = "all")]
@@ -178,7 +188,9 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
         EventsCommand::Publish { topic, file: None, event: EventArgs { data: Some(data), .. } }
             if data.is_empty() =>
         {
-            Err(Failure::usage(format!("--data is empty; give the payload of the event for topic {topic}")))
+            Err(Failure::usage(format!(
+                "--data is empty; give the payload of the event for topic {topic}"
+            )))
         }
         EventsCommand::Publish { topic, file: None, event } if event.data.is_some() => {
             let data = event.data.clone().unwrap_or_default();
@@ -213,10 +225,13 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
         EventsCommand::Get { topic, offset, id, source, consistency } => {
             let which = match (offset, id) {
                 (Some(offset), _) => get_event_request::Which::Offset(offset),
-                (None, id) => get_event_request::Which::Id(EventId { source, id: id.unwrap_or_default() }),
+                (None, id) => {
+                    get_event_request::Which::Id(EventId { source, id: id.unwrap_or_default() })
+                }
             };
             let options = Some(consistency.options());
-            let found = client.event(GetEventRequest { topic, which: Some(which), options }).await?;
+            let found =
+                client.event(GetEventRequest { topic, which: Some(which), options }).await?;
             output::item(output, &recorded(&found)?)?;
             Ok(Exit::Ok)
         }
@@ -257,7 +272,8 @@ async fn append(
         .publisher()
         .publish_all(topic.as_str(), events, expectation.into_iter().collect())
         .await?;
-    let mut lines = Lines::new(if output == Output::Json { Output::Jsonl } else { output }, RECEIPT);
+    let mut lines =
+        Lines::new(if output == Output::Json { Output::Jsonl } else { output }, RECEIPT);
     for one in receipts(&result) {
         lines.print(&receipt(&topic, one))?;
     }
@@ -302,7 +318,12 @@ async fn publish_lines(
     lines.end()?;
     let Some((number, rejection)) = failed else { return Ok(Exit::Ok) };
     let exit = if published > 0 { Exit::Partial } else { rejection.reason.exit() };
-    Err(Failure::new(exit, format!("line {number}: {rejection}; {published} events before it were published, correct it and publish the rest")))
+    Err(Failure::new(
+        exit,
+        format!(
+            "line {number}: {rejection}; {published} events before it were published, correct it and publish the rest"
+        ),
+    ))
 }
 
 fn open(file: Option<PathBuf>) -> Result<Box<dyn BufRead>, Failure> {
@@ -390,8 +411,9 @@ fn batch_events(batch: EventBatch) -> Result<Vec<RecordedEvent>, Failure> {
 }
 
 fn decode(event: &Bytes) -> Result<Event, Failure> {
-    Event::decode(event.clone())
-        .map_err(|error| Failure::new(Exit::Error, format!("the hub sent a malformed event: {error}")))
+    Event::decode(event.clone()).map_err(|error| {
+        Failure::new(Exit::Error, format!("the hub sent a malformed event: {error}"))
+    })
 }
 
 fn recorded(event: &RecordedEvent) -> Result<Value, Failure> {

@@ -21,8 +21,13 @@ use crate::model::rejection::{Exit, Reason, Rejection};
 
 /// Message Hub: a replicated event log in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "mhub", version, propagate_version = true, arg_required_else_help = true,
-    after_help = "Examples:\n  mhub dev                                   a single node to play with\n  mhub topic create orders\n  mhub events publish orders events.jsonl\n  mhub events read orders --from start\n  mhub cluster status")]
+#[command(
+    name = "mhub",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  mhub dev                                   a single node to play with\n  mhub topic create orders\n  mhub events publish orders events.jsonl\n  mhub events read orders --from start\n  mhub cluster status"
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -34,8 +39,14 @@ struct Cli {
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
     /// Client endpoints of one or more nodes.
-    #[arg(long, global = true, env = "MHUB_ENDPOINT", value_name = "HOST:PORT", value_delimiter = ',',
-        default_value = "127.0.0.1:7400")]
+    #[arg(
+        long,
+        global = true,
+        env = "MHUB_ENDPOINT",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7400"
+    )]
     endpoint: Vec<String>,
     /// How to print results.
     #[arg(short, long, global = true, env = "MHUB_OUTPUT", value_enum, default_value = "table")]
@@ -106,7 +117,8 @@ impl From<anyhow::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         // Whoever reads our output has had enough.
-        let exit = if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Error };
+        let exit =
+            if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Error };
         Self::new(exit, error.to_string())
     }
 }
@@ -170,8 +182,9 @@ impl Global {
     }
 
     fn client_of(&self, endpoints: Vec<String>, pinned: bool) -> Result<Client, Failure> {
-        let timeout = Duration::try_from_secs_f64(self.timeout)
-            .map_err(|_| Failure::usage(format!("--timeout {} is no number of seconds", self.timeout)))?;
+        let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|_| {
+            Failure::usage(format!("--timeout {} is no number of seconds", self.timeout))
+        })?;
         let options = ClientOptions { timeout, pinned, ..ClientOptions::default() };
         Ok(Client::with_options(endpoints, options)?)
     }

@@ -129,6 +129,7 @@ impl Lines {
 
 /// An instant in Unix milliseconds as RFC 3339.
 pub(crate) fn instant(unix_ms: u64) -> String {
-    let instant = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let instant =
+        i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     instant.map_or_else(|| unix_ms.to_string(), |t| t.to_string())
 }

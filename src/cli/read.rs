@@ -24,7 +24,9 @@ impl FromStr for ConsistencyArg {
                 .strip_prefix("at-least=")
                 .and_then(|position| position.parse().ok())
                 .map(Self::AtLeast)
-                .ok_or_else(|| format!("{text:?} is none of linearizable, stale, at-least=POSITION")),
+                .ok_or_else(|| {
+                    format!("{text:?} is none of linearizable, stale, at-least=POSITION")
+                }),
         }
     }
 }

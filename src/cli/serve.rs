@@ -14,7 +14,9 @@ const WORKERS_MAX: usize = 4;
 
 /// Flags of `mhub serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  mhub serve --node-id 1 --data-dir ./n1\n  mhub serve --node-id 2 --data-dir ./n2 --listen 127.0.0.1:7500 --peer-listen 127.0.0.1:7501\n  mhub cluster init          forms the cluster, once\n  mhub cluster join HOST:PORT --endpoint 127.0.0.1:7500")]
+#[command(
+    after_help = "Examples:\n  mhub serve --node-id 1 --data-dir ./n1\n  mhub serve --node-id 2 --data-dir ./n2 --listen 127.0.0.1:7500 --peer-listen 127.0.0.1:7501\n  mhub cluster init          forms the cluster, once\n  mhub cluster join HOST:PORT --endpoint 127.0.0.1:7500"
+)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: SettingArgs,
@@ -71,7 +73,9 @@ pub(super) fn serve(args: ServeArgs) -> Done {
 
 /// Flags of `mhub dev`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  mhub dev\n  mhub dev --data-dir /tmp/hub --listen 127.0.0.1:7500")]
+#[command(
+    after_help = "Examples:\n  mhub dev\n  mhub dev --data-dir /tmp/hub --listen 127.0.0.1:7500"
+)]
 pub(super) struct DevArgs {
     /// Where everything is kept.
     #[arg(long, value_name = "DIR", default_value = "./mhub-data")]

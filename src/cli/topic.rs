@@ -16,7 +16,9 @@ use crate::proto::v1::{
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TopicCommand {
     /// Create a topic.
-    #[command(after_help = "Settings: max_event_bytes, retention_age_ms, retention_bytes, retention_count,\ndedup_window_ms, index_ids, description, label.NAME\n\nExamples:\n  mhub topic create orders\n  mhub topic create orders --config max_event_bytes=65536 --config index_ids=true")]
+    #[command(
+        after_help = "Settings: max_event_bytes, retention_age_ms, retention_bytes, retention_count,\ndedup_window_ms, index_ids, description, label.NAME\n\nExamples:\n  mhub topic create orders\n  mhub topic create orders --config max_event_bytes=65536 --config index_ids=true"
+    )]
     Create {
         /// Dotted tokens, like orders.created.
         name: String,
@@ -41,7 +43,9 @@ pub(super) enum TopicCommand {
         consistency: ConsistencyArg,
     },
     /// Change settings of a topic.
-    #[command(after_help = "Example:\n  mhub topic update orders --config description='all orders' --if-revision 3")]
+    #[command(
+        after_help = "Example:\n  mhub topic update orders --config description='all orders' --if-revision 3"
+    )]
     Update {
         /// The topic.
         name: String,
@@ -124,7 +128,9 @@ fn settings(given: Vec<(String, String)>) -> Result<(TopicConfig, bool), Failure
     let mut labels = HashMap::new();
     for (key, value) in given {
         let number = || {
-            value.parse::<u64>().map_err(|_| Failure::usage(format!("--config {key}={value}: {value:?} is no whole number")))
+            value.parse::<u64>().map_err(|_| {
+                Failure::usage(format!("--config {key}={value}: {value:?} is no whole number"))
+            })
         };
         match key.as_str() {
             "max_event_bytes" => config.max_event_bytes = Some(number()?),
@@ -141,7 +147,9 @@ fn settings(given: Vec<(String, String)>) -> Result<(TopicConfig, bool), Failure
             _ => match key.strip_prefix("label.") {
                 Some(name) => drop(labels.insert(name.to_owned(), value)),
                 None => {
-                    return Err(Failure::usage(format!("--config {key}: there is no such setting; see mhub topic create --help")));
+                    return Err(Failure::usage(format!(
+                        "--config {key}: there is no such setting; see mhub topic create --help"
+                    )));
                 }
             },
         }

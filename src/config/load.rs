@@ -60,7 +60,9 @@ pub struct Setting {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// There is no such setting.
-    #[error("unknown setting {key} from {origin}; did you mean {nearest}? `mhub config show` lists all")]
+    #[error(
+        "unknown setting {key} from {origin}; did you mean {nearest}? `mhub config show` lists all"
+    )]
     Unknown {
         /// What was given.
         key: String,
@@ -136,12 +138,15 @@ pub fn load(
 
 fn row(key: &str, given: &str, origin: &Origin) -> Result<&'static Row, ConfigError> {
     ROWS.iter().find(|row| row.key == key).ok_or_else(|| {
-        let nearest = ROWS.iter().min_by_key(|row| distance(row.key, key)).map_or("", |row| row.key);
+        let nearest =
+            ROWS.iter().min_by_key(|row| distance(row.key, key)).map_or("", |row| row.key);
         ConfigError::Unknown {
             key: given.to_owned(),
             origin: origin.clone(),
             nearest: match origin {
-                Origin::Environment(_) => format!("MHUB_{}", nearest.replace('.', "_").to_uppercase()),
+                Origin::Environment(_) => {
+                    format!("MHUB_{}", nearest.replace('.', "_").to_uppercase())
+                }
                 Origin::Default | Origin::File(_) | Origin::Flag => nearest.to_owned(),
             },
         }

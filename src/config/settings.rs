@@ -110,7 +110,10 @@ impl Config {
             return Err(("raft.heartbeat_ms", "must be positive".to_owned()));
         }
         if raft.election_min_ms < 2 * raft.heartbeat_ms {
-            return Err(("raft.election_min_ms", "must be at least twice raft.heartbeat_ms".to_owned()));
+            return Err((
+                "raft.election_min_ms",
+                "must be at least twice raft.heartbeat_ms".to_owned(),
+            ));
         }
         if raft.election_max_ms <= raft.election_min_ms {
             return Err(("raft.election_max_ms", "must be above raft.election_min_ms".to_owned()));
@@ -130,7 +133,9 @@ impl Config {
         if self.storage.write_buffer_bytes < 1 << 20 {
             return Err(("storage.write_buffer_bytes", "must be at least 1 MiB".to_owned()));
         }
-        for (key, address) in [("listen.client", self.listen.client), ("listen.peer", self.listen.peer)] {
+        for (key, address) in
+            [("listen.client", self.listen.client), ("listen.peer", self.listen.peer)]
+        {
             if !address.ip().is_loopback() && !self.listen.insecure {
                 let why = format!(
                     "{address} is beyond loopback and nothing is encrypted; pass --insecure if the network is trusted"

@@ -26,7 +26,11 @@ impl NodeMetrics {
     pub fn new(node: Arc<Node>) -> Self {
         let mut registry = Registry::with_prefix("mhub");
         let connections = Arc::new(Connections::default());
-        registry.register("connections_open", "Client connections that are open", connections.open.clone());
+        registry.register(
+            "connections_open",
+            "Client connections that are open",
+            connections.open.clone(),
+        );
         registry.register(
             "connections_refused",
             "Client connections that were refused because too many were open",
@@ -79,7 +83,11 @@ impl Collector for NodeCollector {
         let syncs = node.log_stats();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         for (name, help, value) in [
-            ("published_events", "Events appended by proposals of this node", count(&proposals.events)),
+            (
+                "published_events",
+                "Events appended by proposals of this node",
+                count(&proposals.events),
+            ),
             ("proposed_entries", "Raft entries proposed", count(&proposals.entries)),
             ("proposed_commands", "Commands proposed", count(&proposals.commands)),
             ("refused_commands", "Commands that the state refused", count(&proposals.refused)),
@@ -88,10 +96,22 @@ impl Collector for NodeCollector {
             put(&mut encoder, name, help, None, &ConstCounter::new(value))?;
         }
         let proposed = ConstCounter::new(count(&proposals.bytes));
-        put(&mut encoder, "proposed", "Bytes of Raft entries proposed", Some(&Unit::Bytes), &proposed)?;
+        put(
+            &mut encoder,
+            "proposed",
+            "Bytes of Raft entries proposed",
+            Some(&Unit::Bytes),
+            &proposed,
+        )?;
         let micros = u32::try_from(count(&syncs.micros) / 1000).unwrap_or(u32::MAX);
         let seconds = ConstCounter::new(f64::from(micros) / 1000.0);
-        put(&mut encoder, "log_sync", "Time spent in syncs of the Raft log", Some(&Unit::Seconds), &seconds)?;
+        put(
+            &mut encoder,
+            "log_sync",
+            "Time spent in syncs of the Raft log",
+            Some(&Unit::Seconds),
+            &seconds,
+        )?;
         self.gauges(&mut encoder)
     }
 }
@@ -104,15 +124,31 @@ impl NodeCollector {
         for (name, help, value) in [
             ("raft_term", "Current term", status.term),
             ("raft_is_leader", "1 on the leader", u64::from(status.state == "leader")),
-            ("raft_has_quorum", "1 when linearizable operations can be served", u64::from(status.has_quorum)),
+            (
+                "raft_has_quorum",
+                "1 when linearizable operations can be served",
+                u64::from(status.has_quorum),
+            ),
             ("raft_last_log_index", "Last entry in the log", status.last_log_index.get()),
-            ("raft_committed_index", "Last entry known to be committed", status.committed_index.get()),
+            (
+                "raft_committed_index",
+                "Last entry known to be committed",
+                status.committed_index.get(),
+            ),
             ("raft_applied_index", "Last entry applied", status.applied_index.get()),
             ("raft_snapshot_index", "Last entry in the snapshot", status.snapshot_index.get()),
             ("raft_members", "Members of the cluster", status.members.len() as u64),
             ("applied_position", "Next position to be given out", status.applied_position.get()),
-            ("storage_write_stopped", "1 while the state takes no writes", u64::from(storage.write_stopped)),
-            ("storage_background_errors", "Background work of the state that failed", storage.background_errors),
+            (
+                "storage_write_stopped",
+                "1 while the state takes no writes",
+                u64::from(storage.write_stopped),
+            ),
+            (
+                "storage_background_errors",
+                "Background work of the state that failed",
+                storage.background_errors,
+            ),
         ] {
             put(encoder, name, help, None, &gauge(value))?;
         }

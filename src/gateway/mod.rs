@@ -61,8 +61,8 @@ pub async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
 
 /// A refusal as `application/problem+json` (RFC 9457).
 pub fn problem(rejection: &Rejection) -> Response {
-    let status = StatusCode::from_u16(rejection.reason.http())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(rejection.reason.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),

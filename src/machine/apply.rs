@@ -108,7 +108,8 @@ impl<'k, K: Kv> Machine<'k, K> {
         let batch = CommandBatch::decode(entry.clone())
             .map_err(|e| Fault::Undecodable(format!("entry {index}: {e}")))?;
         self.meta.stamp_ms = self.meta.stamp_ms.max(batch.stamp_ms);
-        let mut applied = Applied { outcomes: Vec::with_capacity(batch.commands.len()), ..Applied::default() };
+        let mut applied =
+            Applied { outcomes: Vec::with_capacity(batch.commands.len()), ..Applied::default() };
         for command in batch.commands {
             let outcome = self.command(index, command, &mut applied.effects)?;
             applied.outcomes.push(outcome);
@@ -124,7 +125,9 @@ impl<'k, K: Kv> Machine<'k, K> {
         effects: &mut Vec<Effect>,
     ) -> Result<Outcome, Fault> {
         let kind = command.kind.ok_or_else(|| {
-            Fault::Undecodable(format!("entry {index} has a command of a newer version; run a newer mhub"))
+            Fault::Undecodable(format!(
+                "entry {index} has a command of a newer version; run a newer mhub"
+            ))
         })?;
         match kind {
             Kind::Publish(publish) => topic::publish::apply(self, &publish),
@@ -253,7 +256,9 @@ impl<'k, K: Kv> Machine<'k, K> {
                 continue;
             }
             match &cached.value {
-                Some(record) => self.overlay.put(Table::Topics, name.as_bytes().to_vec(), record.encode()),
+                Some(record) => {
+                    self.overlay.put(Table::Topics, name.as_bytes().to_vec(), record.encode())
+                }
                 None => self.overlay.delete(Table::Topics, name.as_bytes().to_vec()),
             }
         }

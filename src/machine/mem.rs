@@ -54,7 +54,8 @@ impl Kv for MemKv {
         if start >= end {
             return Ok(());
         }
-        let range = (Bound::Included((table, start.to_vec())), Bound::Excluded((table, end.to_vec())));
+        let range =
+            (Bound::Included((table, start.to_vec())), Bound::Excluded((table, end.to_vec())));
         let mut rows = self.rows.range(range);
         loop {
             let row = match order {

@@ -49,7 +49,9 @@ pub(crate) fn register<K: Kv>(
         Ok(Outcome::Rejected(
             Rejection::new(
                 Reason::NodeIdTaken,
-                format!("node id {id} {why}; start the node with a new id and an empty data directory"),
+                format!(
+                    "node id {id} {why}; start the node with a new id and an empty data directory"
+                ),
             )
             .with("node_id", id),
         ))

@@ -84,7 +84,8 @@ impl<K: Kv> Kv for Overlay<'_, K> {
             return Ok(());
         }
         let bounds = (Bound::Included(start), Bound::Excluded(end));
-        let mut pending = Pending::new(self.pending[table as usize].range::<[u8], _>(bounds), order);
+        let mut pending =
+            Pending::new(self.pending[table as usize].range::<[u8], _>(bounds), order);
         let mut stopped = false;
         self.kv.scan(table, start, end, order, &mut |key, value| {
             // Pending rows that come first, and one that replaces this row.
@@ -176,7 +177,9 @@ mod tests {
     fn reads_as_if_written() {
         let mut dice: u64 = 7;
         let mut roll = |bound: u64| {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            dice = dice
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             u8::try_from((dice >> 33) % bound).unwrap()
         };
         for _ in 0..500 {
@@ -205,7 +208,10 @@ mod tests {
                 .flat_map(|o| [rows(&kv, *o, 99), rows(&kv, *o, 3)])
                 .collect();
             assert_eq!(seen, written);
-            assert_eq!(got, (0..20).map(|k| kv.get(Table::Meta, &[k]).unwrap()).collect::<Vec<_>>());
+            assert_eq!(
+                got,
+                (0..20).map(|k| kv.get(Table::Meta, &[k]).unwrap()).collect::<Vec<_>>()
+            );
         }
     }
 }

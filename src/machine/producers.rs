@@ -151,10 +151,8 @@ pub(crate) fn record<K: Kv>(
     let at = record.answers.partition_point(|a| a.sequence < call.sequence);
     record.answers.insert(at, answer);
     let newest = record.answers.last().map_or(0, |a| a.sequence);
-    record.floor = record
-        .floor
-        .max(call.acknowledged_below)
-        .max((newest + 1).saturating_sub(PRODUCER_WINDOW));
+    record.floor =
+        record.floor.max(call.acknowledged_below).max((newest + 1).saturating_sub(PRODUCER_WINDOW));
     let floor = record.floor;
     let kept_from = record.answers.partition_point(|a| a.sequence < floor);
     record.answers.drain(..kept_from);

@@ -125,7 +125,8 @@ pub fn read_topic(
 }
 
 fn read_up(kv: &impl Kv, topic: &TopicInfo, from: Offset, bounds: Bounds) -> Result<Chunk, Fault> {
-    let mut chunk = Chunk { next: from.get(), at_end: from >= topic.next_offset, ..Chunk::default() };
+    let mut chunk =
+        Chunk { next: from.get(), at_end: from >= topic.next_offset, ..Chunk::default() };
     if chunk.at_end {
         return Ok(chunk);
     }
@@ -144,7 +145,12 @@ fn read_up(kv: &impl Kv, topic: &TopicInfo, from: Offset, bounds: Bounds) -> Res
     Ok(chunk)
 }
 
-fn read_down(kv: &impl Kv, topic: &TopicInfo, from: Offset, bounds: Bounds) -> Result<Chunk, Fault> {
+fn read_down(
+    kv: &impl Kv,
+    topic: &TopicInfo,
+    from: Offset,
+    bounds: Bounds,
+) -> Result<Chunk, Fault> {
     let mut chunk = Chunk { at_end: true, ..Chunk::default() };
     let newest = topic.next_offset.get().saturating_sub(1).min(from.get());
     if topic.next_offset <= topic.first_offset || newest < topic.first_offset.get() {
@@ -284,9 +290,8 @@ pub fn offset_of_position(
     topic: &TopicInfo,
     position: Position,
 ) -> Result<Offset, Fault> {
-    let reaches = |view: &BatchView<'_>, count: u32| {
-        view.first_position.plus(u64::from(count)) > position
-    };
+    let reaches =
+        |view: &BatchView<'_>, count: u32| view.first_position.plus(u64::from(count)) > position;
     let base = first_batch(kv, topic, reaches)?;
     let Some((first, batch)) = batch::containing(kv, topic.id, base)? else { return Ok(base) };
     Ok(base.max(first.plus(position.since(batch.view()?.first_position))))

@@ -122,7 +122,9 @@ impl<'a> EventView<'a> {
                     extension(b)?;
                 }
                 (16, Value::Bytes(b)) => view.key = text("key", b)?,
-                (17, Value::Varint(n)) => view.priority = Some(u32::try_from(n).unwrap_or(u32::MAX)),
+                (17, Value::Varint(n)) => {
+                    view.priority = Some(u32::try_from(n).unwrap_or(u32::MAX))
+                }
                 (18, Value::Bytes(b)) => view.deadline_ms = Some(timestamp_ms("deadline", b)?),
                 (19, Value::Bytes(b)) => view.deliver_at_ms = Some(timestamp_ms("deliver_at", b)?),
                 (20, Value::Bytes(b)) => view.correlation_id = text("correlation_id", b)?,
@@ -232,7 +234,9 @@ pub fn check_extension_name(name: &str) -> Result<(), Rejection> {
     if !well_formed {
         return Err(refuse(
             name,
-            &format!("is no extension name: 1 to {EXTENSION_NAME_BYTES_MAX} characters of a-z and 0-9"),
+            &format!(
+                "is no extension name: 1 to {EXTENSION_NAME_BYTES_MAX} characters of a-z and 0-9"
+            ),
         ));
     }
     if RESERVED_EXTENSIONS.contains(&name) {

@@ -51,17 +51,25 @@ impl TopicConfig {
     /// `INVALID_CONFIG`, naming the setting.
     pub fn check(&self) -> Result<(), Rejection> {
         let refuse = |setting: &str, why: String| {
-            Err(Rejection::new(Reason::InvalidConfig, format!("{setting} {why}; correct the setting"))
-                .with("setting", setting))
+            Err(Rejection::new(
+                Reason::InvalidConfig,
+                format!("{setting} {why}; correct the setting"),
+            )
+            .with("setting", setting))
         };
         if self.max_event_bytes == 0 || self.max_event_bytes > EVENT_BYTES_MAX {
-            return refuse("max_event_bytes", format!("{} is not in 1..={EVENT_BYTES_MAX}", self.max_event_bytes));
+            return refuse(
+                "max_event_bytes",
+                format!("{} is not in 1..={EVENT_BYTES_MAX}", self.max_event_bytes),
+            );
         }
         let window = self.dedup_window_ms;
         if window != 0 && !(DEDUP_WINDOW_MS_MIN..=DEDUP_WINDOW_MS_MAX).contains(&window) {
             return refuse(
                 "dedup_window_ms",
-                format!("{window} is neither 0 nor in {DEDUP_WINDOW_MS_MIN}..={DEDUP_WINDOW_MS_MAX}"),
+                format!(
+                    "{window} is neither 0 nor in {DEDUP_WINDOW_MS_MIN}..={DEDUP_WINDOW_MS_MAX}"
+                ),
             );
         }
         if self.description.len() > DESCRIPTION_BYTES_MAX {
@@ -72,10 +80,18 @@ impl TopicConfig {
         }
         for (name, value) in &self.labels {
             if name.is_empty() || name.len() > LABEL_NAME_BYTES_MAX {
-                return refuse("labels", format!("have a name that is not 1 to {LABEL_NAME_BYTES_MAX} bytes long: {name:?}"));
+                return refuse(
+                    "labels",
+                    format!(
+                        "have a name that is not 1 to {LABEL_NAME_BYTES_MAX} bytes long: {name:?}"
+                    ),
+                );
             }
             if value.len() > LABEL_VALUE_BYTES_MAX {
-                return refuse("labels", format!("have a value of more than {LABEL_VALUE_BYTES_MAX} bytes: {name:?}"));
+                return refuse(
+                    "labels",
+                    format!("have a value of more than {LABEL_VALUE_BYTES_MAX} bytes: {name:?}"),
+                );
             }
         }
         Ok(())

@@ -43,7 +43,9 @@ impl Node {
         if let Some(id) = self.data_dir.cluster_id() {
             return Err(Rejection::new(
                 Reason::AlreadyInitialized,
-                format!("this node belongs to cluster {id}; add nodes to it with: mhub cluster join"),
+                format!(
+                    "this node belongs to cluster {id}; add nodes to it with: mhub cluster join"
+                ),
             )
             .with("cluster_id", id));
         }
@@ -79,12 +81,16 @@ impl Node {
                 other => return other,
             }
         }
-        Err(last.unwrap_or_else(|| Rejection::new(Reason::NoLeader, "no leader is known; try again")))
+        Err(last
+            .unwrap_or_else(|| Rejection::new(Reason::NoLeader, "no leader is known; try again")))
     }
 
     async fn try_join(&self, endpoint: &str) -> Result<String, Rejection> {
         let unreachable = |error: &dyn std::fmt::Display| {
-            Rejection::new(Reason::NoLeader, format!("cannot reach {endpoint}: {error}; check the address"))
+            Rejection::new(
+                Reason::NoLeader,
+                format!("cannot reach {endpoint}: {error}; check the address"),
+            )
         };
         let channel = Endpoint::from_shared(format!("http://{endpoint}"))
             .map_err(|e| unreachable(&e))?
@@ -94,17 +100,23 @@ impl Node {
             .await
             .map_err(|e| unreachable(&e))?;
         let mut member = ClusterClient::new(channel);
-        let status = member.status(StatusRequest {}).await.map_err(|s| from_status(&s))?.into_inner();
+        let status =
+            member.status(StatusRequest {}).await.map_err(|s| from_status(&s))?.into_inner();
         if status.cluster_id.is_empty() {
             return Err(Rejection::new(
                 Reason::NotInitialized,
-                format!("the node at {endpoint} belongs to no cluster; run mhub cluster init there first"),
+                format!(
+                    "the node at {endpoint} belongs to no cluster; run mhub cluster init there first"
+                ),
             ));
         }
         if let Some(own) = self.data_dir.cluster_id().filter(|own| *own != status.cluster_id) {
             return Err(Rejection::new(
                 Reason::AlreadyInitialized,
-                format!("this node belongs to cluster {own}, not to {}; start it with an empty data directory", status.cluster_id),
+                format!(
+                    "this node belongs to cluster {own}, not to {}; start it with an empty data directory",
+                    status.cluster_id
+                ),
             ));
         }
         let request = AddLearnerRequest {
@@ -153,7 +165,10 @@ impl Node {
             }
         }
         if id.get() == 0 || incarnation.is_empty() {
-            return Err(Rejection::new(Reason::InvalidRequest, "node id and incarnation are required; use mhub cluster join on the new node"));
+            return Err(Rejection::new(
+                Reason::InvalidRequest,
+                "node id and incarnation are required; use mhub cluster join on the new node",
+            ));
         }
         self.register(id, incarnation).await?;
         self.raft.add_learner(id, node).await
@@ -182,8 +197,7 @@ impl Node {
     /// See [`Node::demote`].
     pub async fn remove_node(&self, id: NodeId, care: Care) -> Result<(), Rejection> {
         self.raft.remove(id, care).await?;
-        let removed =
-            RegisterNode { node_id: id.get(), incarnation: String::new(), removed: true };
+        let removed = RegisterNode { node_id: id.get(), incarnation: String::new(), removed: true };
         self.execute(Kind::RegisterNode(removed)).await.map(drop)
     }
 

@@ -71,7 +71,10 @@ impl Node {
     /// [`Node::fresh`].
     pub async fn stream(self: &Arc<Self>, plan: ReadPlan) -> Result<Parts, Rejection> {
         let permit = Arc::clone(&self.reads).try_acquire_owned().map_err(|_| {
-            Rejection::new(Reason::Overloaded, "too many streams are open on this node; ask another node, or try again later")
+            Rejection::new(
+                Reason::Overloaded,
+                "too many streams are open on this node; ask another node, or try again later",
+            )
         })?;
         self.fresh(plan.consistency, self.deadline()).await?;
         let start = self.resolve(&plan).await?;
@@ -102,9 +105,10 @@ impl Node {
                     From::Start => first,
                     From::End => end,
                     From::Offset(offset) => offset.get(),
-                    From::Position(position) => {
-                        self.read(move |db| query::offset_of_position(db, &info, position)).await?.get()
-                    }
+                    From::Position(position) => self
+                        .read(move |db| query::offset_of_position(db, &info, position))
+                        .await?
+                        .get(),
                     From::Time(instant) => {
                         self.read(move |db| query::offset_of_time(db, &info, instant)).await?.get()
                     }
@@ -181,7 +185,8 @@ impl Cursor {
     }
 
     fn bounds(&self) -> Bounds {
-        let rest = |max: Option<u64>, used: u64| max.map_or(u64::MAX, |max| max.saturating_sub(used));
+        let rest =
+            |max: Option<u64>, used: u64| max.map_or(u64::MAX, |max| max.saturating_sub(used));
         let bytes = usize::try_from(rest(self.plan.bytes_max, self.bytes)).unwrap_or(usize::MAX);
         Bounds {
             events: rest(self.plan.events_max, self.events).max(1),

@@ -23,8 +23,8 @@ use crate::model::command::{Kind, Publish};
 use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
-use crate::raft::{PeerNode, RaftNode, RaftOptions, Timing, Upkeep};
 use crate::raft::log_store::LogStore;
+use crate::raft::{PeerNode, RaftNode, RaftOptions, Timing, Upkeep};
 use crate::runtime::clock;
 use crate::runtime::fatal::FatalSender;
 use crate::runtime::shutdown::Shutdown;
@@ -161,7 +161,10 @@ impl Node {
     /// The reason why not.
     pub fn readiness(&self) -> Result<(), Rejection> {
         if self.shutdown.is_triggered() {
-            return Err(Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node"));
+            return Err(Rejection::new(
+                Reason::ShuttingDown,
+                "the node is stopping; ask another node",
+            ));
         }
         if self.raft.status().has_quorum { Ok(()) } else { Err(self.not_leader_or_quorum()) }
     }

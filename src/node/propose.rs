@@ -77,7 +77,9 @@ impl Ticket {
 fn unknown(why: &str) -> Rejection {
     Rejection::new(
         Reason::OutcomeUnknown,
-        format!("it was proposed but its outcome is unknown ({why}); repeat it with the same producer sequence or request id"),
+        format!(
+            "it was proposed but its outcome is unknown ({why}); repeat it with the same producer sequence or request id"
+        ),
     )
 }
 
@@ -106,7 +108,10 @@ impl Proposer {
         let bytes = command.encoded_len();
         let deadline = clock::now() + self.timeout;
         let overloaded = || {
-            Rejection::new(Reason::Overloaded, "too much is waiting to be proposed; send less at once, or try again later")
+            Rejection::new(
+                Reason::Overloaded,
+                "too much is waiting to be proposed; send less at once, or try again later",
+            )
         };
         let stopping =
             || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
@@ -172,7 +177,8 @@ impl Worker {
         let now = clock::now();
         for pending in batch {
             if pending.deadline <= now {
-                let late = "it waited too long and was not proposed; try again, or send less at once";
+                let late =
+                    "it waited too long and was not proposed; try again, or send less at once";
                 drop(pending.answer.send(Err(Rejection::new(Reason::DeadlineExceeded, late))));
                 continue;
             }
@@ -208,7 +214,10 @@ impl Worker {
             return Some(not_leader(&self.raft));
         }
         (!self.raft.has_quorum()).then(|| {
-            Rejection::new(Reason::NoQuorum, "the leader cannot reach a quorum; nothing was proposed, try again")
+            Rejection::new(
+                Reason::NoQuorum,
+                "the leader cannot reach a quorum; nothing was proposed, try again",
+            )
         })
     }
 
@@ -241,7 +250,10 @@ impl Worker {
                 Outcome::Rejected(_) => {
                     self.stats.refused.fetch_add(1, Ordering::Relaxed);
                 }
-                Outcome::Published(_) | Outcome::Topic(_) | Outcome::Verifying(_) | Outcome::Done => {}
+                Outcome::Published(_)
+                | Outcome::Topic(_)
+                | Outcome::Verifying(_)
+                | Outcome::Done => {}
             }
         }
     }
@@ -274,7 +286,10 @@ pub(crate) fn not_leader(raft: &RaftNode) -> Rejection {
     match raft.leader().filter(|leader| leader.node_id != status.node_id) {
         Some(leader) => Rejection::new(
             Reason::NotLeader,
-            format!("node {} does not lead; ask node {} at {}", status.node_id, leader.node_id, leader.client_address),
+            format!(
+                "node {} does not lead; ask node {} at {}",
+                status.node_id, leader.node_id, leader.client_address
+            ),
         )
         .with("leader_id", leader.node_id)
         .with("leader_endpoint", leader.client_address),

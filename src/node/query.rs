@@ -71,7 +71,9 @@ impl Node {
                     Ok(_) => Ok(()),
                     Err(_) => Err(Rejection::new(
                         Reason::DeadlineExceeded,
-                        format!("this node has not applied position {position} in time; try again, or ask the leader"),
+                        format!(
+                            "this node has not applied position {position} in time; try again, or ask the leader"
+                        ),
                     )),
                 }
             }
@@ -94,8 +96,10 @@ impl Node {
         &self,
         reader: impl Fn(&StateDb) -> Result<T, Fault> + Send + Sync + 'static,
     ) -> Result<T, Rejection> {
-        let stopping = || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
-        let permit = Arc::clone(&self.blocking_reads).acquire_owned().await.map_err(|_| stopping())?;
+        let stopping =
+            || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
+        let permit =
+            Arc::clone(&self.blocking_reads).acquire_owned().await.map_err(|_| stopping())?;
         let raft = self.raft.clone();
         let work = tasks::spawn_blocking("read", move || {
             let _permit = permit;
@@ -103,7 +107,10 @@ impl Node {
         });
         work.await.map_err(|_| stopping())?.map_err(|fault| {
             self.fatal.fail(format!("read state: {fault}"));
-            Rejection::new(Reason::Internal, "this node cannot read its state and stops; ask another node")
+            Rejection::new(
+                Reason::Internal,
+                "this node cannot read its state and stops; ask another node",
+            )
         })
     }
 
@@ -156,12 +163,15 @@ impl Node {
             Which::Id(..) if !info.config.index_ids => {
                 return Err(Rejection::new(
                     Reason::InvalidRequest,
-                    format!("topic {topic} has no index by id; create it with index_ids=true, or read by offset"),
+                    format!(
+                        "topic {topic} has no index by id; create it with index_ids=true, or read by offset"
+                    ),
                 ));
             }
             Which::Id(source, id) => {
                 let described = format!("id {id:?}");
-                let found = self.read(move |db| query::event_by_id(db, &info, &source, &id)).await?;
+                let found =
+                    self.read(move |db| query::event_by_id(db, &info, &source, &id)).await?;
                 (described, found)
             }
         };

@@ -60,7 +60,9 @@ impl Node {
         if confirm_name != name.as_str() {
             return Err(Rejection::new(
                 Reason::ConfirmationRequired,
-                format!("deleting topic {name} deletes its events; confirm it by repeating the name"),
+                format!(
+                    "deleting topic {name} deletes its events; confirm it by repeating the name"
+                ),
             ));
         }
         let delete = DeleteTopic { name: name.to_string(), request_id };

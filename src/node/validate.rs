@@ -77,20 +77,26 @@ fn check_size(events: &[Bytes]) -> Result<(), Rejection> {
     }
     let bytes: usize = events.iter().map(Bytes::len).sum();
     if bytes > CALL_BYTES_MAX {
-        return too_large(format!("the call has {bytes} bytes, {CALL_BYTES_MAX} is the most; split it"));
+        return too_large(format!(
+            "the call has {bytes} bytes, {CALL_BYTES_MAX} is the most; split it"
+        ));
     }
     Ok(())
 }
 
 fn check_producer(producer: &Producer) -> Result<(), Rejection> {
     if producer.id.is_empty() || producer.id.len() > PRODUCER_ID_BYTES_MAX {
-        return Err(invalid(format!("producer id must have 1 to {PRODUCER_ID_BYTES_MAX} bytes; a UUID does well")));
+        return Err(invalid(format!(
+            "producer id must have 1 to {PRODUCER_ID_BYTES_MAX} bytes; a UUID does well"
+        )));
     }
     if producer.sequence == 0 {
         return Err(invalid("producer sequence is 0; count from 1"));
     }
     if producer.acknowledged_below > producer.sequence {
-        return Err(invalid("acknowledged_below is above the sequence of the call itself; send what was answered"));
+        return Err(invalid(
+            "acknowledged_below is above the sequence of the call itself; send what was answered",
+        ));
     }
     Ok(())
 }
@@ -99,16 +105,23 @@ fn expectations(given: Vec<(String, Expect)>) -> Result<Vec<Expectation>, Reject
     if given.len() > CALL_EXPECTATIONS_MAX {
         return Err(Rejection::new(
             Reason::CallTooLarge,
-            format!("the call has {} expectations, {CALL_EXPECTATIONS_MAX} is the most; split it", given.len()),
+            format!(
+                "the call has {} expectations, {CALL_EXPECTATIONS_MAX} is the most; split it",
+                given.len()
+            ),
         ));
     }
     let mut by_key = BTreeMap::new();
     for (key, expect) in &given {
         if key.is_empty() || key.len() > ATTRIBUTE_BYTES_MAX {
-            return Err(invalid(format!("an expectation's key must have 1 to {ATTRIBUTE_BYTES_MAX} bytes")));
+            return Err(invalid(format!(
+                "an expectation's key must have 1 to {ATTRIBUTE_BYTES_MAX} bytes"
+            )));
         }
         if by_key.insert(key, expect).is_some_and(|other| other != expect) {
-            return Err(invalid(format!("expectations of key {key:?} contradict each other; send one")));
+            return Err(invalid(format!(
+                "expectations of key {key:?} contradict each other; send one"
+            )));
         }
     }
     Ok(given.into_iter().map(|(key, expect)| Expectation::new(key, expect)).collect())
@@ -120,7 +133,9 @@ fn expectations(given: Vec<(String, Expect)>) -> Result<Vec<Expectation>, Reject
 /// `INVALID_REQUEST`.
 pub fn request_id(id: &str) -> Result<(), Rejection> {
     if id.len() > REQUEST_ID_BYTES_MAX {
-        return Err(invalid(format!("request_id is longer than {REQUEST_ID_BYTES_MAX} bytes; use a UUID")));
+        return Err(invalid(format!(
+            "request_id is longer than {REQUEST_ID_BYTES_MAX} bytes; use a UUID"
+        )));
     }
     Ok(())
 }
@@ -133,7 +148,10 @@ mod tests {
     fn contradictions_and_nonsense_are_refused() {
         let twice = |a, b| expectations(vec![("k".to_owned(), a), ("k".to_owned(), b)]);
         assert!(twice(Expect::NoKey, Expect::NoKey).is_ok());
-        assert_eq!(twice(Expect::NoKey, Expect::Exists).unwrap_err().reason, Reason::InvalidRequest);
+        assert_eq!(
+            twice(Expect::NoKey, Expect::Exists).unwrap_err().reason,
+            Reason::InvalidRequest
+        );
         let producer = |sequence, acknowledged_below| Producer {
             id: "p".to_owned(),
             epoch: 0,
@@ -155,8 +173,12 @@ mod tests {
             ..PublishRequest::default()
         };
         let rejection = publish(request.clone(), UnixMs(0)).unwrap_err();
-        assert_eq!((rejection.reason, rejection.fact("event_index")), (Reason::EventInvalid, Some("1")));
-        let publish = publish(PublishRequest { events: vec![good; 2], ..request }, UnixMs(0)).unwrap();
+        assert_eq!(
+            (rejection.reason, rejection.fact("event_index")),
+            (Reason::EventInvalid, Some("1"))
+        );
+        let publish =
+            publish(PublishRequest { events: vec![good; 2], ..request }, UnixMs(0)).unwrap();
         assert_eq!((publish.count, publish.keyed, publish.largest_event_bytes), (2, false, 9));
     }
 }

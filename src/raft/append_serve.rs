@@ -74,8 +74,25 @@ fn accept(
         Place::First => core.check(message.envelope.as_ref())?,
         Place::Later => {}
     }
-    codec::append_from_proto(message)
-        .map_err(|what| Status::invalid_argument(format!("malformed append: {what}")))
+    let malformed = |what: &dyn std::fmt::Display| {
+        Status::invalid_argument(format!("malformed append: {what}"))
+    };
+    let request = codec::append_from_proto(message).map_err(|what| malformed(&what))?;
+    if !is_consecutive(&request) {
+        return Err(malformed(&"the entries do not follow each other"));
+    }
+    Ok(request)
+}
+
+/// Whether each entry follows the one before, by index and by leader. Consensus relies on it.
+fn is_consecutive(request: &AppendEntriesRequest<TypeConfig>) -> bool {
+    let mut before = request.prev_log_id;
+    request.entries.iter().all(|entry| {
+        let follows = entry.log_id.index == before.map_or(0, |log_id| log_id.index + 1)
+            && Some(entry.log_id) > before;
+        before = Some(entry.log_id);
+        follows
+    })
 }
 
 fn response(answer: StreamAppendResult<TypeConfig>) -> peer::AppendResponse {

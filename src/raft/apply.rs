@@ -14,6 +14,7 @@ use openraft::storage::ApplyResponder;
 use tokio::sync::{oneshot, watch};
 
 use super::rows;
+use super::snapshot::Snapshots;
 use super::types::{Entry, LogId, Reply, StoredMembership, TypeConfig};
 use super::verify;
 use crate::machine::apply::Machine;
@@ -57,10 +58,14 @@ pub(super) struct Applier {
 
 impl Applier {
     /// Starts the thread. It ends when this handle is dropped.
-    pub(super) fn start(state: ShardState, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(
+        state: ShardState,
+        snapshots: Snapshots,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
         // The caller has at most one round written while it gathers the next.
         let (rounds, inbox) = sync_channel(1);
-        let worker = Worker { state, shared };
+        let worker = Worker { state, snapshots, shared };
         let _detached = tasks::thread("apply", move || worker.run(&inbox))?;
         Ok(Self { rounds })
     }
@@ -83,6 +88,7 @@ pub(super) fn gone() -> io::Error {
 
 struct Worker {
     state: ShardState,
+    snapshots: Snapshots,
     shared: Arc<Shared>,
 }
 
@@ -150,7 +156,8 @@ impl Worker {
         for effect in batch.effects {
             match effect {
                 Effect::HashState(index) => {
-                    self.shared.verify.start(index, db.clone(), self.shared.fatal.clone());
+                    let (snapshots, fatal) = (self.snapshots.clone(), self.shared.fatal.clone());
+                    self.shared.verify.start(index, db.clone(), snapshots, fatal);
                 }
             }
         }

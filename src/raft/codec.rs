@@ -9,7 +9,9 @@ use openraft::impls::leader_id_adv::LeaderId;
 use openraft::raft::AppendEntriesRequest;
 use prost::Message as _;
 
-use super::types::{Entry, EntryData, LogId, Membership, PeerNode, StoredMembership, TypeConfig, Vote};
+use super::types::{
+    Entry, EntryData, LogId, Membership, PeerNode, StoredMembership, TypeConfig, Vote,
+};
 use crate::machine::Fault;
 use crate::machine::record::{self, Kind};
 use crate::proto::peer;
@@ -199,7 +201,8 @@ mod tests {
     #[test]
     fn golden_entry() {
         let log_id = log_id_from_proto(&peer::LogId { term: 2, node_id: 1, index: 5 });
-        let entry = Entry { log_id, payload: EntryPayload::Normal(EntryData(Bytes::from_static(b"ab"))) };
+        let entry =
+            Entry { log_id, payload: EntryPayload::Normal(EntryData(Bytes::from_static(b"ab"))) };
         let record = entry_to_record(&entry);
         let body = [0x0a, 6, 0x08, 2, 0x10, 1, 0x18, 5, 0x1a, 2, b'a', b'b'];
         assert_eq!(record[..2], [Kind::LogEntry as u8, record::VERSION]);

@@ -22,6 +22,7 @@ use super::peer_listener;
 use super::peer_server::PeerHandler;
 use super::peers::{Identity, OtherCluster, Peers};
 use super::read_index::{Asker, ReadError, ReadIndex};
+use super::rows;
 use super::snapshot::Snapshots;
 use super::snapshot_receive::Receiver;
 use super::state_machine::StateMachine;
@@ -29,6 +30,7 @@ use super::status::{Contact, RaftStatus};
 use super::types::{EntryData, Raft, TypeConfig, Vote};
 use super::upkeep;
 use super::verify::{self, VerifyResult};
+use crate::machine::Fault;
 use crate::model::ids::{LogIndex, NodeId};
 use crate::model::limits::PEER_MESSAGE_BYTES_MAX;
 use crate::model::outcome::Outcome;
@@ -101,7 +103,7 @@ impl RaftNode {
     pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
         let config = options::config(&options);
         let config = config.validate().map_err(|error| StartError(error.to_string()))?;
-        let mark = first_mark(&options.state).await?;
+        let mark = first_mark(&options.log, &options.state).await?;
         let (applied, applied_rx) = watch::channel(mark);
         let shared = Arc::new(Shared {
             applied,
@@ -113,7 +115,8 @@ impl RaftNode {
         let identity = Arc::new(Identity::new(node_id, shard, cluster_id));
         let peers = Peers::new(Arc::clone(&identity), options.timing, options.bind);
         let snapshots = open_snapshots(snapshots, shared.fatal.clone()).await?;
-        let machine = StateMachine::start(state.clone(), log.clone(), snapshots.clone(), Arc::clone(&shared));
+        let machine =
+            StateMachine::start(state.clone(), log.clone(), snapshots.clone(), Arc::clone(&shared));
         let machine = machine.map_err(|error| StartError(format!("apply thread: {error}")))?;
         let network = Network::new(peers.clone());
         let raft = Raft::new(node_id.get(), Arc::new(config), network, log.clone(), machine).await;
@@ -299,23 +302,29 @@ impl RaftNode {
 }
 
 async fn open_snapshots(root: PathBuf, fatal: FatalSender) -> Result<Snapshots, StartError> {
-    let opened = tasks::spawn_blocking("open-snapshots", move || Snapshots::open(root, fatal)).await;
+    let opened =
+        tasks::spawn_blocking("open-snapshots", move || Snapshots::open(root, fatal)).await;
     let opened = opened.map_err(|error| StartError(error.to_string()))?;
     opened.map_err(|fault| StartError(fault.to_string()))
 }
 
-async fn first_mark(state: &ShardState) -> Result<AppliedMark, StartError> {
-    let state = state.clone();
-    let mark = tasks::spawn_blocking("applied-mark", move || apply::mark(&state)).await;
-    let mark = mark.map_err(|error| StartError(error.to_string()))?;
-    mark.map_err(|fault| StartError(format!("read the state: {fault}")))
+/// Where the state stands; refused when the log lost entries that were committed.
+async fn first_mark(log: &LogStore, state: &ShardState) -> Result<AppliedMark, StartError> {
+    let (log, state) = (log.clone(), state.clone());
+    let mark = tasks::spawn_blocking("applied-mark", move || {
+        let fault = |fault: Fault| StartError(format!("read the state: {fault}"));
+        let applied = rows::load(&state.db()).map_err(fault)?.applied;
+        log.check_against(applied).map_err(|error| StartError(error.to_string()))?;
+        apply::mark(&state).map_err(fault)
+    });
+    mark.await.map_err(|error| StartError(error.to_string()))?
 }
 
 impl Core {
     /// Makes what was applied durable, so that a restart need not apply it again.
     pub(super) async fn flush_state(&self) {
-        let db = self.state.db();
-        let flushed = tasks::spawn_blocking("flush-state", move || db.flush()).await;
+        let (snapshots, state) = (self.snapshots.clone(), self.state.clone());
+        let flushed = tasks::spawn_blocking("flush-state", move || snapshots.flush(&state)).await;
         if let Ok(Err(fault)) = flushed {
             self.shared.fatal.fail(format!("flush the state: {fault}"));
         }

@@ -81,7 +81,10 @@ impl Worker {
             waiters.extend(inbox.try_iter().take(LOG_SYNCS_QUEUED));
             let result = self.sync();
             for waiter in waiters {
-                let result = result.as_ref().map(|()| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
+                let result = result
+                    .as_ref()
+                    .map(|()| ())
+                    .map_err(|e| io::Error::new(e.kind(), e.to_string()));
                 match waiter {
                     Waiter::Append(callback) => callback.io_completed(result),
                     // Whoever gave up waiting has no use for the answer.

@@ -61,7 +61,8 @@ impl LogStore {
         };
         let vote = match db.get_meta(shard, VOTE)? {
             Some(row) => {
-                let vote: peer::Vote = decode_message(Kind::Vote, &row).map_err(io::Error::other)?;
+                let vote: peer::Vote =
+                    decode_message(Kind::Vote, &row).map_err(io::Error::other)?;
                 Some(codec::vote_from_proto(&vote))
             }
             None => None,
@@ -77,7 +78,9 @@ impl LogStore {
         if let Some(first) = db.first(shard)?
             && first.get() > expected
         {
-            return Err(io::Error::other(format!("the log begins at {first}, expected {expected}: it lost entries")));
+            return Err(io::Error::other(format!(
+                "the log begins at {first}, expected {expected}: it lost entries"
+            )));
         }
         let flusher = Flusher::start(db.clone())?;
         let state = State { vote, committed, purged, last, tail: Tail::default() };
@@ -175,9 +178,7 @@ impl LogStore {
     }
 }
 
-fn flatten(
-    chunk: io::Result<Vec<Entry>>,
-) -> impl Stream<Item = io::Result<Entry>> + Send {
+fn flatten(chunk: io::Result<Vec<Entry>>) -> impl Stream<Item = io::Result<Entry>> + Send {
     let entries = match chunk {
         Ok(entries) => entries.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
@@ -208,9 +209,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let chunks: stream::BoxStream<'_, _> = match before {
             Ok(()) => {
                 let range = self.bounds(&range);
-                self.chunks(range)
-                    .map(move |chunk| led_by().and_then(|()| Ok(chunk?)))
-                    .boxed()
+                self.chunks(range).map(move |chunk| led_by().and_then(|()| Ok(chunk?))).boxed()
             }
             Err(error) => stream::iter([Err(error)]).boxed(),
         };
@@ -344,7 +343,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             state.tail.purge_to(upto.index);
         }
         let (db, shard) = (self.0.db.clone(), self.0.shard);
-        let purge = tasks::spawn_blocking("log-purge", move || db.purge_to(shard, LogIndex(upto.index)));
+        let purge =
+            tasks::spawn_blocking("log-purge", move || db.purge_to(shard, LogIndex(upto.index)));
         purge.await.map_err(io::Error::other)?
     }
 }

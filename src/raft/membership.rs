@@ -83,11 +83,8 @@ impl RaftNode {
             return Err(Rejection::new(Reason::LimitReached, text));
         }
         let nodes = BTreeMap::from([(id.get(), node)]);
-        let change = if known.contains_key(&id) {
-            Change::SetNodes(nodes)
-        } else {
-            Change::AddNodes(nodes)
-        };
+        let change =
+            if known.contains_key(&id) { Change::SetNodes(nodes) } else { Change::AddNodes(nodes) };
         core.change(change, Former::Learner).await
     }
 
@@ -173,7 +170,8 @@ impl RaftNode {
         core.raft.trigger().transfer_leader(to.get()).await.map_err(|_| stopping())?;
         let patience = core.peers.timing.alive_within() * 2;
         core.new_leader(patience).await.ok_or_else(|| {
-            let text = format!("leadership was offered to node {to}, but no leader showed; try again");
+            let text =
+                format!("leadership was offered to node {to}, but no leader showed; try again");
             Rejection::new(Reason::NoLeader, text)
         })
     }
@@ -272,14 +270,14 @@ impl Core {
             return Err(Rejection::new(Reason::ChangeInProgress, text));
         };
         let core = Arc::clone(self);
-        let task = tasks::spawn("membership", async move {
-            core.change_now(change, former, turn).await
-        });
+        let task =
+            tasks::spawn("membership", async move { core.change_now(change, former, turn).await });
         match timeout(self.peers.timing.alive_within() * 2, task).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(stopping()),
             Err(_) => {
-                let text = "the membership change was begun but is not confirmed; look at the status";
+                let text =
+                    "the membership change was begun but is not confirmed; look at the status";
                 Err(Rejection::new(Reason::OutcomeUnknown, text))
             }
         }
@@ -333,7 +331,8 @@ impl Core {
                 "the leader changed during the membership change; look at the status",
             ),
             RaftError::APIError(ClientWriteError::PreconditionFailed(_)) => {
-                let text = "another membership change came in between; look at the status, try again";
+                let text =
+                    "another membership change came in between; look at the status, try again";
                 Rejection::new(Reason::ChangeInProgress, text)
             }
             RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {

@@ -27,9 +27,9 @@ pub mod status;
 pub mod types;
 pub mod verify;
 
-pub(crate) mod codec;
 mod append_serve;
 mod append_stream;
+pub(crate) mod codec;
 mod network;
 mod peer_listener;
 mod quorum;
@@ -40,6 +40,9 @@ mod snapshot_receive;
 mod snapshot_send;
 mod state_machine;
 mod upkeep;
+
+#[cfg(test)]
+mod tests;
 
 pub use apply::AppliedMark;
 pub use handle::{LeaderHint, ProposeError, RaftNode, StartError};

@@ -109,7 +109,11 @@ impl Connection {
         Timeout { action, id, target: self.target.get(), timeout }
     }
 
-    fn vote_request(&self, rpc: &VoteRequest<TypeConfig>, ttl: Duration) -> Request<peer::VoteRequest> {
+    fn vote_request(
+        &self,
+        rpc: &VoteRequest<TypeConfig>,
+        ttl: Duration,
+    ) -> Request<peer::VoteRequest> {
         let mut request = Request::new(peer::VoteRequest {
             envelope: self.envelope(),
             vote: Some(codec::vote_to_proto(&rpc.vote)),

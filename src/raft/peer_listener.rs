@@ -17,8 +17,8 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use super::peer_server::PeerHandler;
 use super::peers::{KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT};
 use crate::model::limits::{
-    PEER_CONNECTIONS_MAX, PEER_CONNECTION_WINDOW_BYTES, PEER_STREAMS_PER_CONNECTION_MAX,
-    PEER_STREAM_WINDOW_BYTES,
+    PEER_CONNECTION_WINDOW_BYTES, PEER_CONNECTIONS_MAX, PEER_STREAM_WINDOW_BYTES,
+    PEER_STREAMS_PER_CONNECTION_MAX,
 };
 use crate::proto::peer::peer_server::PeerServer;
 use crate::runtime::shutdown::Shutdown;

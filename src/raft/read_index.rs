@@ -158,8 +158,7 @@ impl Asker {
             metrics.membership_config.get_node(&id.get()).cloned()
         };
         let node = node.ok_or(Again::LeaderMoved)?;
-        let mut client =
-            self.peers.client(id, &node, Lane::Control).map_err(Again::Failed)?;
+        let mut client = self.peers.client(id, &node, Lane::Control).map_err(Again::Failed)?;
         // The leader itself waits for as long as its lease lasts.
         let patience: Duration = self.peers.timing.election_max;
         let mut request = tonic::Request::new(peer::ReadIndexRequest {

@@ -3,9 +3,9 @@
 
 use super::codec;
 use super::types::{LogId, StoredMembership};
+use crate::machine::Fault;
 use crate::machine::kv::{Kv, Table, Write};
 use crate::machine::record::{Kind, decode_message, encode_message};
-use crate::machine::Fault;
 use crate::proto::peer;
 
 const APPLIED: &[u8] = b"applied";

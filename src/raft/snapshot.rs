@@ -106,6 +106,10 @@ struct Inner {
     current: Mutex<Option<SnapshotHandle>>,
     /// Tells apart directories that this process makes.
     made: AtomicU64,
+    /// Held while the state is flushed, copied or replaced: what is replaced must not be written.
+    turn: Mutex<()>,
+    /// How often the state was replaced.
+    installs: AtomicU64,
     fatal: FatalSender,
 }
 
@@ -121,9 +125,10 @@ impl Snapshots {
                 fatal: fatal.clone(),
             }))
         });
-        let made = AtomicU64::new(0);
         let current = Mutex::new(current);
-        Ok(Self { inner: Arc::new(Inner { root, current, made, fatal }) })
+        let (made, installs) = (AtomicU64::new(0), AtomicU64::new(0));
+        let inner = Inner { root, current, made, turn: Mutex::default(), installs, fatal };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Where the files of a transfer arrive.
@@ -142,7 +147,18 @@ impl Snapshots {
         current.map(SnapshotHandle::into_snapshot).transpose()
     }
 
-    pub(super) fn builder(&self, state: StateDb) -> SnapshotBuilder {
+    /// How often the state was replaced by a snapshot.
+    pub(super) fn installs(&self) -> u64 {
+        self.inner.installs.load(Ordering::Acquire)
+    }
+
+    /// Makes what was applied durable. Blocks.
+    pub(super) fn flush(&self, state: &ShardState) -> Result<(), Fault> {
+        let _turn = self.inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        state.db().flush()
+    }
+
+    pub(super) fn builder(&self, state: ShardState) -> SnapshotBuilder {
         SnapshotBuilder { snapshots: self.clone(), state }
     }
 
@@ -157,13 +173,18 @@ impl Snapshots {
     }
 
     /// Makes a checkpoint of the state and keeps it, unless a later one is kept already. Blocks.
-    fn build(&self, state: &StateDb) -> Result<SnapshotHandle, Fault> {
+    fn build(&self, state: &ShardState) -> Result<SnapshotHandle, Fault> {
         let failed = |error: io::Error| io_fault("build a snapshot", &error);
         let building = self.path(files::BUILDING);
-        // What the log may be purged up to is durable in the state, too.
-        state.flush()?;
-        state.checkpoint(&building)?;
-        let Rows { applied, membership } = StateDb::read_checkpoint(&building, |view| rows::load(view))??;
+        {
+            let _turn = self.inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = state.db();
+            // What the log may be purged up to is durable in the state, too.
+            state.flush()?;
+            state.checkpoint(&building)?;
+        }
+        let rows = StateDb::read_checkpoint(&building, |view| rows::load(view))??;
+        let Rows { applied, membership } = rows;
         let known = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = known.as_ref().map(|handle| (handle.dir(), handle.manifest()));
         let manifest = SnapshotManifest {
@@ -226,10 +247,13 @@ impl Snapshots {
         };
         let installing = self.inner.root.join(files::INSTALLING);
         files::copy(&handle, &installing).map_err(failed)?;
-        state.install(&installing)?;
+        {
+            let _turn = self.inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            self.inner.installs.fetch_add(1, Ordering::AcqRel);
+            state.install(&installing)?;
+        }
         let rows = rows::load(&state.db())?;
-        let expected =
-            Rows { applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let expected = Rows { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         if rows != expected {
             let what = format!("an installed snapshot holds {rows:?}, not {expected:?}");
             return Err(Fault::Storage(what));
@@ -257,7 +281,7 @@ impl Snapshots {
 /// Builds one snapshot of one state.
 pub(super) struct SnapshotBuilder {
     snapshots: Snapshots,
-    state: StateDb,
+    state: ShardState,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -266,7 +290,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<SnapshotHandle>> {
         let (snapshots, state) = (self.snapshots.clone(), self.state.clone());
         let fatal = snapshots.inner.fatal.clone();
-        let built = tasks::spawn_blocking("snapshot-build", move || snapshots.build(&state)?.into_snapshot());
+        let built = tasks::spawn_blocking("snapshot-build", move || {
+            snapshots.build(&state)?.into_snapshot()
+        });
         let built = built.await.map_err(io::Error::other)?;
         built.map_err(|fault| {
             fatal.fail(format!("build a snapshot: {fault}"));

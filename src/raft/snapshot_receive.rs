@@ -16,9 +16,7 @@ use tonic::{Status, Streaming};
 use super::snapshot::{SnapshotHandle, Snapshots};
 use super::snapshot_files::crc_of_file;
 use super::types::Snapshot;
-use crate::model::limits::{
-    SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_FILES_MAX,
-};
+use crate::model::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_FILES_MAX};
 use crate::proto::peer;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::runtime::tasks;
@@ -58,9 +56,8 @@ impl Receiver {
         *active = None;
         let staging = self.snapshots.staging();
         let offered = manifest.clone();
-        let missing = tasks::spawn_blocking("snapshot-staging", move || {
-            prepare(&staging, &offered)
-        });
+        let missing =
+            tasks::spawn_blocking("snapshot-staging", move || prepare(&staging, &offered));
         let missing = missing.await.map_err(|error| Status::internal(error.to_string()))?;
         let missing = missing.map_err(|error| Status::internal(format!("staging: {error}")))?;
         let transfer_id = uuid::Uuid::new_v4().to_string();
@@ -207,9 +204,7 @@ fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<
 
 fn is_whole(path: &Path, file: &peer::SnapshotFile) -> io::Result<bool> {
     let meta = std::fs::symlink_metadata(path)?;
-    Ok(meta.is_file()
-        && meta.len() == file.size
-        && crc_of_file(path)? == file.crc32c)
+    Ok(meta.is_file() && meta.len() == file.size && crc_of_file(path)? == file.crc32c)
 }
 
 /// A file while it arrives.
@@ -285,5 +280,91 @@ impl Incoming {
             return Err(io::Error::other(format!("file {} fails its checksum", meta.name)));
         }
         self.file.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn file(name: &str, content: &[u8]) -> peer::SnapshotFile {
+        let crc32c = crc32c::crc32c(content);
+        peer::SnapshotFile { name: name.to_owned(), size: content.len() as u64, crc32c }
+    }
+
+    fn manifest(files: Vec<peer::SnapshotFile>) -> peer::SnapshotManifest {
+        let last_log_id = Some(peer::LogId { term: 1, node_id: 1, index: 9 });
+        peer::SnapshotManifest { last_log_id, membership: None, files }
+    }
+
+    fn chunk(file: u32, offset: u64, data: &'static [u8]) -> peer::SnapshotData {
+        let crc32c = crc32c::crc32c(data);
+        peer::SnapshotData { file, offset, data: Bytes::from_static(data), crc32c }
+    }
+
+    fn write(
+        staging: &Path,
+        manifest: &peer::SnapshotManifest,
+        missing: &[u32],
+        chunks: Vec<peer::SnapshotData>,
+    ) -> io::Result<()> {
+        let (sender, inbox) = mpsc::channel(chunks.len().max(1));
+        for chunk in chunks {
+            sender.try_send(chunk).unwrap();
+        }
+        drop(sender);
+        write_files(staging, manifest, missing, inbox)
+    }
+
+    #[test]
+    fn names_that_leave_the_directory_are_refused() {
+        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\0b", "a\\b"] {
+            assert!(!is_safe_name(name), "{name:?}");
+            assert!(check(&manifest(vec![file(name, b"x")])).is_err(), "{name:?}");
+        }
+        assert!(!is_safe_name(&"a".repeat(129)));
+        for name in ["000012.sst", "MANIFEST-000004", "CURRENT", "OPTIONS-000007", "000013.blob"] {
+            assert!(is_safe_name(name), "{name:?}");
+        }
+        assert!(check(&manifest(vec![file("a", b"x"), file("a", b"y")])).is_err());
+    }
+
+    #[test]
+    fn files_arrive_in_chunks_and_what_is_whole_is_not_asked_for_again() {
+        let staging = tempfile::tempdir().unwrap();
+        let offer = manifest(vec![file("a", b"onetwo"), file("b", b""), file("c", b"three")]);
+        std::fs::write(staging.path().join("stranger"), b"x").unwrap();
+        std::fs::write(staging.path().join("c"), b"wrong").unwrap();
+        assert_eq!(prepare(staging.path(), &offer).unwrap(), [0, 1, 2]);
+        assert!(!staging.path().join("stranger").exists());
+
+        // The first try breaks off inside of the last file.
+        let some = vec![chunk(0, 0, b"one"), chunk(0, 3, b"two"), chunk(2, 0, b"th")];
+        let error = write(staging.path(), &offer, &[0, 1, 2], some).unwrap_err();
+        assert!(error.to_string().contains("early"), "{error}");
+        assert_eq!(prepare(staging.path(), &offer).unwrap(), [2]);
+        write(staging.path(), &offer, &[2], vec![chunk(2, 0, b"three")]).unwrap();
+        assert_eq!(prepare(staging.path(), &offer).unwrap(), [0_u32; 0]);
+        assert_eq!(std::fs::read(staging.path().join("a")).unwrap(), b"onetwo");
+    }
+
+    #[test]
+    fn chunks_that_do_not_fit_are_refused() {
+        let staging = tempfile::tempdir().unwrap();
+        let offer = manifest(vec![file("a", b"onetwo")]);
+        let refused = |chunks: Vec<peer::SnapshotData>| {
+            write(staging.path(), &offer, &[0], chunks).unwrap_err().to_string()
+        };
+        assert!(refused(vec![chunk(0, 3, b"two")]).contains("order"));
+        assert!(refused(vec![chunk(1, 0, b"one")]).contains("order"));
+        assert!(refused(vec![chunk(0, 0, b"onetwothree")]).contains("fit"));
+        assert!(refused(vec![chunk(0, 0, b"")]).contains("fit"));
+        let mut flipped = chunk(0, 0, b"one");
+        flipped.crc32c ^= 1;
+        assert!(refused(vec![flipped]).contains("checksum"));
+        assert!(refused(vec![chunk(0, 0, b"onetwx")]).contains("checksum"));
+        assert!(refused(vec![chunk(0, 0, b"onetwo"), chunk(0, 6, b"x")]).contains("more"));
     }
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 use super::codec;
 use super::snapshot::SnapshotHandle;
 use super::types::Vote;
-use crate::model::limits::{SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_CHUNK_BYTES_MAX};
+use crate::model::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED};
 use crate::proto::peer;
 use crate::proto::peer::peer_client::PeerClient;
 use crate::proto::peer::snapshot_chunk::Part;

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::{FutureExt, Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::sync::oneshot;
 
 use super::apply::{self, Applier, Shared, Waiting, gone};
@@ -33,7 +33,7 @@ impl StateMachine {
         snapshots: Snapshots,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let applier = Applier::start(state.clone(), Arc::clone(&shared))?;
+        let applier = Applier::start(state.clone(), snapshots.clone(), Arc::clone(&shared))?;
         Ok(Self { state, log, applier, snapshots, shared })
     }
 
@@ -111,7 +111,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.snapshots.builder(self.state.db())
+        self.snapshots.builder(self.state.clone())
     }
 
     async fn install_snapshot(

@@ -107,10 +107,8 @@ impl Core {
         let alive_within = self.peers.timing.alive_within();
         let this = self.identity.node_id;
         let heard = heard(&metrics);
-        let mut live: BTreeSet<NodeId> = heard
-            .iter()
-            .filter_map(|(id, age)| (*age <= alive_within).then_some(*id))
-            .collect();
+        let mut live: BTreeSet<NodeId> =
+            heard.iter().filter_map(|(id, age)| (*age <= alive_within).then_some(*id)).collect();
         live.insert(this);
         let configs = metrics.membership_config.get_joint_config();
         Ok(View {

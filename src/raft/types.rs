@@ -75,3 +75,9 @@ pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Typ
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 /// A snapshot.
 pub type Snapshot<D> = openraft::type_config::alias::SnapshotOf<TypeConfig, D>;
+
+/// A log id, for tests.
+#[cfg(test)]
+pub(crate) fn log_id(term: u64, node_id: u64, index: u64) -> LogId {
+    LogId::new(openraft::impls::leader_id_adv::LeaderId { term, node_id }, index)
+}

@@ -99,7 +99,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::raft::types::log_id;
+    use crate::proto::peer;
+    use crate::raft::codec;
 
     fn upkeep() -> Upkeep {
         Upkeep { snapshot_entries: 100, snapshot_log_bytes: 1000, ..Upkeep::default() }
@@ -115,7 +116,9 @@ mod tests {
         let tried = progress(start, 0, 0);
         let due = |index, bytes, age, held: Option<u64>| {
             let now = progress(start + age, index, bytes);
-            snapshot_due(&upkeep(), &tried, &now, held.map(|index| log_id(1, 1, index)))
+            let held = held.map(|index| peer::LogId { term: 1, node_id: 1, index });
+            let held = held.as_ref().map(codec::log_id_from_proto);
+            snapshot_due(&upkeep(), &tried, &now, held)
         };
         let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
         assert!(!due(99, 0, second, None));

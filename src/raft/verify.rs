@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::snapshot::Snapshots;
 use crate::machine::verify;
 use crate::model::ids::LogIndex;
 use crate::model::limits::{VERIFY_RESULTS_KEPT, VERIFY_RUNNING_MAX};
@@ -48,7 +49,13 @@ impl Results {
 
     /// Hashes the state as it is now, on a thread of its own; returns as soon as that state is
     /// pinned, so that the next entry can be applied.
-    pub(super) fn start(&self, index: LogIndex, db: StateDb, fatal: FatalSender) {
+    pub(super) fn start(
+        &self,
+        index: LogIndex,
+        db: StateDb,
+        snapshots: Snapshots,
+        fatal: FatalSender,
+    ) {
         if self.running.fetch_add(1, Ordering::AcqRel) >= VERIFY_RUNNING_MAX {
             self.running.fetch_sub(1, Ordering::AcqRel);
             tracing::warn!(%index, "too many comparisons at once; this one is left out");
@@ -56,6 +63,7 @@ impl Results {
         }
         let (pinned, wait) = sync_channel(1);
         let results = self.clone();
+        let installs = snapshots.installs();
         let hash = move || {
             let hashed = db.view(|view| {
                 let _ = pinned.send(());
@@ -63,6 +71,10 @@ impl Results {
             });
             match hashed {
                 Ok((hash, rows)) => results.add(VerifyResult { index, hash, rows }),
+                // The files of a state that was replaced are gone, and nobody asks for it any more.
+                Err(fault) if snapshots.installs() != installs => {
+                    tracing::info!(%index, %fault, "a comparison ended with its state");
+                }
                 Err(fault) => fatal.fail(format!("hash the state at {index}: {fault}")),
             }
             results.running.fetch_sub(1, Ordering::AcqRel);

@@ -33,9 +33,10 @@ impl FatalSender {
 impl FatalReceiver {
     /// Waits for a fault. Never ends when there can be none any more.
     pub async fn wait(&mut self) -> String {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(first) => first.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let first = self.0.wait_for(Option::is_some).await.ok().and_then(|first| first.clone());
+        match first {
+            Some(first) => first,
+            None => std::future::pending().await,
         }
     }
 }

@@ -15,10 +15,14 @@ pub const FORMAT_VERSION: u64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Another process has it.
-    #[error("data directory {0} is in use by another process; stop that one, or choose another directory")]
+    #[error(
+        "data directory {0} is in use by another process; stop that one, or choose another directory"
+    )]
     InUse(PathBuf),
     /// It was written by a newer version.
-    #[error("data directory {dir} has format {found}, this mhub knows up to {FORMAT_VERSION}; run a newer mhub")]
+    #[error(
+        "data directory {dir} has format {found}, this mhub knows up to {FORMAT_VERSION}; run a newer mhub"
+    )]
     NewerFormat {
         /// The directory.
         dir: PathBuf,
@@ -26,7 +30,9 @@ pub enum DataDirError {
         found: String,
     },
     /// It belongs to another node.
-    #[error("data directory {dir} belongs to node {found}, not to node {wanted}; correct the node id or the directory")]
+    #[error(
+        "data directory {dir} belongs to node {found}, not to node {wanted}; correct the node id or the directory"
+    )]
     OtherNode {
         /// The directory.
         dir: PathBuf,
@@ -81,10 +87,9 @@ impl DataDir {
         check_format(path)?;
         let incarnation = text_or(path, "incarnation", || uuid::Uuid::new_v4().to_string())?;
         let stored = text_or(path, "node-id", || node_id.unwrap_or_else(random_id).to_string())?;
-        let stored = stored
-            .parse()
-            .map(NodeId)
-            .map_err(|_| DataDirError::Damaged(path.join("node-id"), format!("{stored:?} is no id")))?;
+        let stored = stored.parse().map(NodeId).map_err(|_| {
+            DataDirError::Damaged(path.join("node-id"), format!("{stored:?} is no id"))
+        })?;
         if let Some(wanted) = node_id.filter(|wanted| *wanted != stored) {
             return Err(DataDirError::OtherNode { dir: path.to_owned(), found: stored, wanted });
         }

@@ -55,8 +55,10 @@ impl LogDb {
         // Metadata has a family of its own, else its keys would make every file of entries overlap.
         let mut meta = Options::default();
         meta.set_write_buffer_size(1 << 20);
-        let families =
-            [ColumnFamilyDescriptor::new(ENTRIES, entries), ColumnFamilyDescriptor::new(META, meta)];
+        let families = [
+            ColumnFamilyDescriptor::new(ENTRIES, entries),
+            ColumnFamilyDescriptor::new(META, meta),
+        ];
         let db = DB::open_cf_descriptors(&db, dir, families).map_err(failed("open raft log"))?;
         Ok(Self(Arc::new(db)))
     }
@@ -187,7 +189,9 @@ impl LogDb {
     }
 
     fn family(&self, name: &str) -> io::Result<&rocksdb::ColumnFamily> {
-        self.0.cf_handle(name).ok_or_else(|| io::Error::other(format!("raft log has no family {name}")))
+        self.0
+            .cf_handle(name)
+            .ok_or_else(|| io::Error::other(format!("raft log has no family {name}")))
     }
 }
 

@@ -39,15 +39,16 @@ impl ShardState {
     /// When the disk fails or the files are damaged.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, Fault> {
         fs::create_dir_all(dir).map_err(failed("create state directory"))?;
-        let generation = match files::read_text(&dir.join(CURRENT)).map_err(failed("read CURRENT"))? {
-            Some(text) => text
-                .parse()
-                .map_err(|_| Fault::Storage(format!("{} names no generation", dir.join(CURRENT).display())))?,
-            None => {
-                set_current(dir, 1)?;
-                1
-            }
-        };
+        let generation =
+            match files::read_text(&dir.join(CURRENT)).map_err(failed("read CURRENT"))? {
+                Some(text) => text.parse().map_err(|_| {
+                    Fault::Storage(format!("{} names no generation", dir.join(CURRENT).display()))
+                })?,
+                None => {
+                    set_current(dir, 1)?;
+                    1
+                }
+            };
         remove_others(dir, generation)?;
         let db = StateDb::open(&path(dir, generation), &options)?;
         let current = RwLock::new((generation, db));
@@ -88,7 +89,8 @@ fn path(dir: &Path, generation: u64) -> PathBuf {
 }
 
 fn set_current(dir: &Path, generation: u64) -> Result<(), Fault> {
-    files::replace(&dir.join(CURRENT), generation.to_string().as_bytes()).map_err(failed("write CURRENT"))
+    files::replace(&dir.join(CURRENT), generation.to_string().as_bytes())
+        .map_err(failed("write CURRENT"))
 }
 
 fn remove_others(dir: &Path, generation: u64) -> Result<(), Fault> {

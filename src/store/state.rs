@@ -241,7 +241,8 @@ fn walk(mut rows: DBRawIterator<'_>, order: Order, visit: &mut Visit<'_>) -> Res
 
 impl Kv for StateDb {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        let row = self.0.db.get_pinned_cf(self.family(table)?, key).map_err(failed("read state"))?;
+        let row =
+            self.0.db.get_pinned_cf(self.family(table)?, key).map_err(failed("read state"))?;
         Ok(row.map(|row| Bytes::copy_from_slice(&row)))
     }
 

@@ -43,7 +43,10 @@ fn call(events: Vec<Event>) -> PublishCall {
     }
 }
 
-async fn publish(client: &mut EventsClient<Channel>, call: PublishCall) -> Result<PublishResult, Reason> {
+async fn publish(
+    client: &mut EventsClient<Channel>,
+    call: PublishCall,
+) -> Result<PublishResult, Reason> {
     match client.publish(call).await {
         Ok(answer) => Ok(answer.into_inner()),
         Err(status) => Err(from_status(&status).reason),
@@ -77,8 +80,16 @@ async fn calls_that_break_a_rule_are_refused_and_leave_nothing() {
     let raw = |bytes: &'static [u8]| PublishCall { events: vec![bytes.into()], ..call(vec![]) };
     let past = |e: &mut Event| e.deadline = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
     let cases: Vec<(&str, PublishCall, Reason)> = vec![
-        ("unknown topic", PublishCall { topic: "nope".into(), ..call(vec![event("e")]) }, Reason::TopicNotFound),
-        ("invalid name", PublishCall { topic: "no pe".into(), ..call(vec![event("e")]) }, Reason::InvalidName),
+        (
+            "unknown topic",
+            PublishCall { topic: "nope".into(), ..call(vec![event("e")]) },
+            Reason::TopicNotFound,
+        ),
+        (
+            "invalid name",
+            PublishCall { topic: "no pe".into(), ..call(vec![event("e")]) },
+            Reason::InvalidName,
+        ),
         ("no events", call(vec![]), Reason::InvalidRequest),
         ("513 events", call(vec![event("e"); 513]), Reason::CallTooLarge),
         ("missing id", with(|e| e.id.clear()), Reason::EventInvalid),
@@ -88,7 +99,11 @@ async fn calls_that_break_a_rule_are_refused_and_leave_nothing() {
         ("deadline past", with(past), Reason::DeadlinePast),
         ("long key", with(|e| e.key = "k".repeat(257)), Reason::EventInvalid),
         ("event over the limit", with(|e| e.data = vec![0; 1 << 20].into()), Reason::CallTooLarge),
-        ("call over the limit", call(vec![Event { data: vec![0; 300_000].into(), ..event("e") }; 4]), Reason::CallTooLarge),
+        (
+            "call over the limit",
+            call(vec![Event { data: vec![0; 300_000].into(), ..event("e") }; 4]),
+            Reason::CallTooLarge,
+        ),
         ("reserved extension", extension("specversion"), Reason::EventInvalid),
         ("malformed extension", extension("Not_Allowed"), Reason::EventInvalid),
         ("garbage", raw(b"\xff\xff\xff\xff"), Reason::EventInvalid),
@@ -98,7 +113,13 @@ async fn calls_that_break_a_rule_are_refused_and_leave_nothing() {
         assert_eq!(publish(&mut client, call).await, Err(reason), "{name}");
     }
     let topic = cluster.mhub(0, &["topic", "info", "orders", "-o", "json"]).json();
-    assert_eq!(topic["next_offset"].as_str().map(str::to_owned).unwrap_or_else(|| topic["next_offset"].to_string()), "0");
+    assert_eq!(
+        topic["next_offset"]
+            .as_str()
+            .map(str::to_owned)
+            .unwrap_or_else(|| topic["next_offset"].to_string()),
+        "0"
+    );
     assert_eq!(publish(&mut client, call(vec![event("good")])).await.unwrap().first_offset, 0);
 }
 
@@ -119,7 +140,13 @@ async fn a_conflict_tells_expected_and_actual() {
     assert_eq!((rejection.fact("key"), rejection.fact("actual")), (Some("order-1"), Some("2")));
     assert!(rejection.fact("expected").unwrap().contains('1'), "{rejection:?}");
     cluster
-        .mhub(0, &["events", "append", "orders", "--key", "order-1", "--expect", "none", "--data", "x", "--type", "t", "--source", "/s"])
+        .mhub(
+            0,
+            &[
+                "events", "append", "orders", "--key", "order-1", "--expect", "none", "--data",
+                "x", "--type", "t", "--source", "/s",
+            ],
+        )
         .fails(4, "VERSION_CONFLICT");
 }
 
@@ -134,7 +161,10 @@ async fn a_repeated_sequence_gets_its_first_answer() {
     let first = publish(&mut client, with(2, 1)).await.unwrap();
     let again = publish(&mut client, with(2, 1)).await.unwrap();
     assert!(!first.duplicate && again.duplicate);
-    assert_eq!((first.first_offset, first.first_position), (again.first_offset, again.first_position));
+    assert_eq!(
+        (first.first_offset, first.first_position),
+        (again.first_offset, again.first_position)
+    );
     assert_eq!(publish(&mut client, with(1, 2)).await, Err(Reason::ProducerFenced));
     assert_eq!(publish(&mut client, with(2, 2)).await.unwrap().first_offset, 2);
 }
@@ -178,14 +208,20 @@ fn the_command_line_refuses_with_the_documented_exit_codes() {
     run(&["topic", "create", "t", "--config", "no_such=1"]).fails(2, "no_such");
     run(&["topic", "info", "nope"]).fails(3, "TOPIC_NOT_FOUND");
     run(&["events", "read", "orders", "--from", "99"]).fails(2, "BEYOND_END");
-    run(&["events", "read", "orders", "--from", "start", "--consistency", "eventual"]).fails(2, "eventual");
+    run(&["events", "read", "orders", "--from", "start", "--consistency", "eventual"])
+        .fails(2, "eventual");
     run(&["events", "get", "orders", "5"]).fails(3, "EVENT_NOT_FOUND");
     run(&["events", "get", "orders", "--id", "x"]).fails(2, "index_ids");
     run(&["cluster", "init"]).fails(4, "ALREADY_INITIALIZED");
     run(&["cluster", "remove", "9", "--yes"]).fails(3, "NODE_NOT_FOUND");
     run(&["no-such-noun"]).fails(2, "no-such-noun");
-    let lines = "{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/s\",\"type\":\"t\"}\nnot json\n";
-    let half = mhub_with_input(&cluster.nodes[0].endpoint(), &["events", "publish", "orders", "-"], Some(lines));
+    let lines =
+        "{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/s\",\"type\":\"t\"}\nnot json\n";
+    let half = mhub_with_input(
+        &cluster.nodes[0].endpoint(),
+        &["events", "publish", "orders", "-"],
+        Some(lines),
+    );
     assert!(matches!(half.code(), 2 | 8), "{}", half.all());
     assert!(half.stderr().contains("line 2"), "{}", half.all());
     cluster.await_serving();

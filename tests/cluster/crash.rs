@@ -16,9 +16,10 @@ struct Dice(u64);
 
 impl Dice {
     fn new() -> Self {
-        let seed = std::env::var("MHUB_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| {
-            u64::from(std::process::id()) ^ uuid::Uuid::new_v4().as_u64_pair().0
-        });
+        let seed =
+            std::env::var("MHUB_TEST_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(
+                || u64::from(std::process::id()) ^ uuid::Uuid::new_v4().as_u64_pair().0,
+            );
         println!("MHUB_TEST_SEED={seed}");
         Self(seed)
     }

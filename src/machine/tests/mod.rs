@@ -44,7 +44,8 @@ fn the_machine_does_what_the_naive_model_does() {
         let mut dice = Dice::new(seed);
         let (mut model, mut kv) = (Model::default(), MemKv::default());
         let mut split = MemKv::default();
-        let entries: Vec<CommandBatch> = (0..=dice.below(12)).map(|n| random_entry(&mut dice, n)).collect();
+        let entries: Vec<CommandBatch> =
+            (0..=dice.below(12)).map(|n| random_entry(&mut dice, n)).collect();
         let expected: Vec<Vec<Outcome>> = entries.iter().map(|e| model.apply(e)).collect();
         // All entries over one machine, and each over a machine of its own.
         let together = apply(&mut kv, &entries, 1);
@@ -68,13 +69,18 @@ fn check_reads(model: &Model, kv: &MemKv, dice: &mut Dice, seed: u64) {
     let bounds = Bounds { events: 1 + dice.below(6), bytes: 1 + dice.below(400) as usize };
     for info in &listed {
         let topic = &model.topics[&info.name];
-        let expected: Vec<_> = (0..).zip(&topic.events).map(|(n, e)| (n, e.encoded.clone())).collect();
+        let expected: Vec<_> =
+            (0..).zip(&topic.events).map(|(n, e)| (n, e.encoded.clone())).collect();
         assert_eq!(info.next_offset.get(), expected.len() as u64, "seed {seed}");
         let from = dice.below(expected.len() as u64 + 2);
         let up = walk(info.first_offset.get().max(from), Order::Ascending, |at| {
             query::read_topic(kv, info, Offset(at), Order::Ascending, bounds).unwrap()
         });
-        assert_eq!(up, expected.iter().skip(from as usize).cloned().collect::<Vec<_>>(), "seed {seed} up");
+        assert_eq!(
+            up,
+            expected.iter().skip(from as usize).cloned().collect::<Vec<_>>(),
+            "seed {seed} up"
+        );
         let down = walk(from, Order::Descending, |at| {
             query::read_topic(kv, info, Offset(at), Order::Descending, bounds).unwrap()
         });
@@ -107,9 +113,13 @@ fn check_points(
     }
     assert_eq!(query::event_at(kv, info, info.next_offset).unwrap(), None);
     for key in random::KEYS {
-        let expected: Vec<u64> =
-            (0..).zip(&topic.events).filter(|(_, e)| e.key == key && !key.is_empty()).map(|(n, _)| n).collect();
-        let (up, version) = query::read_key(kv, info, key, KeyVersion(1), Order::Ascending, 99).unwrap();
+        let expected: Vec<u64> = (0..)
+            .zip(&topic.events)
+            .filter(|(_, e)| e.key == key && !key.is_empty())
+            .map(|(n, _)| n)
+            .collect();
+        let (up, version) =
+            query::read_key(kv, info, key, KeyVersion(1), Order::Ascending, 99).unwrap();
         assert_eq!(version.get(), expected.len() as u64, "seed {seed}");
         assert_eq!(up.iter().map(|e| e.offset.get()).collect::<Vec<_>>(), expected, "seed {seed}");
         let (down, _) = query::read_key(kv, info, key, version, Order::Descending, 99).unwrap();
@@ -160,7 +170,8 @@ fn walk_by(
         for encoded in &chunk.batches {
             let batch = super::topic::batch::Batch { count: u32::MAX, encoded: encoded.clone() };
             let view = batch.view().unwrap();
-            let run = crate::model::event_run::iter(view.run).map(|e| Bytes::copy_from_slice(e.unwrap()));
+            let run =
+                crate::model::event_run::iter(view.run).map(|e| Bytes::copy_from_slice(e.unwrap()));
             let mut run: Vec<_> = (place(&view)..).zip(run).collect();
             if order == Order::Descending {
                 run.reverse();

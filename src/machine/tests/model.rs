@@ -81,7 +81,9 @@ impl Model {
 
     fn do_it(&mut self, kind: Kind) -> Outcome {
         match kind {
-            Kind::CreateTopic(c) if self.topics.contains_key(&c.name) => refuse(Reason::TopicExists),
+            Kind::CreateTopic(c) if self.topics.contains_key(&c.name) => {
+                refuse(Reason::TopicExists)
+            }
             Kind::CreateTopic(c) => {
                 self.last_id += 1;
                 let topic = Topic {
@@ -125,7 +127,9 @@ impl Model {
     }
 
     fn publish(&mut self, call: &Publish) -> Outcome {
-        let Some(topic) = self.topics.get(&call.topic) else { return refuse(Reason::TopicNotFound) };
+        let Some(topic) = self.topics.get(&call.topic) else {
+            return refuse(Reason::TopicNotFound);
+        };
         let (id, max) = (topic.id, topic.config.max_event_bytes);
         if let Some(producer) = &call.producer
             && let Some(known) = self.known_call(producer)
@@ -200,7 +204,11 @@ fn append(topic: &mut Topic, next_position: &mut u64, now: u64, call: &Publish) 
             .last()
             .filter(|(_, e)| now - e.recorded_at < window);
         if let Some((offset, e)) = known {
-            receipts.push(Receipt { offset: Offset(offset), position: Position(e.position), duplicate: true });
+            receipts.push(Receipt {
+                offset: Offset(offset),
+                position: Position(e.position),
+                duplicate: true,
+            });
             versions.push(KeyVersion(e.version));
             continue;
         }

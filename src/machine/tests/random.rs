@@ -54,8 +54,10 @@ pub(super) struct TestEvent {
 }
 
 pub(super) fn random_entry(dice: &mut Dice, n: u64) -> CommandBatch {
-    let stamp_ms = n * 2000 + dice.below(5) * 1000 + if dice.below(10) == 0 { 200 * HOUR } else { 0 };
-    let commands = (0..=dice.below(5)).map(|_| Command { kind: Some(random_command(dice, n)) }).collect();
+    let stamp_ms =
+        n * 2000 + dice.below(5) * 1000 + if dice.below(10) == 0 { 200 * HOUR } else { 0 };
+    let commands =
+        (0..=dice.below(5)).map(|_| Command { kind: Some(random_command(dice, n)) }).collect();
     CommandBatch { stamp_ms, commands }
 }
 
@@ -66,7 +68,10 @@ fn random_command(dice: &mut Dice, n: u64) -> Kind {
         0..=3 => Kind::CreateTopic(CreateTopic { name, config: random_config(dice), request_id }),
         4 => Kind::UpdateTopic(UpdateTopic {
             name,
-            patch: TopicPatch { max_event_bytes: Some(20 + dice.below(100)), ..TopicPatch::default() },
+            patch: TopicPatch {
+                max_event_bytes: Some(20 + dice.below(100)),
+                ..TopicPatch::default()
+            },
             if_revision: dice.below(3),
             request_id,
         }),
@@ -138,7 +143,8 @@ pub(super) fn create(name: &str, stamp_ms: u64) -> CommandBatch {
 }
 
 pub(super) fn publish(topic: &str, count: usize, stamp_ms: u64) -> CommandBatch {
-    let event = TestEvent { id: "i".into(), source: "s".into(), kind: "k".into(), ..TestEvent::default() };
+    let event =
+        TestEvent { id: "i".into(), source: "s".into(), kind: "k".into(), ..TestEvent::default() };
     let publish = publish_of(topic, &vec![event; count]);
     CommandBatch { stamp_ms, commands: vec![Kind::Publish(publish).into()] }
 }
@@ -148,7 +154,9 @@ pub(super) fn assert_same(expected: &[Outcome], actual: &[Outcome], context: &st
     assert_eq!(expected.len(), actual.len(), "{context}");
     for (expected, actual) in expected.iter().zip(actual) {
         match (expected, actual) {
-            (Outcome::Rejected(e), Outcome::Rejected(a)) => assert_eq!(e.reason, a.reason, "{context}: {a}"),
+            (Outcome::Rejected(e), Outcome::Rejected(a)) => {
+                assert_eq!(e.reason, a.reason, "{context}: {a}")
+            }
             _ => assert_eq!(expected, actual, "{context}"),
         }
     }

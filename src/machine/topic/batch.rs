@@ -118,11 +118,9 @@ struct Head<'a> {
 /// `messagehub.v1.EventBatch`, field by field.
 fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: &[u8]) {
     string::encode(1, &head.topic.to_owned(), buf);
-    for (tag, value) in [
-        (2, head.first_offset.get()),
-        (3, head.first_position.get()),
-        (4, head.recorded_at.get()),
-    ] {
+    for (tag, value) in
+        [(2, head.first_offset.get()), (3, head.first_position.get()), (4, head.recorded_at.get())]
+    {
         if value != 0 {
             uint64::encode(tag, &value, buf);
         }

@@ -20,8 +20,11 @@ pub(crate) fn apply<K: Kv>(
     let CreateTopic { name, config, request_id } = command;
     if machine.topic(&name)?.is_some() {
         return Ok(Outcome::Rejected(
-            Rejection::new(Reason::TopicExists, format!("topic {name} exists; choose another name, or update it"))
-                .with("topic", &name),
+            Rejection::new(
+                Reason::TopicExists,
+                format!("topic {name} exists; choose another name, or update it"),
+            )
+            .with("topic", &name),
         ));
     }
     if machine.meta().topics >= TOPICS_MAX {

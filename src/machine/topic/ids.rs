@@ -104,9 +104,13 @@ pub fn forget<K: Kv>(
     }
     let forgotten = due.len() as u64;
     for row in due {
-        let (Some(head), Some(recorded), Some(rest)) = (row.get(..8), row.get(8..16), row.get(16..))
+        let (Some(head), Some(recorded), Some(rest)) =
+            (row.get(..8), row.get(8..16), row.get(16..))
         else {
-            return Err(Fault::Corrupt { record: Kind::IdExpiry, what: "malformed key".to_owned() });
+            return Err(Fault::Corrupt {
+                record: Kind::IdExpiry,
+                what: "malformed key".to_owned(),
+            });
         };
         let id_row = [head, rest].concat();
         // The id may have been used again since, with an expiry of its own.

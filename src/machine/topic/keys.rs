@@ -33,10 +33,9 @@ pub fn entry_key(topic: TopicId, key: &str, version: KeyVersion) -> Vec<u8> {
 /// # Errors
 /// When the key is not one.
 pub fn entry_version(row: &[u8]) -> Result<KeyVersion, Fault> {
-    let bytes = row.last_chunk::<8>().ok_or(Fault::Corrupt {
-        record: Kind::KeyEntry,
-        what: "malformed key".to_owned(),
-    })?;
+    let bytes = row
+        .last_chunk::<8>()
+        .ok_or(Fault::Corrupt { record: Kind::KeyEntry, what: "malformed key".to_owned() })?;
     Ok(KeyVersion(u64::from_be_bytes(*bytes)))
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn apply<K: Kv>(
     if let Some(producer) = &command.producer {
         match producers::judge(machine, producer)? {
             Verdict::New => {}
-            Verdict::Answered(answer) => return producers::repeat(machine, answer).map(Outcome::Published),
+            Verdict::Answered(answer) => {
+                return producers::repeat(machine, answer).map(Outcome::Published);
+            }
             Verdict::Refused(rejection) => return Ok(Outcome::Rejected(rejection)),
         }
     }
@@ -85,7 +87,9 @@ fn check_expectations<K: Kv>(
     let Some((first, actual)) = failing.first() else { return Ok(None) };
     let told: Vec<String> = failing
         .iter()
-        .map(|(e, actual)| format!("key {:?} is at version {actual}, expected {}", e.key, e.expect()))
+        .map(|(e, actual)| {
+            format!("key {:?} is at version {actual}, expected {}", e.key, e.expect())
+        })
         .collect();
     Ok(Some(
         Rejection::new(
@@ -136,7 +140,11 @@ fn append_keys<K: Kv>(
             version = keys::head(machine.overlay(), topic, key)?.next();
             let overlay = machine.overlay_mut();
             overlay.put(Table::KeyHeads, keys::head_key(topic, key), keys::encode_head(version));
-            overlay.put(Table::Keys, keys::entry_key(topic, key, version), keys::encode_entry(offset));
+            overlay.put(
+                Table::Keys,
+                keys::entry_key(topic, key, version),
+                keys::encode_entry(offset),
+            );
         }
         versions.push(version);
         offset = offset.next();
@@ -188,11 +196,16 @@ fn append_by_id<K: Kv>(
         places.push(Place::New { id_row, index: fresh });
         fresh += 1;
     }
-    let count = u32::try_from(fresh).map_err(|_| Fault::Undecodable("too many events".to_owned()))?;
+    let count =
+        u32::try_from(fresh).map_err(|_| Fault::Undecodable("too many events".to_owned()))?;
     let appended = if count > 0 {
         append(machine, topic, command, count, &run)?
     } else {
-        Published { first_offset: next_offset, first_position: next_position, ..Published::default() }
+        Published {
+            first_offset: next_offset,
+            first_position: next_position,
+            ..Published::default()
+        }
     };
     index_ids(machine, command, &places, &appended)?;
     if places.iter().all(|place| matches!(place, Place::New { .. })) {
@@ -232,7 +245,11 @@ fn index_ids<K: Kv>(
         let overlay = machine.overlay_mut();
         overlay.put(Table::Ids, id_row.clone(), entry.encode());
         if expires {
-            overlay.put(Table::IdExpiries, expiry_key(topic.topic_id(), now, id_row), expiry_value());
+            overlay.put(
+                Table::IdExpiries,
+                expiry_key(topic.topic_id(), now, id_row),
+                expiry_value(),
+            );
             topic.expiring_ids += 1;
         }
     }
@@ -261,11 +278,9 @@ fn with_receipts<K: Kv>(
                 position: appended.first_position.plus(*index),
                 duplicate: false,
             },
-            Place::Known(entry) => Receipt {
-                offset: entry.offset,
-                position: entry.position,
-                duplicate: true,
-            },
+            Place::Known(entry) => {
+                Receipt { offset: entry.offset, position: entry.position, duplicate: true }
+            }
         };
         let stored = batch::containing(machine.overlay(), topic, receipt.offset)?;
         key_versions.push(match stored {

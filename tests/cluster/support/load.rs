@@ -20,10 +20,10 @@ use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 
 /// What a writer was told: event id → offset.
-pub type Acknowledged = BTreeMap<String, u64>;
+pub(crate) type Acknowledged = BTreeMap<String, u64>;
 
 /// Writers at work in the background.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     writers: Vec<std::thread::JoinHandle<Acknowledged>>,
@@ -31,7 +31,7 @@ pub struct Load {
 
 impl Load {
     /// Starts this many writers, each with one call of `batch` events in flight.
-    pub fn start(endpoints: &[String], topic: &str, writers: usize, batch: usize) -> Self {
+    pub(crate) fn start(endpoints: &[String], topic: &str, writers: usize, batch: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let writers = (0..writers)
@@ -58,13 +58,13 @@ impl Load {
     }
 
     /// Events acknowledged so far.
-    pub fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
     /// Waits until this many more events are acknowledged.
     #[track_caller]
-    pub fn await_progress(&self, events: u64, within: Duration) {
+    pub(crate) fn await_progress(&self, events: u64, within: Duration) {
         let goal = self.acknowledged() + events;
         assert!(
             super::poll(within, || self.acknowledged() >= goal),
@@ -74,7 +74,7 @@ impl Load {
     }
 
     /// Lets every writer finish the call that it is at, and gives what they were told.
-    pub fn finish(self) -> Acknowledged {
+    pub(crate) fn finish(self) -> Acknowledged {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = Acknowledged::new();
         for writer in self.writers {
@@ -163,13 +163,23 @@ impl Writer {
         let rejection = from_status(status);
         let code = rejection.reason.code();
         assert!(
-            matches!(code, Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::ResourceExhausted),
+            matches!(
+                code,
+                Code::Unavailable
+                    | Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::ResourceExhausted
+            ),
             "a valid call was refused: {rejection}"
         );
         self.channel = None;
-        let hinted = rejection.fact("leader_endpoint").and_then(|leader| self.endpoints.iter().position(|e| e == leader));
+        let hinted = rejection
+            .fact("leader_endpoint")
+            .and_then(|leader| self.endpoints.iter().position(|e| e == leader));
         match hinted {
-            Some(leader) if rejection.reason == Reason::NotLeader && leader != self.at => self.at = leader,
+            Some(leader) if rejection.reason == Reason::NotLeader && leader != self.at => {
+                self.at = leader
+            }
             _ => {
                 self.at = (self.at + 1) % self.endpoints.len();
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -179,7 +189,7 @@ impl Writer {
 }
 
 /// Reads a topic from its start on one node, linearizably: (offset, event id).
-pub fn read_all(endpoint: &str, topic: &str) -> Vec<(u64, String)> {
+pub(crate) fn read_all(endpoint: &str, topic: &str) -> Vec<(u64, String)> {
     let request = ReadRequest {
         topic: topic.to_owned(),
         from: Some(From::Start(Start {})),
@@ -190,7 +200,8 @@ pub fn read_all(endpoint: &str, topic: &str) -> Vec<(u64, String)> {
     };
     let endpoint = format!("http://{endpoint}");
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let mut client = EventsClient::connect(endpoint).await.unwrap().max_decoding_message_size(64 << 20);
+        let mut client =
+            EventsClient::connect(endpoint).await.unwrap().max_decoding_message_size(64 << 20);
         let mut answers = client.read(request).await.unwrap().into_inner();
         let mut events = Vec::new();
         while let Some(answer) = answers.message().await.unwrap() {
@@ -208,7 +219,7 @@ pub fn read_all(endpoint: &str, topic: &str) -> Vec<(u64, String)> {
 /// Every acknowledged event is at the offset that was told, once; offsets have no gaps; nothing
 /// is there that was not acknowledged.
 #[track_caller]
-pub fn check(acknowledged: &Acknowledged, stored: &[(u64, String)]) {
+pub(crate) fn check(acknowledged: &Acknowledged, stored: &[(u64, String)]) {
     for (expected, (offset, _)) in (0..).zip(stored) {
         assert_eq!(*offset, expected, "a gap in the offsets");
     }

@@ -1,6 +1,6 @@
 //! Real `mhub` processes on loopback, started, killed and stopped by a test.
 
-pub mod load;
+pub(crate) mod load;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a cluster may take to serve again after a fault.
-pub const SERVING_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const SERVING_WITHIN: Duration = Duration::from_secs(10);
 
 /// One node: its directory, its ports, and its process while it runs.
-pub struct Node {
-    pub id: u64,
-    pub client_port: u16,
-    pub peer_port: u16,
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) client_port: u16,
+    pub(crate) peer_port: u16,
     dir: PathBuf,
     settings: Vec<(String, String)>,
     process: Option<Child>,
@@ -23,7 +23,7 @@ pub struct Node {
 
 impl Node {
     /// A node with ports of its own and an empty directory.
-    pub fn new(id: u64, root: &Path) -> Self {
+    pub(crate) fn new(id: u64, root: &Path) -> Self {
         let dir = root.join(format!("node-{id}"));
         std::fs::create_dir_all(&dir).unwrap();
         Self {
@@ -37,33 +37,30 @@ impl Node {
     }
 
     /// Sets a configuration value by its environment variable.
-    pub fn set(&mut self, variable: &str, value: impl ToString) -> &mut Self {
+    pub(crate) fn set(&mut self, variable: &str, value: impl ToString) -> &mut Self {
         self.settings.retain(|(name, _)| name != variable);
         self.settings.push((variable.to_owned(), value.to_string()));
         self
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.client_port)
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
     /// What the node wrote to its log so far, over all of its starts.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     /// Starts the process; it need not be ready when this returns.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs already", self.id);
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join("log"))
-            .unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mhub"));
         command
             .arg("serve")
@@ -80,7 +77,7 @@ impl Node {
     }
 
     /// kill -9, and waits until the process is gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -88,7 +85,7 @@ impl Node {
     }
 
     /// SIGTERM, and the exit code.
-    pub fn stop(&mut self) -> Option<i32> {
+    pub(crate) fn stop(&mut self) -> Option<i32> {
         let mut process = self.process.take()?;
         let pid = process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
@@ -98,17 +95,17 @@ impl Node {
     }
 
     /// Waits for the process to end by itself, and gives its exit code.
-    pub fn wait_exit(&mut self, within: Duration) -> Option<i32> {
+    pub(crate) fn wait_exit(&mut self, within: Duration) -> Option<i32> {
         let status = wait_exit(self.process.as_mut()?, within)?;
         self.process = None;
         status.code()
     }
 
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.process.is_some()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 }
@@ -129,14 +126,14 @@ fn wait_exit(process: &mut Child, within: Duration) -> Option<std::process::Exit
 }
 
 /// Several nodes and the directory that holds them.
-pub struct Cluster {
-    pub nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
     root: TempDir,
 }
 
 impl Cluster {
     /// A cluster of `size` voters that serves. `settings` are environment variables for each node.
-    pub fn start(size: u64, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(size: u64, settings: &[(&str, &str)]) -> Self {
         let mut cluster = Self { nodes: Vec::new(), root: tempfile::tempdir().unwrap() };
         for id in 1..=size {
             cluster.start_node(id, settings);
@@ -151,7 +148,7 @@ impl Cluster {
     }
 
     /// Starts one more node, which does not belong to the cluster yet; returns its index.
-    pub fn start_node(&mut self, id: u64, settings: &[(&str, &str)]) -> usize {
+    pub(crate) fn start_node(&mut self, id: u64, settings: &[(&str, &str)]) -> usize {
         let mut node = Node::new(id, self.root.path());
         for (name, value) in settings {
             node.set(name, value);
@@ -164,14 +161,14 @@ impl Cluster {
     }
 
     /// Makes a started node a learner of the cluster that the first running node belongs to.
-    pub fn join(&self, index: usize) {
+    pub(crate) fn join(&self, index: usize) {
         let member = (0..self.nodes.len()).find(|i| *i != index && self.nodes[*i].runs()).unwrap();
         let to = self.nodes[member].endpoint();
         self.mhub(index, &["cluster", "join", &to]).succeeds();
     }
 
     /// Makes a learner a voter, as soon as it is caught up.
-    pub fn promote(&self, index: usize) {
+    pub(crate) fn promote(&self, index: usize) {
         let id = self.nodes[index].id.to_string();
         let mut last = String::new();
         let done = poll(Duration::from_secs(60), || {
@@ -183,35 +180,36 @@ impl Cluster {
     }
 
     /// A client command against one node.
-    pub fn mhub(&self, index: usize, args: &[&str]) -> Run {
+    pub(crate) fn mhub(&self, index: usize, args: &[&str]) -> Run {
         mhub(&self.nodes[index].endpoint(), args)
     }
 
     /// A client command that may go to any running node.
-    pub fn admin(&self, args: &[&str]) -> Run {
+    pub(crate) fn admin(&self, args: &[&str]) -> Run {
         mhub(&self.endpoints().join(","), args)
     }
 
     /// The client endpoints of the nodes that run.
-    pub fn endpoints(&self) -> Vec<String> {
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().filter(|n| n.runs()).map(Node::endpoint).collect()
     }
 
     /// The client endpoints of all nodes, running or not.
-    pub fn all_endpoints(&self) -> Vec<String> {
+    pub(crate) fn all_endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(Node::endpoint).collect()
     }
 
     /// Waits until a node answers status.
-    pub fn await_answering(&self, index: usize) {
+    pub(crate) fn await_answering(&self, index: usize) {
         let node = &self.nodes[index];
-        let answers =
-            poll(SERVING_WITHIN, || self.mhub(index, &["cluster", "status", "-o", "json"]).code() == 0);
+        let answers = poll(SERVING_WITHIN, || {
+            self.mhub(index, &["cluster", "status", "-o", "json"]).code() == 0
+        });
         assert!(answers, "node {} does not answer:\n{}", node.id, node.log());
     }
 
     /// Waits until a leader serves linearizable reads.
-    pub fn await_serving(&self) {
+    pub(crate) fn await_serving(&self) {
         let started = Instant::now();
         let mut last = String::new();
         let serves = poll(SERVING_WITHIN, || {
@@ -223,12 +221,15 @@ impl Cluster {
             serves,
             "not serving after {:?}: {last}\n{}",
             started.elapsed(),
-            self.nodes.iter().map(|n| format!("--- node {}\n{}", n.id, tail(&n.log()))).collect::<String>()
+            self.nodes
+                .iter()
+                .map(|n| format!("--- node {}\n{}", n.id, tail(&n.log())))
+                .collect::<String>()
         );
     }
 
     /// The index of the leader among the running nodes.
-    pub fn leader(&self) -> usize {
+    pub(crate) fn leader(&self) -> usize {
         let mut leader = None;
         poll(SERVING_WITHIN, || {
             leader = (0..self.nodes.len()).find(|i| {
@@ -243,13 +244,13 @@ impl Cluster {
     }
 
     /// A node's status as JSON; null when it does not answer.
-    pub fn status(&self, index: usize) -> serde_json::Value {
+    pub(crate) fn status(&self, index: usize) -> serde_json::Value {
         let run = self.mhub(index, &["cluster", "status", "-o", "json"]);
         serde_json::from_str(&run.stdout()).unwrap_or_default()
     }
 
     /// Compares the state hashes of all nodes.
-    pub fn verify(&self) {
+    pub(crate) fn verify(&self) {
         let mut last = String::new();
         let equal = poll(Duration::from_secs(60), || {
             let run = self.admin(&["cluster", "verify"]);
@@ -261,45 +262,45 @@ impl Cluster {
 }
 
 /// How a command ended.
-pub struct Run {
+pub(crate) struct Run {
     args: String,
     output: Output,
 }
 
 impl Run {
-    pub fn code(&self) -> i32 {
+    pub(crate) fn code(&self) -> i32 {
         self.output.status.code().unwrap_or(-1)
     }
 
-    pub fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
     /// Everything, for messages.
-    pub fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         format!("mhub {} → {}\n{}{}", self.args, self.code(), self.stdout(), self.stderr())
     }
 
     /// The JSON document on stdout.
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         self.succeeds();
         serde_json::from_str(&self.stdout()).unwrap_or_else(|e| panic!("{e}: {}", self.all()))
     }
 
     #[track_caller]
-    pub fn succeeds(&self) -> &Self {
+    pub(crate) fn succeeds(&self) -> &Self {
         assert_eq!(self.code(), 0, "{}", self.all());
         self
     }
 
     /// Failed with this exit code, and the message names this.
     #[track_caller]
-    pub fn fails(&self, code: i32, says: &str) -> &Self {
+    pub(crate) fn fails(&self, code: i32, says: &str) -> &Self {
         assert_eq!(self.code(), code, "{}", self.all());
         assert!(self.stderr().contains(says), "wanted {says:?} in: {}", self.all());
         self
@@ -307,12 +308,12 @@ impl Run {
 }
 
 /// Runs a client command.
-pub fn mhub(endpoint: &str, args: &[&str]) -> Run {
+pub(crate) fn mhub(endpoint: &str, args: &[&str]) -> Run {
     mhub_with_input(endpoint, args, None)
 }
 
 /// Runs a client command with something on its standard input.
-pub fn mhub_with_input(endpoint: &str, args: &[&str], input: Option<&str>) -> Run {
+pub(crate) fn mhub_with_input(endpoint: &str, args: &[&str], input: Option<&str>) -> Run {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mhub"))
         .args(args)
         .env("MHUB_ENDPOINT", endpoint)
@@ -330,12 +331,12 @@ pub fn mhub_with_input(endpoint: &str, args: &[&str], input: Option<&str>) -> Ru
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Asks again until it holds or the time is over; says whether it held.
-pub fn poll(within: Duration, mut holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn poll(within: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     loop {
         if holds() {
@@ -349,7 +350,7 @@ pub fn poll(within: Duration, mut holds: impl FnMut() -> bool) -> bool {
 }
 
 /// The end of a log, for messages.
-pub fn tail(log: &str) -> String {
+pub(crate) fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n") + "\n"
 }

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::output;
 use super::read::ConsistencyArg;
 use super::{Done, Failure, Global};
-use crate::client::{Client, EventBuilder, Publisher};
+use crate::client::{Client, Publisher};
 use crate::model::limits::CALL_EVENTS_MAX;
-use crate::model::rejection::{Exit, Rejection};
+use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::v1::{
-    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, KeyExpectation, ReadRequest,
+    CreateTopicRequest, DeleteTopicRequest, Event, GetTopicRequest, KeyExpectation, ReadRequest,
     key_expectation,
 };
 use crate::runtime::{clock, tasks};
@@ -101,7 +101,8 @@ fn seconds(secs: f64) -> Result<Duration, Failure> {
 /// What the workers share.
 struct Shared {
     topic: Arc<str>,
-    payload: Bytes,
+    /// What all events have in common, encoded: the measured work is the hub's, not this.
+    common: Vec<u8>,
     args: PublishArgs,
     measuring: AtomicBool,
     stop: AtomicBool,
@@ -135,7 +136,13 @@ async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> 
     }
     let shared = Arc::new(Shared {
         topic: topic.as_str().into(),
-        payload: (0..args.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect(),
+        common: Event {
+            source: "/bench".to_owned(),
+            r#type: "bench".to_owned(),
+            data: (0..args.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect(),
+            ..Event::default()
+        }
+        .encode_to_vec(),
         args: args.clone(),
         measuring: AtomicBool::new(false),
         stop: AtomicBool::new(false),
@@ -164,13 +171,12 @@ async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> 
     }
     if own {
         let confirm_name = topic.clone();
-        client
-            .delete_topic(DeleteTopicRequest {
-                name: topic.clone(),
-                confirm_name,
-                ..Default::default()
-            })
-            .await?;
+        let request =
+            DeleteTopicRequest { name: topic.clone(), confirm_name, ..Default::default() };
+        // The figures are worth printing even so.
+        if let Err(rejection) = client.delete_topic(request).await {
+            output::complain(&format!("topic {topic} is left behind: {rejection}"));
+        }
     }
     if let Some(error) = &all.first_error {
         output::complain(&format!("the first error: {error}"));
@@ -222,7 +228,7 @@ async fn worker(shared: Arc<Shared>, publisher: Publisher, number: u64) -> Seen 
             on_their_way.push(attempt(&shared, &publisher, number, call, versions.next(call)));
         }
         let Some((started, key, result)) = on_their_way.next().await else { return seen };
-        versions.settle(key, result.is_ok());
+        versions.settle(key, &result);
         if !shared.measuring.load(Ordering::Relaxed) {
             continue;
         }
@@ -248,16 +254,17 @@ async fn attempt(
     key: Option<(u64, u64)>,
 ) -> (Instant, Option<u64>, Result<(), Rejection>) {
     let event = |index: usize| -> Bytes {
-        let mut builder = EventBuilder::new("/bench", "bench")
-            .id(format!("{worker}-{call}-{index}"))
-            .data(shared.payload.clone());
-        if let Some((key, _)) = key {
-            builder = builder.key(format!("key-{key}"));
-        }
-        builder.build().encode_to_vec().into()
+        let id = format!("{worker}-{call}-{index}");
+        let key = key.map_or_else(String::new, |(key, _)| format!("key-{key}"));
+        let own = Event { id, key, ..Event::default() };
+        // Encoded messages one after the other are one message with the fields of both.
+        let mut encoded = Vec::with_capacity(own.encoded_len() + shared.common.len());
+        encoded.extend(own.encode_to_vec());
+        encoded.extend_from_slice(&shared.common);
+        encoded.into()
     };
     let started = clock::now();
-    let topic = Arc::clone(&shared.topic);
+    let topic = &shared.topic;
     let result = match (key, shared.args.batch) {
         (None, 1) => publisher.publish_encoded(topic, event(0)).await.map(drop),
         (None, batch) => publisher
@@ -304,10 +311,16 @@ impl Versions {
         Some((self.first + slot as u64, self.known[slot]))
     }
 
-    fn settle(&mut self, key: Option<u64>, done: bool) {
+    fn settle(&mut self, key: Option<u64>, result: &Result<(), Rejection>) {
         let Some(slot) = key.and_then(|key| usize::try_from(key - self.first).ok()) else { return };
-        if done {
-            self.known[slot] += self.batch;
+        match result {
+            Ok(()) => self.known[slot] += self.batch,
+            // An append of unknown outcome may have been done: the next one learns of it.
+            Err(rejection) if rejection.reason == Reason::VersionConflict => {
+                let actual = rejection.fact("actual").and_then(|version| version.parse().ok());
+                self.known[slot] = actual.unwrap_or(self.known[slot]);
+            }
+            Err(_) => {}
         }
         self.free.push_back(slot);
     }

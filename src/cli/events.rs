@@ -1,26 +1,22 @@
 //! `mhub events`.
 
-use std::io::BufRead;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::output::{self, Lines, Output};
+use super::publish;
 use super::read::{ConsistencyArg, FromArg};
 use super::{Done, Failure, Global};
-use crate::client::{Client, EventBuilder, Publisher, Reader, Receipt, cloudevents, receipts};
-use crate::model::rejection::{Exit, Rejection};
+use crate::client::cloudevents::EnvelopeJson;
+use crate::client::{Client, EventBuilder, Reader, Receipt, receipts};
+use crate::model::rejection::Exit;
 use crate::proto::v1::{
     Event, EventBatch, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest, ReadRequest,
     RecordedEvent, get_event_request, key_expectation,
 };
-
-/// Publishes that are on their way at once.
-const IN_FLIGHT_MAX: usize = 1024;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum EventsCommand {
@@ -32,6 +28,7 @@ pub(super) enum EventsCommand {
         /// The topic.
         topic: String,
         /// A file, or - for standard input (the default without --data).
+        #[arg(conflicts_with = "data")]
         file: Option<PathBuf>,
         #[command(flatten)]
         event: EventArgs,
@@ -197,7 +194,7 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             append(&client, output, topic, event.event(data), None).await
         }
         EventsCommand::Publish { topic, file, .. } => {
-            publish_lines(&client, output, topic, file).await
+            publish::run(&client, output, &topic, file).await
         }
         EventsCommand::Append { topic, expect, event } => {
             let Some(data) = event.data.clone() else {
@@ -232,7 +229,8 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             let options = Some(consistency.options());
             let found =
                 client.event(GetEventRequest { topic, which: Some(which), options }).await?;
-            output::item(output, &recorded(&found)?)?;
+            let event = decode(&found.event)?;
+            output::document(output, &EnvelopeJson { recorded: &found, event: &event })?;
             Ok(Exit::Ok)
         }
         EventsCommand::Tail { topic, all, from, limit } => {
@@ -247,10 +245,10 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
     }
 }
 
-const RECEIPT: &[(&str, usize)] =
+pub(super) const RECEIPT: &[(&str, usize)] =
     &[("topic", 16), ("offset", 10), ("position", 10), ("version", 8), ("duplicate", 9)];
 
-fn receipt(topic: &str, receipt: Receipt) -> Value {
+pub(super) fn receipt(topic: &str, receipt: Receipt) -> Value {
     json!({
         "topic": topic,
         "offset": receipt.offset.to_string(),
@@ -279,94 +277,6 @@ async fn append(
     }
     lines.end()?;
     Ok(Exit::Ok)
-}
-
-/// Publishes lines as they come, many on their way at once, and prints receipts in their order.
-async fn publish_lines(
-    client: &Client,
-    output: Output,
-    topic: String,
-    file: Option<PathBuf>,
-) -> Done {
-    let publisher = client.publisher();
-    let name: Arc<str> = topic.as_str().into();
-    let mut lines = Lines::new(output, RECEIPT);
-    let mut on_their_way = FuturesOrdered::new();
-    let mut input = open(file)?;
-    let (mut number, mut failed, mut published) = (0_u64, None, 0_u64);
-    let mut text = String::new();
-    while failed.is_none() {
-        text.clear();
-        if input.read_line(&mut text)? == 0 {
-            break;
-        }
-        number += 1;
-        if text.trim().is_empty() {
-            continue;
-        }
-        match cloudevents::from_json(&text) {
-            Ok(event) => on_their_way.push_back(one(&publisher, &name, event, number)),
-            Err(rejection) => failed = Some((number, rejection)),
-        }
-        if on_their_way.len() >= IN_FLIGHT_MAX {
-            settle(on_their_way.next().await, &topic, &mut lines, &mut published, &mut failed)?;
-        }
-    }
-    while let Some(result) = on_their_way.next().await {
-        settle(Some(result), &topic, &mut lines, &mut published, &mut failed)?;
-    }
-    lines.end()?;
-    let Some((number, rejection)) = failed else { return Ok(Exit::Ok) };
-    let exit = if published > 0 { Exit::Partial } else { rejection.reason.exit() };
-    Err(Failure::new(
-        exit,
-        format!(
-            "line {number}: {rejection}; {published} events before it were published, correct it and publish the rest"
-        ),
-    ))
-}
-
-fn open(file: Option<PathBuf>) -> Result<Box<dyn BufRead>, Failure> {
-    match file {
-        Some(path) if path.as_os_str() != "-" => {
-            let opened = std::fs::File::open(&path)
-                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            Ok(Box::new(std::io::BufReader::new(opened)))
-        }
-        _ => Ok(Box::new(std::io::stdin().lock())),
-    }
-}
-
-async fn one(
-    publisher: &Publisher,
-    topic: &Arc<str>,
-    event: Event,
-    number: u64,
-) -> (u64, Result<Receipt, Rejection>) {
-    (number, publisher.publish(Arc::clone(topic), event).await)
-}
-
-fn settle(
-    result: Option<(u64, Result<Receipt, Rejection>)>,
-    topic: &str,
-    lines: &mut Lines,
-    published: &mut u64,
-    failed: &mut Option<(u64, Rejection)>,
-) -> Result<(), Failure> {
-    match result {
-        Some((_, Ok(one))) => {
-            *published += 1;
-            lines.print(&receipt(topic, one))?;
-        }
-        // The first line that failed is the one to correct.
-        Some((number, Err(rejection)))
-            if failed.as_ref().is_none_or(|(first, _)| number < *first) =>
-        {
-            *failed = Some((number, rejection));
-        }
-        Some((_, Err(_))) | None => {}
-    }
-    Ok(())
 }
 
 const EVENT: &[(&str, usize)] = &[
@@ -416,22 +326,11 @@ fn decode(event: &Bytes) -> Result<Event, Failure> {
     })
 }
 
-fn recorded(event: &RecordedEvent) -> Result<Value, Failure> {
-    Ok(json!({
-        "topic": event.topic,
-        "offset": event.offset.to_string(),
-        "position": event.position.to_string(),
-        "version": event.key_version.to_string(),
-        "recorded_at": output::instant(event.recorded_at_ms),
-        "event": cloudevents::to_json(&decode(&event.event)?),
-    }))
-}
-
 fn print(lines: &mut Lines, output: Output, event: &RecordedEvent) -> Result<(), Failure> {
-    if output != Output::Table {
-        return lines.print(&recorded(event)?);
-    }
     let content = decode(&event.event)?;
+    if output != Output::Table {
+        return lines.document(&EnvelopeJson { recorded: event, event: &content });
+    }
     let row = json!({
         "offset": event.offset.to_string(),
         "position": event.position.to_string(),

@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod config;
 mod events;
+mod publish;
 mod read;
 mod serve;
 mod topic;
@@ -90,11 +91,12 @@ enum Noun {
 pub(crate) struct Failure {
     exit: Exit,
     message: String,
+    next: Option<&'static str>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), next: None }
     }
 
     fn usage(message: impl Into<String>) -> Self {
@@ -104,7 +106,8 @@ impl Failure {
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
-        Self::new(rejection.reason.exit(), rejection.to_string())
+        let next = next_step(rejection.reason);
+        Self { next, ..Self::new(rejection.reason.exit(), rejection.to_string()) }
     }
 }
 
@@ -121,6 +124,33 @@ impl From<std::io::Error> for Failure {
             if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Error };
         Self::new(exit, error.to_string())
     }
+}
+
+/// The command that helps on, where there is one.
+fn next_step(reason: Reason) -> Option<&'static str> {
+    Some(match reason {
+        Reason::TopicNotFound => "mhub topic ls lists the topics, mhub topic create makes one",
+        Reason::TopicExists | Reason::RevisionMismatch => "mhub topic info NAME shows it as it is",
+        Reason::VersionConflict => "mhub events read TOPIC --key KEY shows the key as it is",
+        Reason::EventNotFound | Reason::BeyondEnd => {
+            "mhub topic info NAME shows the first and next offset"
+        }
+        Reason::NodeNotFound => "mhub cluster members lists the nodes",
+        Reason::NotInitialized => {
+            "mhub cluster init on the first node, mhub cluster join MEMBER on others"
+        }
+        Reason::AlreadyInitialized => {
+            "mhub cluster members shows the cluster that the node belongs to"
+        }
+        Reason::NotCaughtUp => "mhub cluster members shows how far it is; try again then",
+        Reason::Unreachable => "check --endpoint or MHUB_ENDPOINT, and that the node runs",
+        Reason::NoLeader | Reason::NoQuorum | Reason::NotLeader | Reason::WouldLoseQuorum => {
+            "mhub cluster health tells what is wrong"
+        }
+        Reason::OutcomeUnknown => "look whether it was done before you repeat it",
+        Reason::DeadlineExceeded => "mhub cluster health; or give it more time with --timeout",
+        _ => return None,
+    })
 }
 
 type Done = Result<Exit, Failure>;
@@ -142,6 +172,9 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             if !failure.message.is_empty() && failure.exit != Exit::Ok {
                 output::complain(&format!("error: {}", failure.message));
+                if let Some(next) = failure.next {
+                    output::complain(&format!("next: {next}"));
+                }
             }
             ExitCode::from(failure.exit as u8)
         }
@@ -234,6 +267,7 @@ mod tests {
             "events publish orders -",
             "events publish orders file.jsonl --endpoint a:1,b:2",
             "events publish orders --data x --type t --key k",
+            "events publish orders --data x --type t --key k -o json",
             "events append orders --key k --expect none --data x",
             "events append orders --key k --expect 7 --data x --type t",
             "events read orders --from start --limit 3 --back",
@@ -261,5 +295,40 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            "",
+            "events publish",
+            "events publish orders file.jsonl --data x",
+            "events append orders --expect maybe --key k --data x",
+            "events read",
+            "events read orders --all",
+            "events read orders --from noon",
+            "events read orders --consistency eventual",
+            "events get orders",
+            "events get orders 5 --id x",
+            "events tail",
+            "topic update orders",
+            "cluster promote",
+            "topic ls -o yaml",
+        ] {
+            let words = std::iter::once("mhub").chain(line.split(' ').filter(|w| !w.is_empty()));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn refusals_keep_their_reason_exit_code_and_next_step() {
+        let failure = Failure::from(Rejection::new(Reason::TopicNotFound, "there is no topic x"));
+        assert_eq!(failure.exit, Exit::NotFound);
+        assert_eq!(failure.message, "there is no topic x (TOPIC_NOT_FOUND)");
+        assert!(failure.next.unwrap().contains("mhub topic"));
+        assert_eq!(
+            Failure::from(Rejection::new(Reason::OutcomeUnknown, "")).exit,
+            Exit::Unavailable
+        );
     }
 }

@@ -71,6 +71,26 @@ pub(crate) fn item(output: Output, item: &Value) -> Result<(), Failure> {
     }
 }
 
+/// One thing whose numbers are to stay as they are written: a table shows its top level.
+pub(crate) fn document(output: Output, thing: &impl serde::Serialize) -> Result<(), Failure> {
+    match output {
+        Output::Table => {
+            let value = serde_json::to_value(thing).map_err(unprintable)?;
+            item(output, &value)
+        }
+        Output::Json => line(&serde_json::to_string_pretty(thing).map_err(unprintable)?),
+        Output::Jsonl => line(&text(thing)?),
+    }
+}
+
+fn text(thing: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(thing).map_err(unprintable)
+}
+
+fn unprintable(error: serde_json::Error) -> Failure {
+    Failure::new(crate::model::rejection::Exit::Error, format!("cannot print as JSON: {error}"))
+}
+
 fn cell(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -108,6 +128,19 @@ impl Lines {
                 write!(self.out, "{}\n{item}", if self.printed == 0 { "[" } else { "," })?;
             }
             Output::Jsonl => writeln!(self.out, "{item}")?,
+        }
+        self.printed += 1;
+        Ok(())
+    }
+
+    /// Prints one as JSON, digit by digit as it is written.
+    pub(crate) fn document(&mut self, item: &impl serde::Serialize) -> Result<(), Failure> {
+        let text = text(item)?;
+        match self.output {
+            Output::Json => {
+                write!(self.out, "{}\n{text}", if self.printed == 0 { "[" } else { "," })?;
+            }
+            Output::Table | Output::Jsonl => writeln!(self.out, "{text}")?,
         }
         self.printed += 1;
         Ok(())

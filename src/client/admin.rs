@@ -1,6 +1,11 @@
 //! Topics, single reads, and the cluster.
 
-use super::{Client, ReadPart, Reader, Repeat};
+use std::time::Duration;
+
+use tonic::Request;
+
+use super::retry::Repeat;
+use super::{Client, ReadPart, Reader};
 use crate::model::rejection::Rejection;
 use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::events_client::EventsClient;
@@ -26,10 +31,10 @@ macro_rules! unary {
             /// # Errors
             /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
             pub async fn $name(&self, request: $request) -> Result<$answer, Rejection> {
-                self.link
-                    .call(Repeat::$repeat, async |channel| {
+                self.endpoints
+                    .call(Repeat::$repeat, async |channel, within| {
                         let mut client = $client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-                        Ok(client.$method(request.clone()).await?.into_inner())
+                        Ok(client.$method(timed(request.clone(), within)).await?.into_inner())
                     })
                     .await
             }
@@ -39,33 +44,33 @@ macro_rules! unary {
 
 unary! {
     /// One topic.
-    topic(GetTopicRequest) -> Topic = TopicsClient, get_topic, Safe;
+    topic(GetTopicRequest) -> Topic = TopicsClient, get_topic, Read;
     /// A page of topics.
-    topics(ListTopicsRequest) -> ListTopicsResponse = TopicsClient, list_topics, Safe;
+    topics(ListTopicsRequest) -> ListTopicsResponse = TopicsClient, list_topics, Read;
     /// Events of one key.
-    read_key(ReadKeyRequest) -> ReadKeyResponse = EventsClient, read_key, Safe;
+    read_key(ReadKeyRequest) -> ReadKeyResponse = EventsClient, read_key, Read;
     /// One event.
-    event(GetEventRequest) -> RecordedEvent = EventsClient, get_event, Safe;
+    event(GetEventRequest) -> RecordedEvent = EventsClient, get_event, Read;
     /// Forms a cluster of the node that answers.
     init(InitRequest) -> InitResponse = ClusterClient, init, Unsafe;
     /// Makes the node that answers join a cluster.
-    join(JoinRequest) -> JoinResponse = ClusterClient, join, Safe;
+    join(JoinRequest) -> JoinResponse = ClusterClient, join, Patient;
     /// The view of the node that answers.
-    status(StatusRequest) -> StatusResponse = ClusterClient, status, Safe;
+    status(StatusRequest) -> StatusResponse = ClusterClient, status, Read;
     /// Adds a learner.
-    add_learner(AddLearnerRequest) -> MembershipResponse = ClusterClient, add_learner, Safe;
+    add_learner(AddLearnerRequest) -> MembershipResponse = ClusterClient, add_learner, Patient;
     /// Makes a learner a voter.
-    promote(PromoteRequest) -> MembershipResponse = ClusterClient, promote, Safe;
+    promote(PromoteRequest) -> MembershipResponse = ClusterClient, promote, Patient;
     /// Makes a voter a learner.
-    demote(DemoteRequest) -> MembershipResponse = ClusterClient, demote, Safe;
+    demote(DemoteRequest) -> MembershipResponse = ClusterClient, demote, Patient;
     /// Takes a node out.
     remove_node(RemoveNodeRequest) -> MembershipResponse = ClusterClient, remove_node, Unsafe;
     /// Whether the quorum would survive a node's stop.
-    safe_to_stop(SafeToStopRequest) -> SafeToStopResponse = ClusterClient, safe_to_stop, Safe;
+    safe_to_stop(SafeToStopRequest) -> SafeToStopResponse = ClusterClient, safe_to_stop, Recognised;
     /// Builds a snapshot on the node that answers.
-    snapshot(SnapshotRequest) -> SnapshotResponse = ClusterClient, snapshot, Safe;
+    snapshot(SnapshotRequest) -> SnapshotResponse = ClusterClient, snapshot, Patient;
     /// The hash of the node that answers.
-    verify_result(GetVerifyRequest) -> GetVerifyResponse = ClusterClient, get_verify, Safe;
+    verify_result(GetVerifyRequest) -> GetVerifyResponse = ClusterClient, get_verify, Read;
 }
 
 impl Client {
@@ -75,9 +80,12 @@ impl Client {
     /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
     pub async fn create_topic(&self, mut request: CreateTopicRequest) -> Result<Topic, Rejection> {
         ensure_id(&mut request.request_id);
-        self.link
-            .call(Repeat::Safe, async |channel| {
-                Ok(TopicsClient::new(channel).create_topic(request.clone()).await?.into_inner())
+        self.endpoints
+            .call(Repeat::Recognised, async |channel, within| {
+                Ok(TopicsClient::new(channel)
+                    .create_topic(timed(request.clone(), within))
+                    .await?
+                    .into_inner())
             })
             .await
     }
@@ -88,9 +96,12 @@ impl Client {
     /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
     pub async fn update_topic(&self, mut request: UpdateTopicRequest) -> Result<Topic, Rejection> {
         ensure_id(&mut request.request_id);
-        self.link
-            .call(Repeat::Safe, async |channel| {
-                Ok(TopicsClient::new(channel).update_topic(request.clone()).await?.into_inner())
+        self.endpoints
+            .call(Repeat::Recognised, async |channel, within| {
+                Ok(TopicsClient::new(channel)
+                    .update_topic(timed(request.clone(), within))
+                    .await?
+                    .into_inner())
             })
             .await
     }
@@ -101,9 +112,12 @@ impl Client {
     /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
     pub async fn delete_topic(&self, mut request: DeleteTopicRequest) -> Result<(), Rejection> {
         ensure_id(&mut request.request_id);
-        self.link
-            .call(Repeat::Safe, async |channel| {
-                TopicsClient::new(channel).delete_topic(request.clone()).await.map(drop)
+        self.endpoints
+            .call(Repeat::Recognised, async |channel, within| {
+                TopicsClient::new(channel)
+                    .delete_topic(timed(request.clone(), within))
+                    .await
+                    .map(drop)
             })
             .await
     }
@@ -114,9 +128,10 @@ impl Client {
     /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
     pub async fn transfer_leader(&self, to: u64) -> Result<u64, Rejection> {
         let request = TransferLeaderRequest { to };
-        self.link
-            .call(Repeat::Unsafe, async |channel| {
-                let answer = ClusterClient::new(channel).transfer_leader(request).await?;
+        self.endpoints
+            .call(Repeat::Unsafe, async |channel, within| {
+                let answer =
+                    ClusterClient::new(channel).transfer_leader(timed(request, within)).await?;
                 Ok(answer.into_inner().leader_id)
             })
             .await
@@ -127,10 +142,11 @@ impl Client {
     /// # Errors
     /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
     pub async fn begin_verify(&self) -> Result<u64, Rejection> {
-        self.link
-            .call(Repeat::Safe, async |channel| {
-                let answer =
-                    ClusterClient::new(channel).begin_verify(BeginVerifyRequest {}).await?;
+        self.endpoints
+            .call(Repeat::Recognised, async |channel, within| {
+                let answer = ClusterClient::new(channel)
+                    .begin_verify(timed(BeginVerifyRequest {}, within))
+                    .await?;
                 Ok(answer.into_inner().verify_id)
             })
             .await
@@ -139,14 +155,14 @@ impl Client {
     /// Reads a range; goes on by itself where a broken stream left off.
     #[must_use]
     pub fn read(&self, request: ReadRequest) -> Reader {
-        Reader::read(std::sync::Arc::clone(&self.link), request)
+        Reader::read(std::sync::Arc::clone(&self.endpoints), request)
     }
 
     /// Reads a range, then follows what is appended, without end; goes on by itself where a broken
     /// stream left off, on any node.
     #[must_use]
     pub fn tail(&self, request: ReadRequest) -> Reader {
-        Reader::tail(std::sync::Arc::clone(&self.link), request)
+        Reader::tail(std::sync::Arc::clone(&self.endpoints), request)
     }
 
     /// Reads a range as a whole; for small ones.
@@ -161,6 +177,13 @@ impl Client {
         }
         Ok(parts)
     }
+}
+
+/// A request that tells the node how long its answer is waited for.
+fn timed<T>(message: T, within: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(within);
+    request
 }
 
 fn ensure_id(request_id: &mut String) {

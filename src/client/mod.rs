@@ -16,21 +16,22 @@ pub mod cloudevents;
 
 mod admin;
 mod builder;
-mod link;
+mod endpoints;
+#[cfg(test)]
+mod fake;
 mod publisher;
-mod publisher_task;
 mod reader;
+mod retry;
 mod spawn;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::EventBuilder;
-pub use self::link::Repeat;
-pub use self::publisher::{Publisher, Receipt, receipts};
+pub use self::publisher::{Pending, Publisher, Receipt, receipts};
 pub use self::reader::{ReadPart, Reader};
 
-use self::link::Link;
+use self::endpoints::Endpoints;
 use crate::model::rejection::Rejection;
 
 /// How a client behaves.
@@ -40,8 +41,13 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// For a connection to a node. Default 2 s.
     pub connect_timeout: Duration,
-    /// Stay with the given endpoints: do not follow the hub to its leader. For questions that are
-    /// about one node.
+    /// How long one node may stay silent before a call that is safe to repeat goes to another one.
+    /// Default 3 s.
+    pub attempt_timeout: Duration,
+    /// Joined calls that one publisher keeps on their way. More of them are smaller ones. Default 4.
+    pub joined_calls_max: usize,
+    /// Stay with the given endpoints: do not follow the hub to its leader, and do not wait for
+    /// nodes that cannot be reached. For questions that are about one node.
     pub pinned: bool,
 }
 
@@ -50,6 +56,8 @@ impl Default for ClientOptions {
         Self {
             timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(2),
+            attempt_timeout: Duration::from_secs(3),
+            joined_calls_max: 4,
             pinned: false,
         }
     }
@@ -58,11 +66,12 @@ impl Default for ClientOptions {
 /// A client of a hub. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    link: Arc<Link>,
+    endpoints: Arc<Endpoints>,
 }
 
 impl Client {
-    /// A client of the nodes at these endpoints, HOST:PORT each. Connects when first used.
+    /// A client of the nodes at these endpoints, HOST:PORT each. Connects when first
+    /// used. To be called inside a tokio runtime.
     ///
     /// # Errors
     /// `INVALID_REQUEST` when there is no endpoint, or one is malformed.
@@ -78,13 +87,13 @@ impl Client {
         endpoints: impl IntoIterator<Item = E>,
         options: ClientOptions,
     ) -> Result<Self, Rejection> {
-        let endpoints = endpoints.into_iter().map(Into::into).collect();
-        Ok(Self { link: Arc::new(Link::new(endpoints, options)?) })
+        let given: Vec<String> = endpoints.into_iter().map(Into::into).collect();
+        Ok(Self { endpoints: Arc::new(Endpoints::new(&given, options)?) })
     }
 
     /// A publisher with a stream of its own. Clones of it share that stream.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher::start(Arc::clone(&self.link))
+        Publisher::start(Arc::clone(&self.endpoints))
     }
 }

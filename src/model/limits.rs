@@ -144,3 +144,15 @@ pub const CATCH_UP_ENTRIES_MAX: u64 = 1000;
 pub const VERIFY_RESULTS_KEPT: usize = 8;
 /// State hashes that a node computes at once.
 pub const VERIFY_RUNNING_MAX: usize = 2;
+/// Calls of one publisher that wait for their answers; below `PRODUCER_WINDOW`.
+pub const PUBLISHER_CALLS_MAX: u64 = 1000;
+/// Bytes of events, with `PUBLISHER_EVENT_OVERHEAD` each, that wait in one publisher.
+pub const PUBLISHER_BYTES_MAX: usize = 32 << 20;
+/// What an event counts for in a publisher beyond its own bytes.
+pub const PUBLISHER_EVENT_OVERHEAD: usize = 256;
+/// Bytes of events that a publisher joins into one call.
+pub const PUBLISHER_CALL_BYTES: usize = 256 << 10;
+/// Topics whose queues a publisher keeps while they are empty.
+pub const PUBLISHER_TOPICS_KEPT: usize = 1024;
+/// Endpoints that a client may be given, and as many that it may learn.
+pub const ENDPOINTS_MAX: usize = 64;

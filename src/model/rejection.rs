@@ -148,6 +148,8 @@ reasons! {
     NotLeader = "NOT_LEADER", Unavailable, 503, Unavailable;
     /// No leader is known.
     NoLeader = "NO_LEADER", Unavailable, 503, Unavailable;
+    /// No endpoint could be connected to; nothing was sent.
+    Unreachable = "UNREACHABLE", Unavailable, 503, Unavailable;
     /// The quorum did not answer in time; nothing was proposed.
     NoQuorum = "NO_QUORUM", Unavailable, 503, Unavailable;
     /// The node is stopping.

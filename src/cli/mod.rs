@@ -6,6 +6,8 @@ mod bench;
 mod cluster;
 mod config;
 mod events;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod publish;
 mod read;
 mod serve;
@@ -158,6 +160,8 @@ type Done = Result<Exit, Failure>;
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _armed = failpoints::arm();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -13,5 +13,8 @@
 mod support;
 
 mod bad_input;
+mod connections;
 mod crash;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod membership;

@@ -43,6 +43,12 @@ impl Node {
         self
     }
 
+    /// Forgets a configuration value.
+    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only faults need it"))]
+    pub(crate) fn unset(&mut self, variable: &str) {
+        self.settings.retain(|(name, _)| name != variable);
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.client_port)
     }

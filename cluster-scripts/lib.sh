@@ -7,13 +7,19 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
+# have_libclang: whether bindgen finds it. libclang-cpp, which has a similar name, does not do.
+have_libclang() {
+  [ -z "${LIBCLANG_PATH:-}" ] || return 0
+  [ -n "$(find /usr/lib /usr/local/lib -name 'libclang.so*' -o -name 'libclang-[0-9]*.so*' 2>/dev/null)" ]
+}
+
 # install_packages: what the build needs beyond Rust, on Debian. Installs as root, else says what to run.
 install_packages() {
   local missing=()
   command -v g++ >/dev/null || missing+=(g++)
   command -v make >/dev/null || missing+=(make)
   command -v flock >/dev/null || missing+=(util-linux)
-  ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+  have_libclang || missing+=(libclang-dev)
   [ ${#missing[@]} -eq 0 ] && return
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     say "installing ${missing[*]}"

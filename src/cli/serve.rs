@@ -101,6 +101,10 @@ pub(super) fn dev(args: DevArgs) -> Done {
 
 fn run(config: Config, formation: Formation) -> Done {
     logs::start(&config.log)?;
+    // Connections and table files need more descriptors than many systems allow at first.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let workers = match config.runtime.worker_threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
         given => given,

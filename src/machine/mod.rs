@@ -50,4 +50,4 @@ impl From<Malformed> for Fault {
 
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
-mod tests;
+pub(crate) mod tests;

@@ -38,16 +38,42 @@ pub enum Kind {
     Node = 11,
     /// The log id that was applied last.
     Applied = 32,
-    /// The membership that was applied last.
-    Membership = 36,
-    /// The list of a snapshot's files.
-    SnapshotManifest = 37,
     /// An entry of the Raft log.
     LogEntry = 33,
     /// A Raft vote.
     Vote = 34,
     /// A log id: committed or purged.
     LogId = 35,
+    /// The membership that was applied last.
+    Membership = 36,
+    /// The list of a snapshot's files.
+    SnapshotManifest = 37,
+    /// How far the write-ahead log of a database was synced.
+    SyncedMark = 38,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Meta,
+        Self::Topic,
+        Self::Batch,
+        Self::Position,
+        Self::KeyHead,
+        Self::KeyEntry,
+        Self::EventId,
+        Self::IdExpiry,
+        Self::Producer,
+        Self::Request,
+        Self::Node,
+        Self::Applied,
+        Self::LogEntry,
+        Self::Vote,
+        Self::LogId,
+        Self::Membership,
+        Self::SnapshotManifest,
+        Self::SyncedMark,
+    ];
 }
 
 /// The newest version of every kind.

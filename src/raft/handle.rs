@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyerror::AnyError;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
@@ -45,7 +46,17 @@ use crate::store::state::StateDb;
 /// A node could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("start consensus: {0}")]
-pub struct StartError(String);
+pub struct StartError(AnyError);
+
+impl StartError {
+    fn new(error: &(impl std::error::Error + 'static)) -> Self {
+        Self(AnyError::new(error))
+    }
+
+    fn when(self, context: &str) -> Self {
+        Self(self.0.add_context(|| context.to_owned()))
+    }
+}
 
 /// Who leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +113,7 @@ impl RaftNode {
     /// When log or state cannot be read, or contradict each other.
     pub async fn start(options: RaftOptions) -> Result<Self, StartError> {
         let config = options::config(&options);
-        let config = config.validate().map_err(|error| StartError(error.to_string()))?;
+        let config = config.validate().map_err(|error| StartError::new(&error))?;
         let mark = first_mark(&options.log, &options.state).await?;
         let (applied, applied_rx) = watch::channel(mark);
         let shared = Arc::new(Shared {
@@ -117,10 +128,10 @@ impl RaftNode {
         let snapshots = open_snapshots(snapshots, shared.fatal.clone()).await?;
         let machine =
             StateMachine::start(state.clone(), log.clone(), snapshots.clone(), Arc::clone(&shared));
-        let machine = machine.map_err(|error| StartError(format!("apply thread: {error}")))?;
+        let machine = machine.map_err(|error| StartError::new(&error).when("start the apply thread"))?;
         let network = Network::new(peers.clone());
         let raft = Raft::new(node_id.get(), Arc::new(config), network, log.clone(), machine).await;
-        let raft = raft.map_err(|fatal| StartError(fatal.to_string()))?;
+        let raft = raft.map_err(|fatal| StartError::new(&fatal))?;
         let reads = ReadIndex::start(Asker { raft: raft.clone(), peers: peers.clone() });
         let receiver = Receiver::new(snapshots.clone(), peers.timing.transfer_idle);
         let core = Arc::new(Core {
@@ -304,20 +315,20 @@ impl RaftNode {
 async fn open_snapshots(root: PathBuf, fatal: FatalSender) -> Result<Snapshots, StartError> {
     let opened =
         tasks::spawn_blocking("open-snapshots", move || Snapshots::open(root, fatal)).await;
-    let opened = opened.map_err(|error| StartError(error.to_string()))?;
-    opened.map_err(|fault| StartError(fault.to_string()))
+    let opened = opened.map_err(|error| StartError::new(&error))?;
+    opened.map_err(|fault| StartError::new(&fault))
 }
 
 /// Where the state stands; refused when the log lost entries that were committed.
 async fn first_mark(log: &LogStore, state: &ShardState) -> Result<AppliedMark, StartError> {
     let (log, state) = (log.clone(), state.clone());
     let mark = tasks::spawn_blocking("applied-mark", move || {
-        let fault = |fault: Fault| StartError(format!("read the state: {fault}"));
+        let fault = |fault: Fault| StartError::new(&fault).when("read the state");
         let applied = rows::load(&state.db()).map_err(fault)?.applied;
-        log.check_against(applied).map_err(|error| StartError(error.to_string()))?;
+        log.check_against(applied).map_err(|error| StartError::new(&error))?;
         apply::mark(&state).map_err(fault)
     });
-    mark.await.map_err(|error| StartError(error.to_string()))?
+    mark.await.map_err(|error| StartError::new(&error))?
 }
 
 impl Core {

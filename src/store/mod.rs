@@ -6,6 +6,8 @@ pub mod options;
 pub mod log_db;
 pub mod shard;
 pub mod state;
+mod synced_mark;
 
 pub mod data_dir;
 pub mod files;
+mod local_record;

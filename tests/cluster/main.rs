@@ -14,7 +14,10 @@ mod support;
 
 mod bad_input;
 mod connections;
+mod corruption;
 mod crash;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod membership;
+mod process;
+mod reads;

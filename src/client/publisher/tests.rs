@@ -248,13 +248,13 @@ async fn an_append_that_a_refused_call_overtook_gets_another_chance() {
     assert_eq!((joined.events.len(), overtaken.events.len()), (2, 1));
     stream.refuse(&joined, &refusal(Reason::VersionConflict)).await;
     stream.refuse(&overtaken, &refusal(Reason::VersionConflict)).await;
-    for offset in 0..3 {
+    for (offset, (key, version)) in (0..).zip(keys) {
         let alone = stream.call().await;
         let expected = (alone.expectations[0].key.as_str(), alone.expectations[0].expect);
-        assert_eq!(expected, (keys[offset].0, Some(Expect::Exact(keys[offset].1))));
+        assert_eq!(expected, (key, Some(Expect::Exact(version))));
         match offset {
             0 => stream.refuse(&alone, &refusal(Reason::VersionConflict)).await,
-            _ => stream.accept(&alone, offset as u64).await,
+            _ => stream.accept(&alone, offset).await,
         }
     }
     let outcomes = join_all(started).await;

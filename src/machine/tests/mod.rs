@@ -1,7 +1,8 @@
 //! Random commands against a naive model, and the laws of determinism.
 
+mod golden;
 mod model;
-mod random;
+pub(crate) mod random;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -227,4 +228,20 @@ fn a_flipped_bit_in_a_batch_is_a_fault() {
     row[20] ^= 4;
     kv.write(vec![super::kv::Write::Put(Table::Batches, key, row.into())]);
     assert!(query::event_at(&kv, &info, Offset(0)).is_err());
+}
+
+/// What the golden rows say, whichever version they have.
+fn check_golden_reads(kv: &MemKv) {
+    let topics = query::topics(kv, "", 10).unwrap();
+    let names: Vec<_> = topics.iter().map(|t| (t.name.as_str(), t.next_offset.get())).collect();
+    assert_eq!(names, [("found", 1), ("once", 1), ("plain", 4)]);
+    let plain = &topics[2];
+    let (keyed, version) =
+        query::read_key(kv, plain, "k", KeyVersion(1), Order::Ascending, 9).unwrap();
+    assert_eq!((keyed.len(), version), (2, KeyVersion(2)));
+    assert_eq!((keyed[1].offset, keyed[1].position), (Offset(3), Position(3)));
+    let found = query::event_by_id(kv, &topics[0], "/s", "5").unwrap().unwrap();
+    assert_eq!((found.position, found.recorded_at), (Position(4), UnixMs(3000)));
+    assert_eq!(super::nodes::get(kv, 7.into()).unwrap().unwrap().incarnation, "i");
+    assert_eq!(query::next_position(kv).unwrap(), Position(6));
 }

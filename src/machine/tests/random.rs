@@ -18,14 +18,14 @@ const TOPICS: [&str; 3] = ["t", "t.u", "v"];
 const HOUR: u64 = 3_600_000;
 
 /// splitmix64.
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -53,7 +53,7 @@ pub(super) struct TestEvent {
     pub(super) key: String,
 }
 
-pub(super) fn random_entry(dice: &mut Dice, n: u64) -> CommandBatch {
+pub(crate) fn random_entry(dice: &mut Dice, n: u64) -> CommandBatch {
     let stamp_ms =
         n * 2000 + dice.below(5) * 1000 + if dice.below(10) == 0 { 200 * HOUR } else { 0 };
     let commands =
@@ -121,7 +121,7 @@ fn random_publish(dice: &mut Dice, topic: String) -> Publish {
     Publish { producer, expectations, ..publish_of(&topic, &events) }
 }
 
-fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
+pub(super) fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
     let encoded: Vec<Bytes> = events.iter().map(|e| e.encode_to_vec().into()).collect();
     Publish {
         topic: topic.to_owned(),

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use openraft::StorageError;
+use openraft::{EntryPayload, StorageError};
+use openraft::storage::RaftLogStorageExt as _;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::proto::peer;
 use crate::raft::apply::{AppliedMark, Shared};
+use crate::raft::codec::log_id_from_proto;
 use crate::raft::log_store::LogStore;
 use crate::raft::snapshot::Snapshots;
 use crate::raft::state_machine::StateMachine;
-use crate::raft::types::TypeConfig;
+use crate::raft::types::{Entry, TypeConfig, Vote};
 use crate::raft::verify;
 use crate::runtime::fatal;
 use crate::store::log_db::LogDb;
@@ -42,4 +45,21 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_and_state_machine_keep_the_library_s_contract() {
     Suite::test_all(Stores).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_is_answered_after_the_disk_has_it_and_a_vote_too() {
+    use openraft::storage::RaftLogStorage as _;
+    let dir = tempfile::tempdir().unwrap();
+    let db = LogDb::open(dir.path()).unwrap();
+    let mut log = LogStore::open(db.clone(), 0).unwrap();
+    for index in 0..5 {
+        let log_id = log_id_from_proto(&peer::LogId { term: 1, node_id: 1, index });
+        let before = db.wal_syncs();
+        log.blocking_append([Entry { log_id, payload: EntryPayload::Blank }]).await.unwrap();
+        assert!(db.wal_syncs() > before, "an append was answered without a sync");
+        let before = db.wal_syncs();
+        log.save_vote(&Vote::new(index + 1, 1)).await.unwrap();
+        assert!(db.wal_syncs() > before, "a vote was answered without a sync");
+    }
 }

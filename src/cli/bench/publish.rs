@@ -1,4 +1,4 @@
-//! `mhub bench`: what a running hub does, measured from outside.
+//! Publishing as fast as the hub takes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,93 +10,17 @@ use hdrhistogram::Histogram;
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use super::output;
-use super::read::ConsistencyArg;
-use super::{Done, Failure, Global};
+use super::{
+    LATENCY_MAX_US, PublishArgs, WARM_UP, latencies, mb_per_s, quantile_ms, rate, seconds, wait,
+};
+use crate::cli::{Failure, output};
 use crate::client::{Client, Publisher};
 use crate::model::limits::CALL_EVENTS_MAX;
 use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::v1::{
-    CreateTopicRequest, DeleteTopicRequest, Event, GetTopicRequest, KeyExpectation, ReadRequest,
-    key_expectation,
+    CreateTopicRequest, DeleteTopicRequest, Event, GetTopicRequest, KeyExpectation, key_expectation,
 };
 use crate::runtime::{clock, tasks};
-
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum BenchCommand {
-    /// Publish as fast as the hub takes it.
-    #[command(
-        after_help = "Examples:\n  mhub bench publish --workers 64                      64 workers, each waits for its ack\n  mhub bench publish --workers 4 --depth 512           2,048 events on their way\n  mhub bench publish --workers 4 --depth 8 --batch 64  calls of 64 events\n  mhub bench publish --workers 64 --keys 10000         append with key and expected version"
-    )]
-    Publish(PublishArgs),
-    /// Read a topic from its start as fast as a node gives it.
-    #[command(
-        after_help = "Example:\n  mhub bench read --topic bench --secs 5 --consistency stale"
-    )]
-    Read {
-        /// The topic.
-        #[arg(long, default_value = "bench")]
-        topic: String,
-        /// Read again from the start until this time is over, seconds.
-        #[arg(long, default_value_t = 5.0)]
-        secs: f64,
-        /// How fresh.
-        #[arg(long, default_value = "stale")]
-        consistency: ConsistencyArg,
-    },
-}
-
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct PublishArgs {
-    /// Workers.
-    #[arg(long, default_value_t = 1)]
-    workers: usize,
-    /// Calls that each worker has on their way.
-    #[arg(long, default_value_t = 1)]
-    depth: usize,
-    /// Events a call.
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
-    /// Bytes of each event's payload.
-    #[arg(long, default_value_t = 256)]
-    size: usize,
-    /// Seconds to measure, after one second of warming up.
-    #[arg(long, default_value_t = 5.0)]
-    secs: f64,
-    /// Give every event a key out of so many, and expect its version; 0: no keys.
-    #[arg(long, default_value_t = 0)]
-    keys: u64,
-    /// Streams to the hub.
-    #[arg(long, default_value_t = 1)]
-    streams: usize,
-    /// The topic; default: one that is made for the run and deleted after it.
-    #[arg(long)]
-    topic: Option<String>,
-}
-
-const WARM_UP: Duration = Duration::from_secs(1);
-/// Bound of measured latencies, microseconds.
-const LATENCY_MAX_US: u64 = 60_000_000;
-
-pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
-    let client = global.client()?;
-    match command {
-        BenchCommand::Publish(args) => {
-            let told = publish(&client, &args).await?;
-            output::item(global.output, &told)?;
-        }
-        BenchCommand::Read { topic, secs, consistency } => {
-            let told = read(&client, topic, seconds(secs)?, consistency).await?;
-            output::item(global.output, &told)?;
-        }
-    }
-    Ok(Exit::Ok)
-}
-
-fn seconds(secs: f64) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(secs)
-        .map_err(|_| Failure::usage(format!("--secs {secs} is no number of seconds")))
-}
 
 /// What the workers share.
 struct Shared {
@@ -116,7 +40,8 @@ struct Seen {
     first_error: Option<Rejection>,
 }
 
-async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> {
+/// Publishes for the time that the arguments name.
+pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Failure> {
     let measured = seconds(args.secs)?;
     if args.workers == 0
         || args.depth == 0
@@ -154,10 +79,10 @@ async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> 
             tasks::spawn("bench-worker", worker(Arc::clone(&shared), publisher, n as u64))
         })
         .collect();
-    tokio::time::sleep(WARM_UP).await;
+    wait("warming up", WARM_UP).await;
     shared.measuring.store(true, Ordering::Relaxed);
     let started = clock::now();
-    tokio::time::sleep(measured).await;
+    wait("publishing", measured).await;
     shared.measuring.store(false, Ordering::Relaxed);
     let took = started.elapsed();
     shared.stop.store(true, Ordering::Relaxed);
@@ -185,27 +110,16 @@ async fn publish(client: &Client, args: &PublishArgs) -> Result<Value, Failure> 
 }
 
 fn new_seen() -> Seen {
-    let latencies = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3);
-    Seen {
-        // The bounds are constants that the histogram takes.
-        latencies: latencies
-            .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!())),
-        events: 0,
-        errors: 0,
-        first_error: None,
-    }
+    Seen { latencies: latencies(), events: 0, errors: 0, first_error: None }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn report(seen: &Seen, args: &PublishArgs, took: Duration) -> Value {
-    let rate = seen.events as f64 / took.as_secs_f64();
-    let ms = |quantile: f64| seen.latencies.value_at_quantile(quantile) as f64 / 1000.0;
     json!({
-        "rate": rate.round(),
-        "mb_per_s": (rate * args.size as f64 / 1e4).round() / 100.0,
-        "p50_ms": ms(0.5),
-        "p99_ms": ms(0.99),
-        "max_ms": ms(1.0),
+        "rate": rate(seen.events, took),
+        "mb_per_s": mb_per_s(seen.events * args.size as u64, took),
+        "p50_ms": quantile_ms(&seen.latencies, 0.5),
+        "p99_ms": quantile_ms(&seen.latencies, 0.99),
+        "max_ms": quantile_ms(&seen.latencies, 1.0),
         "errors": seen.errors,
         "events": seen.events,
         "secs": took.as_secs_f64(),
@@ -324,53 +238,4 @@ impl Versions {
         }
         self.free.push_back(slot);
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-async fn read(
-    client: &Client,
-    topic: String,
-    measured: Duration,
-    consistency: ConsistencyArg,
-) -> Result<Value, Failure> {
-    let started = clock::now();
-    let (mut events, mut bytes, mut rounds) = (0_u64, 0_u64, 0_u64);
-    let request = ReadRequest { topic, options: Some(consistency.options()), ..Default::default() };
-    let mut latencies = new_seen().latencies;
-    while started.elapsed() < measured {
-        let mut reader = client.read(request.clone());
-        let before = events;
-        let mut asked = clock::now();
-        while let Some(part) = reader.next().await? {
-            for batch in &part.batches {
-                events += batch.events.len() as u64;
-                bytes += batch.events.iter().map(|event| event.len() as u64).sum::<u64>();
-            }
-            latencies.saturating_record(
-                u64::try_from(asked.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US),
-            );
-            if started.elapsed() >= measured {
-                break;
-            }
-            asked = clock::now();
-        }
-        rounds += 1;
-        if events == before {
-            return Err(Failure::usage(
-                "the topic has no events; publish some first: mhub bench publish --topic bench",
-            ));
-        }
-    }
-    let secs = started.elapsed().as_secs_f64();
-    let ms = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1000.0;
-    Ok(json!({
-        "rate": (events as f64 / secs).round(),
-        "mb_per_s": (bytes as f64 / secs / 1e4).round() / 100.0,
-        "p50_ms": ms(0.5),
-        "p99_ms": ms(0.99),
-        "errors": 0,
-        "events": events,
-        "rounds": rounds,
-        "secs": secs,
-    }))
 }

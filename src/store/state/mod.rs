@@ -294,3 +294,6 @@ impl Kv for View<'_> {
         walk(self.snapshot.raw_iterator_cf_opt(self.db.family(table)?, options), order, visit)
     }
 }
+
+#[cfg(test)]
+mod tests;

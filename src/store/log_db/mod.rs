@@ -1,7 +1,8 @@
 //! The database of the Raft log: entries and metadata of all shards behind one write-ahead log, so
 //! that one sync serves them all.
 //!
-//! Writes are not synced by themselves; [`LogDb::sync`] makes everything before it durable.
+//! Writes are not synced by themselves; [`LogDb::sync`] makes everything before it durable. A log
+//! that comes up with less than was synced is refused (`synced_mark`).
 
 use std::io;
 use std::ops::Range;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, ReadOptions, WriteBatch};
 
 use super::options;
+use super::synced_mark::{Existence, SyncedMark};
 use crate::model::ids::LogIndex;
 
 const ENTRIES: &str = "entries";
@@ -23,11 +25,19 @@ const WAL_BYTES_MAX: u64 = 192 << 20;
 
 /// The log database. Clones share it.
 #[derive(Clone)]
-pub struct LogDb(Arc<DB>);
+pub struct LogDb(Arc<Inner>);
+
+struct Inner {
+    db: DB,
+    synced: SyncedMark,
+    /// Counts syncs of the write-ahead log, for tests.
+    #[cfg(test)]
+    options: Options,
+}
 
 impl std::fmt::Debug for LogDb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LogDb({})", self.0.path().display())
+        write!(f, "LogDb({})", self.0.db.path().display())
     }
 }
 
@@ -39,10 +49,16 @@ impl LogDb {
     /// Opens or creates the database.
     ///
     /// # Errors
-    /// When the disk fails, or when the write-ahead log is damaged anywhere but at its very end,
-    /// where a crash may leave half a record.
+    /// When the disk fails, when the write-ahead log is damaged anywhere but at its very end,
+    /// where a crash may leave half a record, or when it ends before what was synced.
     pub fn open(dir: &Path) -> io::Result<Self> {
+        let exists = dir.join("CURRENT").try_exists()?;
+        let existence = if exists { Existence::Exists } else { Existence::New };
+        let synced = SyncedMark::open(dir, existence)
+            .map_err(|error| io::Error::new(error.kind(), format!("open raft log: {error}")))?;
         let mut db = options::base();
+        #[cfg(test)]
+        db.enable_statistics();
         db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         db.set_track_and_verify_wals_in_manifest(true);
         db.set_max_total_wal_size(WAL_BYTES_MAX);
@@ -59,8 +75,22 @@ impl LogDb {
             ColumnFamilyDescriptor::new(ENTRIES, entries),
             ColumnFamilyDescriptor::new(META, meta),
         ];
-        let db = DB::open_cf_descriptors(&db, dir, families).map_err(failed("open raft log"))?;
-        Ok(Self(Arc::new(db)))
+        let options = db;
+        let db = DB::open_cf_descriptors(&options, dir, families).map_err(failed("open raft log"))?;
+        let (promised, found) = (synced.read()?, db.latest_sequence_number());
+        if found < promised {
+            return Err(io::Error::other(format!(
+                "the raft log in {} ends at write {found}, but {promised} was synced: its files are \
+                 damaged; take this node out of the cluster and add it anew with a new id",
+                dir.display()
+            )));
+        }
+        Ok(Self(Arc::new(Inner {
+            db,
+            synced,
+            #[cfg(test)]
+            options,
+        })))
     }
 
     /// Appends entries, in the order of their indices. Not durable before the next [`Self::sync`].
@@ -77,7 +107,7 @@ impl LogDb {
         for (index, record) in entries {
             batch.put_cf(family, entry_key(shard, index), record);
         }
-        self.0.write(batch).map_err(failed("append to raft log"))
+        self.0.db.write(batch).map_err(failed("append to raft log"))
     }
 
     /// Makes everything that was written durable.
@@ -86,7 +116,15 @@ impl LogDb {
     /// When the disk fails; what was written since the last success may be gone, and the log must
     /// not be used any more.
     pub fn sync(&self) -> io::Result<()> {
-        self.0.flush_wal(true).map_err(failed("sync raft log"))
+        let written = self.0.db.latest_sequence_number();
+        self.0.db.flush_wal(true).map_err(failed("sync raft log"))?;
+        self.0.synced.write(written)
+    }
+
+    /// How often the write-ahead log was synced since it was opened.
+    #[cfg(test)]
+    pub(crate) fn wal_syncs(&self) -> u64 {
+        self.0.options.get_ticker_count(rocksdb::statistics::Ticker::WalFileSynced)
     }
 
     /// Removes the entries at and above an index.
@@ -95,7 +133,7 @@ impl LogDb {
     /// When the disk fails.
     pub fn truncate_from(&self, shard: u32, index: LogIndex) -> io::Result<()> {
         let (from, to) = (entry_key(shard, index), entry_key(shard, LogIndex(u64::MAX)));
-        self.0.delete_range_cf(self.family(ENTRIES)?, from, to).map_err(failed("truncate raft log"))
+        self.0.db.delete_range_cf(self.family(ENTRIES)?, from, to).map_err(failed("truncate raft log"))
     }
 
     /// Removes the entries at and below an index.
@@ -105,8 +143,8 @@ impl LogDb {
     pub fn purge_to(&self, shard: u32, index: LogIndex) -> io::Result<()> {
         let family = self.family(ENTRIES)?;
         let (from, to) = (entry_key(shard, LogIndex(0)), entry_key(shard, index.next()));
-        self.0.delete_file_in_range_cf(family, from, to).map_err(failed("purge raft log"))?;
-        self.0.delete_range_cf(family, from, to).map_err(failed("purge raft log"))
+        self.0.db.delete_file_in_range_cf(family, from, to).map_err(failed("purge raft log"))?;
+        self.0.db.delete_range_cf(family, from, to).map_err(failed("purge raft log"))
     }
 
     /// Entries of a range, in order, up to a number of bytes, at least one where there is one.
@@ -122,7 +160,7 @@ impl LogDb {
         let mut options = ReadOptions::default();
         options.set_iterate_range(entry_key(shard, range.start)..entry_key(shard, range.end));
         options.fill_cache(false);
-        let mut rows = self.0.raw_iterator_cf_opt(self.family(ENTRIES)?, options);
+        let mut rows = self.0.db.raw_iterator_cf_opt(self.family(ENTRIES)?, options);
         rows.seek_to_first();
         let (mut found, mut bytes) = (Vec::new(), 0);
         while let Some((key, value)) = rows.item() {
@@ -154,7 +192,7 @@ impl LogDb {
         let mut options = ReadOptions::default();
         let (from, to) = (entry_key(shard, LogIndex(0)), entry_key(shard, LogIndex(u64::MAX)));
         options.set_iterate_range(from..to);
-        let mut rows = self.0.raw_iterator_cf_opt(self.family(ENTRIES)?, options);
+        let mut rows = self.0.db.raw_iterator_cf_opt(self.family(ENTRIES)?, options);
         rows.seek_to_last();
         let last = match rows.item() {
             Some((key, value)) => Some((entry_index(key)?, Bytes::copy_from_slice(value))),
@@ -170,7 +208,7 @@ impl LogDb {
     /// When the disk fails.
     pub fn put_meta(&self, shard: u32, name: &'static str, value: &[u8]) -> io::Result<()> {
         let key = meta_key(shard, name);
-        self.0.put_cf(self.family(META)?, key, value).map_err(failed("write raft log metadata"))
+        self.0.db.put_cf(self.family(META)?, key, value).map_err(failed("write raft log metadata"))
     }
 
     /// A value of a shard.
@@ -179,17 +217,18 @@ impl LogDb {
     /// When the disk fails or a block is damaged.
     pub fn get_meta(&self, shard: u32, name: &'static str) -> io::Result<Option<Vec<u8>>> {
         let key = meta_key(shard, name);
-        self.0.get_cf(self.family(META)?, key).map_err(failed("read raft log metadata"))
+        self.0.db.get_cf(self.family(META)?, key).map_err(failed("read raft log metadata"))
     }
 
     /// Why background work failed, if it did.
     #[must_use]
     pub fn background_errors(&self) -> u64 {
-        super::state::background_errors(&self.0)
+        super::state::background_errors(&self.0.db)
     }
 
     fn family(&self, name: &str) -> io::Result<&rocksdb::ColumnFamily> {
         self.0
+            .db
             .cf_handle(name)
             .ok_or_else(|| io::Error::other(format!("raft log has no family {name}")))
     }
@@ -212,3 +251,6 @@ fn entry_index(key: &[u8]) -> io::Result<LogIndex> {
 fn meta_key(shard: u32, name: &str) -> Vec<u8> {
     [&shard.to_be_bytes(), name.as_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests;

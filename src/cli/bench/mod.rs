@@ -1,0 +1,149 @@
+//! `mhub bench`: what a running hub does, measured from outside.
+
+mod publish;
+mod read;
+mod tail;
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::output;
+use super::read::ConsistencyArg;
+use super::{Done, Failure, Global};
+use crate::model::rejection::Exit;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum BenchCommand {
+    /// Publish as fast as the hub takes it.
+    #[command(
+        after_help = "Examples:\n  mhub bench publish --workers 64                      64 workers, each waits for its ack\n  mhub bench publish --workers 4 --depth 512           2,048 events on their way\n  mhub bench publish --workers 4 --depth 8 --batch 64  calls of 64 events\n  mhub bench publish --workers 64 --keys 10000         append with key and expected version"
+    )]
+    Publish(PublishArgs),
+    /// Read a topic from its start as fast as a node gives it.
+    #[command(
+        after_help = "Example:\n  mhub bench read --topic bench --secs 5 --consistency stale"
+    )]
+    Read {
+        /// The topic.
+        #[arg(long, default_value = "bench")]
+        topic: String,
+        /// Read again from the start until this time is over, seconds.
+        #[arg(long, default_value_t = 5.0)]
+        secs: f64,
+        /// How fresh.
+        #[arg(long, default_value = "stale")]
+        consistency: ConsistencyArg,
+    },
+    /// Follow a topic while it is published to at full load: how far behind the tail is.
+    #[command(
+        after_help = "Example:\n  mhub bench tail --workers 4 --depth 512 --reader 127.0.0.1:7500"
+    )]
+    Tail {
+        #[command(flatten)]
+        publish: PublishArgs,
+        /// The node to follow at; default: the first endpoint.
+        #[arg(long, value_name = "HOST:PORT")]
+        reader: Option<String>,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PublishArgs {
+    /// Workers.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Calls that each worker has on their way.
+    #[arg(long, default_value_t = 1)]
+    depth: usize,
+    /// Events a call.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Bytes of each event's payload.
+    #[arg(long, default_value_t = 256)]
+    size: usize,
+    /// Seconds to measure, after one second of warming up.
+    #[arg(long, default_value_t = 5.0)]
+    secs: f64,
+    /// Give every event a key out of so many, and expect its version; 0: no keys.
+    #[arg(long, default_value_t = 0)]
+    keys: u64,
+    /// Streams to the hub.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+    /// The topic; default: one that is made for the run and deleted after it.
+    #[arg(long)]
+    topic: Option<String>,
+}
+
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Bound of measured latencies, microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
+    let client = global.client()?;
+    match command {
+        BenchCommand::Publish(args) => {
+            let told = publish::run(&client, &args).await?;
+            output::item(global.output, &told)?;
+        }
+        BenchCommand::Read { topic, secs, consistency } => {
+            let told = read::run(&client, topic, seconds(secs)?, consistency).await?;
+            output::item(global.output, &told)?;
+        }
+        BenchCommand::Tail { publish, reader } => {
+            let reader = match reader {
+                Some(endpoint) => global.client_of(vec![endpoint], false)?,
+                None => client.clone(),
+            };
+            output::item(global.output, &tail::run(&client, &reader, &publish).await?)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn seconds(secs: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(secs)
+        .map_err(|_| Failure::usage(format!("--secs {secs} is no number of seconds")))
+}
+
+/// An empty histogram of latencies in microseconds.
+fn latencies() -> Histogram<u64> {
+    // The bounds are constants that the histogram takes.
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)
+        .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!()))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn quantile_ms(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    latencies.value_at_quantile(quantile) as f64 / 1000.0
+}
+
+/// Events a second, rounded.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn rate(events: u64, took: Duration) -> f64 {
+    (events as f64 / took.as_secs_f64()).round()
+}
+
+/// Megabytes a second, with two digits.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn mb_per_s(bytes: u64, took: Duration) -> f64 {
+    (bytes as f64 / took.as_secs_f64() / 1e4).round() / 100.0
+}
+
+/// Waits for as long as is measured; a terminal sees how long that still is.
+async fn wait(what: &'static str, duration: Duration) {
+    const STEP: Duration = Duration::from_millis(100);
+    let steps = u64::try_from(duration.as_millis() / STEP.as_millis()).unwrap_or(u64::MAX);
+    let style = ProgressStyle::with_template("{msg} {bar:30} {eta}");
+    let bar = ProgressBar::new(steps).with_message(what);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let end = tokio::time::Instant::now() + duration;
+    for _ in 0..steps {
+        tokio::time::sleep(STEP).await;
+        bar.inc(1);
+    }
+    tokio::time::sleep_until(end).await;
+    bar.finish_and_clear();
+}

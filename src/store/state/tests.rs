@@ -1,0 +1,73 @@
+use std::fs;
+
+use prost::Message as _;
+
+use super::*;
+use crate::machine::apply::Machine;
+use crate::machine::mem::MemKv;
+use crate::machine::tests::random::{Dice, random_entry};
+use crate::machine::verify;
+use crate::model::command::CommandBatch;
+use crate::model::ids::LogIndex;
+
+fn apply(kv: &impl Kv, index: u64, entry: &CommandBatch) -> Vec<Write> {
+    let mut machine = Machine::load(kv).unwrap();
+    machine.apply(LogIndex(index), &entry.encode_to_vec().into()).unwrap();
+    machine.into_writes()
+}
+
+#[test]
+fn the_same_log_gives_the_same_bytes_as_on_an_ordered_map() {
+    let mut rows = 0;
+    for seed in 1..=40 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = StateDb::open(dir.path(), &StoreOptions::default()).unwrap();
+        let mut map = MemKv::default();
+        let mut dice = Dice::new(seed);
+        for index in 1..=12 {
+            let entry = random_entry(&mut dice, index - 1);
+            db.write(apply(&db, index, &entry)).unwrap();
+            map.write(apply(&map, index, &entry));
+            if dice.below(4) == 0 {
+                db.flush().unwrap();
+                drop(db);
+                db = StateDb::open(dir.path(), &StoreOptions::default()).unwrap();
+            }
+            let hash = verify::hash(&map).unwrap();
+            assert_eq!(verify::hash(&db).unwrap(), hash, "seed {seed}, entry {index}");
+            rows += hash.1;
+        }
+    }
+    assert!(rows > 1000, "the logs changed hardly anything: {rows}");
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_file_is_a_fault_never_other_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = StateDb::open(dir.path(), &StoreOptions::default()).unwrap();
+    let value = |n: u8| Bytes::from(vec![n; 900]);
+    let key = |n: u8| vec![0, n];
+    db.write((0..100).map(|n| Write::Put(Table::Topics, key(n), value(n))).collect()).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let tables = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+    let table = tables.filter(|p| p.extension().is_some_and(|e| e == "sst")).max().unwrap();
+    let sound = fs::read(&table).unwrap();
+    let mut noticed = 0;
+    for place in (0..sound.len()).step_by(sound.len() / 40) {
+        let mut damaged = sound.clone();
+        damaged[place] ^= 1 << (place % 8);
+        fs::write(&table, damaged).unwrap();
+        let Ok(db) = StateDb::open(dir.path(), &StoreOptions::default()) else {
+            noticed += 1;
+            continue;
+        };
+        for n in 0..100 {
+            match db.get(Table::Topics, &key(n)) {
+                Ok(found) => assert_eq!(found, Some(value(n)), "byte {place}"),
+                Err(_) => noticed += 1,
+            }
+        }
+    }
+    assert!(noticed > 30, "hardly any flip was noticed: {noticed}");
+}

@@ -14,7 +14,7 @@ use super::query::{Consistency, From};
 use crate::machine::kv::Order;
 use crate::machine::query::{self, Bounds, Chunk};
 use crate::model::ids::{Offset, Position};
-use crate::model::limits::{READ_CHUNK_BYTES, READ_CHUNKS_QUEUED};
+use crate::model::limits::{OVERLOADED_RETRY_MS, READ_CHUNK_BYTES, READ_CHUNKS_QUEUED};
 use crate::model::name::TopicName;
 use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::tasks;
@@ -75,6 +75,7 @@ impl Node {
                 Reason::Overloaded,
                 "too many streams are open on this node; ask another node, or try again later",
             )
+            .retry_after_ms(OVERLOADED_RETRY_MS)
         })?;
         self.fresh(plan.consistency, self.deadline()).await?;
         let start = self.resolve(&plan).await?;

@@ -87,6 +87,44 @@ fn a_crash_while_a_snapshot_is_taken_over_loses_nothing() {
 }
 
 #[test]
+fn a_membership_change_that_its_leader_left_half_done_is_completed() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.mhub(0, &["topic", "create", "load"]).succeeds();
+    let load = Load::start(&cluster.all_endpoints(), "load", 4, 3);
+    let fourth = cluster.start_node(4, &[]);
+    cluster.join(fourth);
+    let victim = 0;
+    cluster.nodes[victim].kill();
+    cluster.nodes[victim].set("MHUB_TEST_CRASH_AT", "membership::joint:1");
+    cluster.nodes[victim].start();
+    cluster.await_answering(victim);
+    let id = cluster.nodes[victim].id.to_string();
+    let leads = poll(SERVING_WITHIN, || {
+        cluster.admin(&["cluster", "transfer-leader", &id]).code() == 0
+            && cluster.leader() == victim
+    });
+    assert!(leads, "node {id} does not take over");
+    load.await_progress(30, SERVING_WITHIN);
+    // It dies with the old and the new voters deciding together; whoever asked does not know.
+    let promoted = cluster.mhub(victim, &["cluster", "promote", "4", "--timeout", "3"]);
+    assert_ne!(promoted.code(), 0, "{}", promoted.all());
+    assert_eq!(cluster.nodes[victim].wait_exit(Duration::from_secs(20)), None);
+    cluster.nodes[victim].unset("MHUB_TEST_CRASH_AT");
+    let done = poll(Duration::from_secs(20), || {
+        let status = cluster.status(cluster.leader());
+        status["joint"] == false && status["has_quorum"] == true
+    });
+    assert!(done, "{}", cluster.status(cluster.leader()));
+    load.await_progress(50, SERVING_WITHIN);
+    cluster.nodes[victim].start();
+    cluster.await_answering(victim);
+    cluster.promote(fourth);
+    let acknowledged = load.finish();
+    check(&acknowledged, &read_all(&cluster.nodes[fourth].endpoint(), "load"));
+    cluster.verify();
+}
+
+#[test]
 fn a_failed_sync_stops_the_node_and_the_cluster_goes_on() {
     for (place, says) in [("log::before_sync", "sync"), ("state::write", "write")] {
         let mut cluster = Cluster::start(3, &[]);

@@ -79,6 +79,34 @@ fn a_wiped_node_comes_back_only_under_a_new_id() {
 }
 
 #[test]
+fn a_learner_that_is_not_caught_up_is_not_promoted() {
+    let mut cluster = Cluster::start(1, &[]);
+    let learner = cluster.start_node(2, &[]);
+    cluster.join(learner);
+    cluster.nodes[learner].kill();
+    cluster.mhub(0, &["cluster", "promote", "2"]).fails(4, "NOT_CAUGHT_UP");
+    // The hub does not depend on it.
+    cluster.mhub(0, &["topic", "create", "orders"]).succeeds();
+    cluster.nodes[learner].start();
+    cluster.promote(learner);
+    cluster.verify();
+}
+
+#[test]
+fn two_nodes_with_one_id_and_nodes_of_two_clusters_are_kept_apart() {
+    let mut cluster = Cluster::start(2, &[]);
+    let to = cluster.nodes[0].endpoint();
+    let twin = cluster.start_twin(2);
+    cluster.mhub(twin, &["cluster", "join", &to]).fails(4, "NODE_ID_TAKEN");
+    let stranger = cluster.start_node(5, &[]);
+    cluster.mhub(stranger, &["cluster", "init"]).succeeds();
+    cluster.mhub(stranger, &["cluster", "join", &to]).fails(4, "ALREADY_INITIALIZED");
+    cluster.mhub(0, &["topic", "create", "orders"]).succeeds();
+    let members = cluster.mhub(0, &["cluster", "members", "-o", "json"]).json();
+    assert_eq!(members.as_array().unwrap().len(), 2, "{members}");
+}
+
+#[test]
 fn what_would_lose_the_quorum_is_refused() {
     let mut cluster = Cluster::start(3, &[]);
     let leader = cluster.leader();

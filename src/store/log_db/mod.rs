@@ -76,7 +76,8 @@ impl LogDb {
             ColumnFamilyDescriptor::new(META, meta),
         ];
         let options = db;
-        let db = DB::open_cf_descriptors(&options, dir, families).map_err(failed("open raft log"))?;
+        let db =
+            DB::open_cf_descriptors(&options, dir, families).map_err(failed("open raft log"))?;
         let (promised, found) = (synced.read()?, db.latest_sequence_number());
         if found < promised {
             return Err(io::Error::other(format!(
@@ -133,7 +134,10 @@ impl LogDb {
     /// When the disk fails.
     pub fn truncate_from(&self, shard: u32, index: LogIndex) -> io::Result<()> {
         let (from, to) = (entry_key(shard, index), entry_key(shard, LogIndex(u64::MAX)));
-        self.0.db.delete_range_cf(self.family(ENTRIES)?, from, to).map_err(failed("truncate raft log"))
+        self.0
+            .db
+            .delete_range_cf(self.family(ENTRIES)?, from, to)
+            .map_err(failed("truncate raft log"))
     }
 
     /// Removes the entries at and below an index.

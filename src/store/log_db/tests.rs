@@ -42,7 +42,8 @@ fn intact(log: &LogDb) -> Option<u64> {
     let rows = log.read(0, LogIndex(0)..LogIndex(u64::MAX), usize::MAX).ok()?;
     let right = (0..).zip(&rows).all(|(index, row)| *row == entry(index));
     let vote = log.get_meta(0, "vote").ok()??;
-    (right && rows.len() as u64 >= ENTRIES_SYNCED && vote == b"for two").then_some(rows.len() as u64)
+    (right && rows.len() as u64 >= ENTRIES_SYNCED && vote == b"for two")
+        .then_some(rows.len() as u64)
 }
 
 #[test]

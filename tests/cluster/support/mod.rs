@@ -162,6 +162,16 @@ impl Cluster {
         index
     }
 
+    /// Starts a node that claims the id of another, in a directory of its own; returns its index.
+    pub(crate) fn start_twin(&mut self, id: u64) -> usize {
+        let mut node = Node::new(id, &self.root.path().join("twins"));
+        node.start();
+        self.nodes.push(node);
+        let index = self.nodes.len() - 1;
+        self.await_answering(index);
+        index
+    }
+
     /// Makes a started node a learner of the cluster that the first running node belongs to.
     pub(crate) fn join(&self, index: usize) {
         let member = (0..self.nodes.len()).find(|i| *i != index && self.nodes[*i].runs()).unwrap();

@@ -164,22 +164,24 @@ impl Cursor {
             let Ok(slot) = parts.reserve().await else { return };
             let applied = self.node.raft.applied();
             let seen = *applied.borrow();
-            let part = match self.read().await {
+            let mut part = match self.read().await {
                 Ok(chunk) => self.advance(chunk),
                 Err(rejection) => {
                     slot.send(Err(rejection));
                     return;
                 }
             };
-            let (at_end, empty) = (part.at_end, part.batches.is_empty());
-            if at_end && self.plan.at_end == AtEnd::Stop {
+            let caught_up = part.at_end;
+            // To its reader, a stream that waits for more has no end.
+            part.at_end = caught_up && self.plan.at_end == AtEnd::Stop;
+            if part.at_end {
                 slot.send(Ok(part));
                 return;
             }
-            if !empty {
+            if !part.batches.is_empty() {
                 slot.send(Ok(part));
             }
-            if at_end && !self.wait_beyond(seen.index, parts).await {
+            if caught_up && !self.wait_beyond(seen.index, parts).await {
                 return;
             }
         }

@@ -58,8 +58,12 @@ async fn grpc_tells_health_and_reflects_itself() {
     let mut health = HealthClient::new(channel.clone());
     for service in ["", "liveness"] {
         let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+        // The service looks at the node a few times a second.
+        let mut changes = health.watch(request).await.unwrap().into_inner();
+        let serves = async {
+            while changes.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+        };
+        tokio::time::timeout(SERVING_WITHIN, serves).await.expect(service);
     }
     let wanted = "messagehub.v1.Events";
     let mut newer = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());

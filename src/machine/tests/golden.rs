@@ -128,6 +128,6 @@ fn every_version_is_read() {
             matches!(repeated, crate::model::outcome::Outcome::Published(p) if p.duplicate),
             "{repeated:?}"
         );
-        assert_eq!(kv.rows(Table::Batches), 6);
+        assert_eq!(kv.rows(Table::Batches), 5);
     }
 }

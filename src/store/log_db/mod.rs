@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, ReadOptions, WriteBatch};
 
+use super::open::Open;
 use super::options;
 use super::synced_mark::{Existence, SyncedMark};
 use crate::model::ids::LogIndex;
@@ -29,6 +30,7 @@ pub struct LogDb(Arc<Inner>);
 
 struct Inner {
     db: DB,
+    _open: Open,
     synced: SyncedMark,
     /// Counts syncs of the write-ahead log, for tests.
     #[cfg(test)]
@@ -88,6 +90,7 @@ impl LogDb {
         }
         Ok(Self(Arc::new(Inner {
             db,
+            _open: Open::new(),
             synced,
             #[cfg(test)]
             options,

@@ -110,7 +110,10 @@ fn run(config: Config, formation: Formation) -> Done {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let workers = match config.runtime.worker_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+        // One core is left to what syncs and applies: they would only take turns with a worker.
+        0 => std::thread::available_parallelism()
+            .map_or(1, |cores| cores.get().saturating_sub(1))
+            .clamp(1, WORKERS_MAX),
         given => given,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -15,6 +15,10 @@ fn written(dir: &Path) -> LogDb {
     let log = LogDb::open(dir).unwrap();
     for index in 0..ENTRIES_SYNCED {
         log.append(0, [entry(index)]).unwrap();
+        // On to files that were used before.
+        if index == 10 || index == 15 || index == 20 {
+            log.0.db.flush_cf(log.family(ENTRIES).unwrap()).unwrap();
+        }
     }
     log.put_meta(0, "vote", b"for two").unwrap();
     log.sync().unwrap();

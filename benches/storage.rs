@@ -20,7 +20,7 @@ fn log(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(format!("append {bytes} bytes and sync"), |b| {
             b.iter(|| {
-                db.append(0, [(LogIndex(next), record.clone())]).unwrap();
+                db.append(0, [(LogIndex(next), record.clone())], []).unwrap();
                 db.sync().unwrap();
                 next += 1;
             });

@@ -16,7 +16,7 @@ use super::types::TypeConfig;
 use crate::model::limits::LOG_SYNCS_QUEUED;
 use crate::runtime::clock;
 use crate::runtime::tasks;
-use crate::store::log_db::LogDb;
+use crate::store::log_db::{LogDb, Synced};
 
 /// Who waits for a sync.
 pub(super) enum Waiter {
@@ -94,36 +94,44 @@ impl Worker {
             let mut waiters = vec![first];
             waiters.extend(inbox.try_iter().take(LOG_SYNCS_QUEUED));
             let result = self.sync();
+            let told = result.as_ref().map(|_| ());
             for waiter in waiters {
-                let result = match &result {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-                };
+                let told = told.map_err(|error| io::Error::new(error.kind(), error.to_string()));
                 match waiter {
-                    Waiter::Append(callback) => callback.io_completed(result),
+                    Waiter::Append(callback) => callback.io_completed(told),
                     // Whoever gave up waiting has no use for the answer.
-                    Waiter::Write(answer) => drop(answer.send(result)),
+                    Waiter::Write(answer) => drop(answer.send(told)),
                 }
+            }
+            // After the answers: nobody waits for it.
+            if let Ok(synced) = result
+                && let Err(error) = self.db.mark(synced)
+            {
+                self.poison(&error);
             }
         }
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<Synced> {
         if self.poisoned.load(Ordering::Acquire) {
             return Err(poisoned());
         }
         let started = clock::now();
         let result = failpoint("log::before_sync")
-            .and_then(|()| self.db.sync())
-            .and_then(|()| failpoint("log::after_sync"));
+            .and_then(|()| self.db.sync_unmarked())
+            .and_then(|synced| failpoint("log::after_sync").map(|()| synced));
         if let Err(error) = &result {
-            self.poisoned.store(true, Ordering::Release);
-            tracing::error!(%error, "sync of the log failed");
+            self.poison(error);
         }
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.stats.micros.fetch_add(micros, Ordering::Relaxed);
         self.stats.syncs.fetch_add(1, Ordering::Relaxed);
         result
+    }
+
+    fn poison(&self, error: &io::Error) {
+        self.poisoned.store(true, Ordering::Release);
+        tracing::error!(%error, "sync of the log failed");
     }
 }
 

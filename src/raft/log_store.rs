@@ -43,6 +43,8 @@ struct Inner {
 struct State {
     vote: Option<Vote>,
     committed: Option<LogId>,
+    /// `committed` as it is stored, or an earlier one.
+    stored_committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
     tail: Tail,
@@ -83,7 +85,14 @@ impl LogStore {
             )));
         }
         let flusher = Flusher::start(db.clone())?;
-        let state = State { vote, committed, purged, last, tail: Tail::default() };
+        let state = State {
+            vote,
+            committed,
+            stored_committed: committed,
+            purged,
+            last,
+            tail: Tail::default(),
+        };
         Ok(Self(Arc::new(Inner { db, shard, flusher, state: Mutex::new(state) })))
     }
 
@@ -118,7 +127,18 @@ impl LogStore {
     /// Makes the log durable, on this thread.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.0.flusher.check()?;
+        if let Some(id) = self.committed_to_store() {
+            let row = encode_message(Kind::LogId, &codec::log_id_to_proto(&id));
+            self.0.db.put_meta(self.0.shard, COMMITTED, &row)?;
+            self.state().stored_committed = Some(id);
+        }
         self.0.db.sync()
+    }
+
+    /// What is known to be committed, unless that is stored already.
+    fn committed_to_store(&self) -> Option<LogId> {
+        let state = self.state();
+        state.committed.filter(|_| state.committed > state.stored_committed)
     }
 
     async fn synced(&self) -> io::Result<()> {
@@ -280,15 +300,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        let Some(committed) = committed else { return Ok(()) };
-        if self.state().committed >= Some(committed) {
-            return Ok(());
-        }
-        self.0.flusher.check()?;
-        // Not synced: it rides with the next append. Losing it costs a wait at the next start.
-        let row = encode_message(Kind::LogId, &codec::log_id_to_proto(&committed));
-        self.0.db.put_meta(self.0.shard, COMMITTED, &row)?;
-        self.state().committed = Some(committed);
+        // Not written yet: it rides with the next append. Losing it costs a wait at the next start.
+        let mut state = self.state();
+        state.committed = state.committed.max(committed);
         Ok(())
     }
 
@@ -305,9 +319,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries: Vec<Entry> = entries.into_iter().collect();
         fail::fail_point!("log::before_write");
         let rows = entries.iter().map(|e| (LogIndex(e.log_id.index), entry_to_record(e)));
-        self.0.db.append(self.0.shard, rows)?;
+        let committed = self.committed_to_store();
+        let value = committed
+            .map(|id| (COMMITTED, encode_message(Kind::LogId, &codec::log_id_to_proto(&id))));
+        self.0.db.append(self.0.shard, rows, value)?;
         {
             let mut state = self.state();
+            state.stored_committed = state.stored_committed.max(committed);
             for entry in entries {
                 state.last = Some(entry.log_id);
                 state.tail.push(entry);

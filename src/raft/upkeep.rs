@@ -79,14 +79,13 @@ fn flush_due(upkeep: &Upkeep, flushed: &Progress, now: &Progress) -> bool {
 
 /// A node whose consensus has stopped must not go on: it would answer from a state that grows old.
 async fn watch(core: Weak<Core>) {
-    let Some(mut metrics) = core.upgrade().map(|core| core.raft.metrics()) else { return };
-    let fault = loop {
-        if let Err(fatal) = &metrics.borrow_and_update().running_state {
-            break fatal.to_string();
-        }
-        if metrics.changed().await.is_err() {
-            break "raft stopped".to_owned();
-        }
+    let watched = |core: Arc<Core>| (core.raft.metrics(), core.raft.server_metrics());
+    let Some((metrics, mut server)) = core.upgrade().map(watched) else { return };
+    // These change rarely, and end with consensus.
+    while server.changed().await.is_ok() {}
+    let fault = match &metrics.borrow_watched().running_state {
+        Err(fatal) => fatal.to_string(),
+        Ok(()) => "raft stopped".to_owned(),
     };
     let Some(core) = core.upgrade() else { return };
     if !core.stopping.load(Ordering::Acquire) {

@@ -35,6 +35,11 @@ const WAL_WRITTEN_AHEAD_BYTES: usize = 8 << 20;
 #[derive(Clone)]
 pub struct LogDb(Arc<Inner>);
 
+/// How far the log is durable.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a sync is to be marked"]
+pub struct Synced(u64);
+
 struct Inner {
     db: DB,
     _open: Open,
@@ -126,7 +131,8 @@ impl LogDb {
         Ok(())
     }
 
-    /// Appends entries, in the order of their indices. Not durable before the next [`Self::sync`].
+    /// Appends entries, in the order of their indices, together with values of the shard. Not
+    /// durable before the next [`Self::sync`].
     ///
     /// # Errors
     /// When the disk fails.
@@ -134,11 +140,15 @@ impl LogDb {
         &self,
         shard: u32,
         entries: impl IntoIterator<Item = (LogIndex, Bytes)>,
+        values: impl IntoIterator<Item = (&'static str, Bytes)>,
     ) -> io::Result<()> {
-        let family = self.family(ENTRIES)?;
+        let (family, meta) = (self.family(ENTRIES)?, self.family(META)?);
         let mut batch = WriteBatch::default();
         for (index, record) in entries {
             batch.put_cf(family, entry_key(shard, index), record);
+        }
+        for (name, value) in values {
+            batch.put_cf(meta, meta_key(shard, name), value);
         }
         self.0.db.write(batch).map_err(failed("append to raft log"))
     }
@@ -149,9 +159,26 @@ impl LogDb {
     /// When the disk fails; what was written since the last success may be gone, and the log must
     /// not be used any more.
     pub fn sync(&self) -> io::Result<()> {
+        let synced = self.sync_unmarked()?;
+        self.mark(synced)
+    }
+
+    /// As [`Self::sync`], for those who have somebody to answer before they [`Self::mark`] it.
+    ///
+    /// # Errors
+    /// See [`Self::sync`].
+    pub fn sync_unmarked(&self) -> io::Result<Synced> {
         let written = self.0.db.latest_sequence_number();
         self.0.db.flush_wal(true).map_err(failed("sync raft log"))?;
-        self.0.synced.write(written)
+        Ok(Synced(written))
+    }
+
+    /// Takes note of a sync, so that a log that lost some of it is refused.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn mark(&self, synced: Synced) -> io::Result<()> {
+        self.0.synced.write(synced.0)
     }
 
     /// How often the write-ahead log was synced since it was opened.

@@ -14,7 +14,7 @@ fn entry(index: u64) -> (LogIndex, Bytes) {
 fn written(dir: &Path) -> LogDb {
     let log = LogDb::open(dir).unwrap();
     for index in 0..ENTRIES_SYNCED {
-        log.append(0, [entry(index)]).unwrap();
+        log.append(0, [entry(index)], []).unwrap();
         // On to files that were used before.
         if index == 10 || index == 15 || index == 20 {
             log.0.db.flush_cf(log.family(ENTRIES).unwrap()).unwrap();
@@ -54,7 +54,7 @@ fn what_was_not_synced_may_be_lost_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let log = written(dir.path());
     let synced_bytes = fs::metadata(wal(dir.path())).unwrap().len();
-    log.append(0, (0..3).map(|n| entry(ENTRIES_SYNCED + n))).unwrap();
+    log.append(0, (0..3).map(|n| entry(ENTRIES_SYNCED + n)), []).unwrap();
     let all_bytes = fs::metadata(wal(dir.path())).unwrap().len();
     assert!(all_bytes > synced_bytes + 4000);
     for kept in (synced_bytes..=all_bytes).step_by(331).chain([all_bytes]) {
@@ -66,7 +66,7 @@ fn what_was_not_synced_may_be_lost_and_nothing_else() {
         // A torn append is gone as a whole.
         let expected = ENTRIES_SYNCED + if kept == all_bytes { 3 } else { 0 };
         assert_eq!(intact(&log), Some(expected), "{kept} of {all_bytes} bytes");
-        log.append(0, [entry(expected)]).unwrap();
+        log.append(0, [entry(expected)], []).unwrap();
         log.sync().unwrap();
         assert_eq!(intact(&log), Some(expected + 1));
     }
@@ -133,7 +133,7 @@ fn a_sync_reaches_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let log = LogDb::open(dir.path()).unwrap();
     for index in 0..5 {
-        log.append(0, [entry(index)]).unwrap();
+        log.append(0, [entry(index)], []).unwrap();
         let before = log.wal_syncs();
         log.sync().unwrap();
         assert_eq!(log.wal_syncs(), before + 1);

@@ -25,18 +25,19 @@ row() {
   printf '%-44s %10.0f/s %8.1f MB/s  p50 %8.2f ms  p99 %8.2f ms  errors %s\n' "$name" "$(field rate "$out")" \
     "$(field mb_per_s "$out")" "$(field p50_ms "$out")" "$(field p99_ms "$out")" "$(field errors "$out")"
 }
-row "1 worker" publish --workers 1
+row "one worker that waits" publish --workers 1
 row "64 workers, each waits" publish --workers 64
 row "2048 in flight" publish --workers 4 --depth 512
 row "2048 in flight, calls of 64" publish --workers 4 --depth 8 --batch 64
-row "2048 in flight, 1 KiB" publish --workers 4 --depth 512 --size 1024
-row "2048 in flight, calls of 64, 1 KiB" publish --workers 4 --depth 8 --batch 64 --size 1024
 row "append, 10,000 keys, 2048 in flight" publish --workers 4 --depth 512 --keys 10000
+row "2048 in flight, 1 KiB" publish --workers 4 --depth 512 --size 1024
 "$mhub" topic create bench >/dev/null
 row "fill a topic" publish --workers 4 --depth 8 --batch 64 --topic bench
 leader=$("$mhub" cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
+follower=$(node_endpoint "$dir" $((leader % 3 + 1)))
 row "read, leader" read --topic bench --endpoint "$(node_endpoint "$dir" "$leader")"
-row "read, follower" read --topic bench --endpoint "$(node_endpoint "$dir" $((leader % 3 + 1)))"
+row "read, follower" read --topic bench --endpoint "$follower"
+row "tail on a follower, its lag under full load" tail --workers 4 --depth 512 --reader "$follower"
 for n in $(node_ids "$dir"); do
   "$mhub" cluster status -o json --endpoint "$(node_endpoint "$dir" "$n")" |
     sed -n "s/^  \"resident_bytes\": \"\([0-9]*\)\",$/node $n: \1 bytes resident/p"

@@ -3,7 +3,7 @@
 //! [`handle::RaftNode`] is the way in. An entry goes `propose` → the library's core → the log
 //! (`log_store`, one sync for many) and, over `network` and `append_stream`, the peers' logs; once a
 //! quorum has it, `state_machine` gathers rounds of entries and the `apply` thread turns each into
-//! one write with the applied id in it ([`rows`]); then the caller hears of it.
+//! one write with the applied id in it (`rows`); then the caller hears of it.
 //!
 //! The other side of the wire is `peer_server`: it checks for whom a message is before consensus
 //! sees it. Snapshots are directories of hard links (`snapshot`), sent file by file

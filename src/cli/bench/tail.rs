@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{LATENCY_MAX_US, PublishArgs, WARM_UP, latencies, publish, quantile_ms, rate, seconds};
+use super::{
+    LATENCY_MAX_US, PublishArgs, WARM_UP, latencies, mb_per_s, publish, quantile_ms, rate, seconds,
+};
 use crate::cli::Failure;
 use crate::client::Client;
 use crate::proto::v1::read_request::From;
@@ -57,7 +59,7 @@ fn follow(
     let mut tail = reader.tail(request);
     async move {
         let started = clock::now();
-        let (mut lags, mut events) = (latencies(), 0_u64);
+        let (mut lags, mut events, mut bytes) = (latencies(), 0_u64, 0_u64);
         while started.elapsed() < warm_up + measured {
             let part = tokio::time::timeout(warm_up + measured, tail.next()).await;
             let Ok(Some(part)) = part.unwrap_or(Ok(None)) else { break };
@@ -67,10 +69,12 @@ fn follow(
                 let lag_us = now.saturating_sub(batch.recorded_at_ms) * 1000;
                 lags.saturating_record_n(lag_us.min(LATENCY_MAX_US), count);
                 events += count;
+                bytes += batch.events.iter().map(|event| event.len() as u64).sum::<u64>();
             }
         }
         Ok(json!({
             "rate": rate(events, measured),
+            "mb_per_s": mb_per_s(bytes, measured),
             "p50_ms": quantile_ms(&lags, 0.5),
             "p99_ms": quantile_ms(&lags, 0.99),
             "max_ms": quantile_ms(&lags, 1.0),

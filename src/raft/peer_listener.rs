@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -38,9 +39,12 @@ pub(super) async fn serve(
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(PEER_CONNECTIONS_MAX));
-    let incoming = stream::unfold((listener, places), |(listener, places)| async move {
-        let connection = accept(&listener, &places).await;
-        Some((Ok::<_, io::Error>(connection), (listener, places)))
+    let cut = CancellationToken::new();
+    // At the end no connection lives on, and with it what its calls hold.
+    let _cut_all = cut.clone().drop_guard();
+    let incoming = stream::unfold((listener, places, cut), |(listener, places, cut)| async move {
+        let connection = accept(&listener, &places, &cut).await;
+        Some((Ok::<_, io::Error>(connection), (listener, places, cut)))
     });
     let stop = shutdown.clone();
     let server = Server::builder()
@@ -62,7 +66,11 @@ pub(super) async fn serve(
 }
 
 /// The next connection that there is a place for; others are closed at once.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Connection {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    cut: &CancellationToken,
+) -> Connection {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -81,13 +89,16 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Connection {
             continue;
         }
         let patience = Some(Box::pin(tokio::time::sleep(PREFACE_WITHIN)));
-        return Connection { stream, patience, read: 0, _place: place };
+        let cut = Box::pin(cut.clone().cancelled_owned());
+        return Connection { stream, cut, patience, read: 0, _place: place };
     }
 }
 
 /// A connection with its place among the allowed ones.
 struct Connection {
     stream: TcpStream,
+    /// Comes when the connection has to end.
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until the preface has come; half-open connections must not hold their places.
     patience: Option<Pin<Box<Sleep>>>,
     read: usize,
@@ -108,6 +119,9 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if let Some(patience) = &mut self.patience {

@@ -73,9 +73,10 @@ impl TestNode {
 
     pub(super) async fn start(&mut self, cluster_id: Option<&str>) {
         let listener = TcpListener::bind(&self.address).await.unwrap();
-        let log = eventually(|| LogDb::open(&self.dir.join("log")).ok()).await;
+        // What the node held before is let go of by the last task that ends.
+        let log = opened(|| LogDb::open(&self.dir.join("log"))).await;
         let state = self.dir.join("state");
-        let state = eventually(|| ShardState::open(&state, StoreOptions::default()).ok()).await;
+        let state = opened(|| ShardState::open(&state, StoreOptions::default())).await;
         let (fatal, mut faults) = fatal::channel();
         let raft = RaftNode::start(RaftOptions {
             node_id: self.id,
@@ -209,7 +210,7 @@ impl Cluster {
             };
             up.iter().find(leads).copied()
         };
-        eventually(found).await
+        eventually("a leader", found).await
     }
 
     /// Compares the states of all running nodes after one entry.
@@ -222,7 +223,8 @@ impl Cluster {
         };
         let mut hashes = Vec::new();
         for node in self.nodes.iter().filter(|node| node.running.is_some()) {
-            let result = eventually(|| node.raft().verify_result(verify_id)).await;
+            let what = format!("a hash on node {}: {:?}", node.id, node.status());
+            let result = eventually(&what, || node.raft().verify_result(verify_id)).await;
             assert!(result.rows > 0);
             hashes.push(result);
         }
@@ -230,17 +232,33 @@ impl Cluster {
     }
 }
 
+/// Opens what may be held by somebody for a moment still.
+async fn opened<T, E: std::fmt::Display>(open: impl Fn() -> Result<T, E>) -> T {
+    let last = std::cell::RefCell::new(String::new());
+    let look = || open().map_err(|error| *last.borrow_mut() = error.to_string()).ok();
+    match look_until(look).await {
+        Some(opened) => opened,
+        None => panic!("it was never let go of: {}", last.borrow()),
+    }
+}
+
 /// Looks again and again, until there is something to see.
-pub(super) async fn eventually<T>(look: impl Fn() -> Option<T>) -> T {
-    let wait = async {
-        loop {
-            match look() {
-                Some(seen) => return seen,
-                None => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
+pub(super) async fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    match look_until(look).await {
+        Some(seen) => seen,
+        None => panic!("it never came to be: {what}"),
+    }
+}
+
+async fn look_until<T>(look: impl Fn() -> Option<T>) -> Option<T> {
+    let until = deadline();
+    loop {
+        match look() {
+            Some(seen) => return Some(seen),
+            None if clock::now() > until => return None,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.expect("it never came to be")
+    }
 }
 
 pub(super) fn encode(kind: Kind) -> Bytes {

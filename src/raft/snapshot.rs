@@ -1,9 +1,9 @@
 //! Snapshots: checkpoints of the state with a manifest, in directories of their own.
 //!
 //! Under the snapshots directory, `snap-…` is the one that is kept, `building-…` and `received-…`
-//! are on their way to that, `removing-…` is on its way out, `staging` holds the files of a transfer that may be resumed, and
-//! `installing` is on its way to become the state. A node that starts removes all but the first and
-//! `staging`.
+//! are on their way to that, `removing-…` is on its way out, `staging` holds the files of a
+//! transfer that may be resumed, and `installing` is on its way to become the state. A node that
+//! starts removes all but the first and `staging`.
 
 use std::io;
 use std::path::{Path, PathBuf};

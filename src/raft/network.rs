@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
@@ -174,8 +174,16 @@ impl NetStreamAppend<TypeConfig> for Connection {
                 (self.peers.timing.connect * 2, self.peers.timing.append_idle)
             }
         };
+        let mut input = input;
         Box::pin(async move {
+            // The library waits between its tries where it makes the requests: a peer that refuses
+            // connections would be asked without a pause if the first request was not asked for
+            // before the connection.
+            let Some(first) = input.next().await else {
+                return Ok(stream::empty().boxed());
+            };
             let mut client = self.client(self.appends)?;
+            let input = stream::once(std::future::ready(first)).chain(input);
             let (requests, window) = append_stream::requests(input, self.envelope());
             let call = client.append(requests);
             let answers = self.within(RPCTypes::AppendEntries, setup, call).await?;

@@ -89,6 +89,25 @@ fn a_learner_that_is_not_caught_up_is_not_promoted() {
 }
 
 #[test]
+fn a_dead_follower_is_asked_for_now_and_then_only() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.mhub(0, &["topic", "create", "load"]).succeeds();
+    let leader = cluster.leader();
+    cluster.nodes[(leader + 1) % 3].kill();
+    let missed = poll(SERVING_WITHIN, || cluster.admin(&["cluster", "health"]).code() == 10);
+    assert!(missed, "health does not tell of a dead node");
+    let before = cluster.nodes[leader].log().lines().count();
+    let load = Load::start(&cluster, "load", 4, 3);
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(3) {
+        load.await_progress(100, SERVING_WITHIN);
+    }
+    drop(load.finish());
+    let lines = cluster.nodes[leader].log().lines().count() - before;
+    assert!(lines < 200, "{lines} lines about it in {:?}", started.elapsed());
+}
+
+#[test]
 fn two_nodes_with_one_id_and_nodes_of_two_clusters_are_kept_apart() {
     let mut cluster = Cluster::start(2, &[]);
     let to = cluster.nodes[0].endpoint();

@@ -381,7 +381,7 @@ mod tests {
             |c| c.retry.max_attempts = ATTEMPTS_MAX + 1,
             |c| c.retry.budget_min_per_s = 0,
             |c| c.dead_letters.retention_ms = DEAD_LETTER_RETENTION_MS_MAX + 1,
-            |c| drop(c.fairness_weights.insert("k".into(), 0)),
+            |c| c.fairness_weights = BTreeMap::from([("k".into(), 0)]),
         ] {
             assert_eq!(refused(change), Reason::InvalidConfig);
         }

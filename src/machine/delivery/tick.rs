@@ -1,6 +1,7 @@
 //! Firing timers that are due, a bounded number per command.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 use super::dead::{self, DeadLetter};
@@ -68,11 +69,10 @@ impl Tick {
         machine: &mut Machine<'_, K>,
         id: SubscriptionId,
     ) -> Result<Option<&'t mut Work>, Fault> {
-        if !self.works.contains_key(&id) {
-            let work = Work::open_id(machine, id)?;
-            self.works.insert(id, work);
-        }
-        Ok(self.works.get_mut(&id).and_then(Option::as_mut))
+        Ok(match self.works.entry(id) {
+            Entry::Occupied(known) => known.into_mut().as_mut(),
+            Entry::Vacant(slot) => slot.insert(Work::open_id(machine, id)?).as_mut(),
+        })
     }
 
     fn fire<K: Kv>(&mut self, machine: &mut Machine<'_, K>, due: Due) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 //! written at its end.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::{failures, loads};
 use crate::machine::Fault;
@@ -126,12 +127,10 @@ impl Work {
         chunk: u64,
     ) -> Result<&mut Marks, Fault> {
         let id = self.id;
-        let work = self.topic(topic)?;
-        if !work.chunks.contains_key(&chunk) {
-            let marks = marks::load(machine.overlay(), id, topic, chunk)?;
-            work.chunks.insert(chunk, marks);
-        }
-        work.chunks.get_mut(&chunk).ok_or_else(|| gone(Kind::Marks))
+        Ok(match self.topic(topic)?.chunks.entry(chunk) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(slot) => slot.insert(marks::load(machine.overlay(), id, topic, chunk)?),
+        })
     }
 
     /// Which of the offsets are neither done nor leased nor handed over to `Failures`.

@@ -152,7 +152,7 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
             }
         }
     }
-    search.partial |= wanted == 0 || flows.len() == crate::model::limits::CANDIDATE_FLOWS_MAX;
+    search.partial |= wanted == 0;
     for lane in lanes {
         lane.close(search, cursor);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::scheduled::OrderKey;
 use super::specials::SpecialRecord;
+use crate::machine::key;
 use crate::model::ids::{Offset, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::CURSOR_STREAMS_MAX;
 
@@ -31,7 +32,8 @@ pub struct Cursor {
     about: Option<(SubscriptionId, u64)>,
     /// The keys that streams begin at: every event before is done.
     begins: BTreeMap<StreamId, Vec<u8>>,
-    /// The keys that streams go on at, after a search that ended before them.
+    /// The keys that streams go on at, after a search that ended before them; `key::END` for those
+    /// that it came to the end of.
     pub(super) resumes: BTreeMap<StreamId, Vec<u8>>,
     /// Events below were looked at for deadlines that come before `begins`.
     pub(super) seen: BTreeMap<TopicId, Offset>,
@@ -53,6 +55,10 @@ impl Cursor {
 
     pub(super) fn begin(&self, stream: &StreamId) -> Option<&[u8]> {
         self.begins.get(stream).map(Vec::as_slice)
+    }
+
+    pub(super) fn has_ended(&self, stream: &StreamId) -> bool {
+        self.resumes.get(stream).is_some_and(|at| *at == key::END)
     }
 
     /// Notes that every event of a stream before a key is done.

@@ -1,4 +1,5 @@
-//! Which fairness keys a search looks at: those that have rows, some at a time, in turn.
+//! Which fairness keys a search looks at: those that have rows, some at a time, in turn. The more
+//! topics there are, the fewer fairness keys, since each has its streams in each topic.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -10,6 +11,9 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::{Fault, key};
 use crate::model::limits::CANDIDATE_FLOWS_MAX;
 
+/// Fairness keys that a search looks at in any case.
+const FLOWS_MIN: usize = 4;
+
 /// Sorts as rows do: by length, then by text.
 type Flow = (usize, String);
 
@@ -18,18 +22,24 @@ pub(super) fn next<K: Kv>(
     search: &mut Search<'_, K>,
     after: Option<&str>,
 ) -> Result<Vec<String>, Fault> {
-    let mut flows = collect(search, after)?;
-    if after.is_some() && flows.len() < CANDIDATE_FLOWS_MAX {
-        for flow in collect(search, None)? {
-            if flows.len() < CANDIDATE_FLOWS_MAX && !flows.contains(&flow) {
+    let limit = (CANDIDATE_FLOWS_MAX / search.topics.len().max(1)).max(FLOWS_MIN);
+    let mut flows = collect(search, after, limit)?;
+    if after.is_some() && flows.len() < limit {
+        for flow in collect(search, None, limit)? {
+            if flows.len() < limit && !flows.contains(&flow) {
                 flows.push(flow);
             }
         }
     }
+    search.partial |= flows.len() == limit;
     Ok(flows.into_iter().map(|(_, flow)| flow).collect())
 }
 
-fn collect<K: Kv>(search: &mut Search<'_, K>, after: Option<&str>) -> Result<Vec<Flow>, Fault> {
+fn collect<K: Kv>(
+    search: &Search<'_, K>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Flow>, Fault> {
     let mut found = BTreeSet::new();
     if after.is_none() {
         found.insert((0, String::new()));
@@ -40,21 +50,21 @@ fn collect<K: Kv>(search: &mut Search<'_, K>, after: Option<&str>) -> Result<Vec
         let prefix = topic.to_key().to_vec();
         let flow_prefix = |flow: &str| scheduled::flow_prefix(topic, flow);
         let decode = |row: &[u8]| Ok(OrderKey::decode(row)?.flow.to_owned());
-        leap(search, Table::Scheduled, &prefix, after, flow_prefix, decode, &mut found)?;
+        leap((search, limit), Table::Scheduled, &prefix, after, flow_prefix, decode, &mut found)?;
     }
     if search.topics.values().any(|t| t.progress.failures > 0) {
         let id = search.record.subscription_id();
         let prefix = id.to_key().to_vec();
         let flow_prefix = |flow: &str| ready::flow_prefix(id, flow);
         let decode = |row: &[u8]| Ok(ReadyKey::decode(row)?.flow.to_owned());
-        leap(search, Table::Ready, &prefix, after, flow_prefix, decode, &mut found)?;
+        leap((search, limit), Table::Ready, &prefix, after, flow_prefix, decode, &mut found)?;
     }
-    Ok(found.into_iter().take(CANDIDATE_FLOWS_MAX).collect())
+    Ok(found.into_iter().take(limit).collect())
 }
 
 /// Reads one row a fairness key, and leaps over the rest.
 fn leap<K: Kv>(
-    search: &mut Search<'_, K>,
+    (search, limit): (&Search<'_, K>, usize),
     table: Table,
     prefix: &[u8],
     after: Option<&str>,
@@ -64,9 +74,8 @@ fn leap<K: Kv>(
 ) -> Result<(), Fault> {
     let high = key::after_prefix(prefix);
     let mut low = after.map_or(prefix.to_vec(), |flow| key::after_prefix(&flow_prefix(flow)));
-    for _ in 0..CANDIDATE_FLOWS_MAX {
+    for _ in 0..limit {
         let mut next = None;
-        search.spend(1);
         search.kv.scan(table, &low, &high, Order::Ascending, &mut |row, _| {
             next = Some(decode(row)?);
             Ok(ControlFlow::Break(()))

@@ -67,13 +67,12 @@ impl Lane {
         }
     }
 
-    /// Notes where streams go on that the search did not come to the end of, because it ran out
-    /// of rows.
+    /// Notes where streams go on, when the search ran out of rows. A search that did not, and that
+    /// went on from one that had, has seen only the rest.
     pub(super) fn close<K: Kv>(self, search: &mut Search<'_, K>, cursor: &mut Cursor) {
         for stream in self.streams {
-            let resumed = cursor.resumes.remove(&stream.id).is_some();
-            search.partial |= resumed;
-            if search.rows == 0 && !stream.ended {
+            search.partial |= cursor.resumes.remove(&stream.id).is_some();
+            if search.rows == 0 {
                 search.partial = true;
                 cursor.resumes.insert(stream.id.clone(), stream.place());
             }

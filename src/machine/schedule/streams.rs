@@ -34,12 +34,18 @@ pub(super) struct Stream {
     /// The key of the head.
     head_at: Vec<u8>,
     pub(super) ended: bool,
+    /// Rows that the next reading takes at most.
+    batch: usize,
 }
+
+/// Rows that a stream reads at first: most have none or few.
+const STREAM_ROWS_FIRST: usize = 4;
 
 impl Stream {
     pub(super) fn new(id: StreamId, ranked: bool, prefix: Vec<u8>, cursor: &Cursor) -> Self {
         let high = key::after_prefix(&prefix);
         let begin = cursor.begin(&id).map_or(prefix, <[u8]>::to_vec);
+        let ended = cursor.has_ended(&id);
         let resume = cursor.resumes.get(&id).filter(|at| **at > begin);
         let all_done = resume.is_none();
         let at = resume.cloned().unwrap_or(begin);
@@ -54,12 +60,14 @@ impl Stream {
             all_done,
             head: None,
             head_at: Vec::new(),
-            ended: false,
+            ended,
+            batch: STREAM_ROWS_FIRST,
         }
     }
 
     /// Of the log: keys are offsets.
     pub(super) fn log(id: StreamId, ranked: bool, first: u64, cursor: &Cursor) -> Self {
+        let ended = cursor.has_ended(&id);
         let resume = cursor.resumes.get(&id).cloned();
         let at = first.to_be_bytes().to_vec();
         let at = resume.map_or(at.clone(), |resume| resume.max(at));
@@ -75,7 +83,8 @@ impl Stream {
             all_done: false,
             head: None,
             head_at: Vec::new(),
-            ended: false,
+            ended,
+            batch: STREAM_ROWS_FIRST,
         }
     }
 
@@ -128,7 +137,11 @@ impl Stream {
 
     /// Where to go on when the search ends before the stream does.
     pub(super) fn place(&self) -> Vec<u8> {
-        if self.head.is_some() { self.head_at.clone() } else { self.at.clone() }
+        match &self.head {
+            Some(_) => self.head_at.clone(),
+            None if self.ended => key::END.to_vec(),
+            None => self.at.clone(),
+        }
     }
 
     fn next_of_log<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<Option<Item>, Fault> {
@@ -296,13 +309,14 @@ impl Stream {
             Which::Deadlines(_) => Table::Deadlines,
             Which::Scheduled(_) | Which::Log => Table::Scheduled,
         };
-        let rows = &mut self.rows;
+        let (rows, batch) = (&mut self.rows, self.batch);
         search.kv.scan(table, &self.at, &self.high, Order::Ascending, &mut |row, value| {
             rows.push_back((row.to_vec(), value.to_vec()));
-            let more = rows.len() < CANDIDATE_STREAM_ROWS;
+            let more = rows.len() < batch;
             Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
         search.spend(rows.len() as u64 + 1);
+        self.batch = (batch * 4).min(CANDIDATE_STREAM_ROWS);
         self.ended = rows.is_empty();
         Ok(!rows.is_empty())
     }

@@ -1,5 +1,6 @@
 //! Random commands against a naive model, and the laws of determinism.
 
+mod delivery;
 mod golden;
 mod model;
 pub(crate) mod random;

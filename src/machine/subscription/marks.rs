@@ -249,6 +249,7 @@ pub fn load(
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use proptest::prelude::*;
 

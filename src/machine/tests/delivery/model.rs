@@ -111,6 +111,8 @@ pub(super) struct Subscription {
     pub(super) deliveries: Vec<(u64, bool)>,
     /// (when, is dead).
     pub(super) outcomes: Vec<(u64, bool)>,
+    /// Outcomes before the command that is being done: a resumption forgets these.
+    pub(super) outcomes_before: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -288,15 +290,24 @@ impl Subscription {
     }
 }
 
-pub(super) fn topic_of<'t>(
-    topics: &'t BTreeMap<String, Topic>,
-    id: u64,
-) -> Option<(&'t str, &'t Topic)> {
+pub(super) fn topic_of(topics: &BTreeMap<String, Topic>, id: u64) -> Option<(&str, &Topic)> {
     topics.iter().find(|(_, t)| t.id == id).map(|(name, t)| (name.as_str(), t))
 }
 
 fn named(ranges: &[OffsetRange]) -> BTreeSet<u64> {
     ranges.iter().flat_map(|r| r.first..r.end()).collect()
+}
+
+/// What a lease command takes, as it goes.
+struct Taking<'c> {
+    command: &'c Lease,
+    now: u64,
+    lease_ms: u64,
+    room: u64,
+    retries: u64,
+    leased: Leased,
+    /// (topic, retried, deadline) → (offset, attempt).
+    sheaves: BTreeMap<(u64, bool, u64), BTreeMap<u64, u32>>,
 }
 
 /// A lease command that is not refused as a whole.
@@ -307,7 +318,6 @@ pub(super) fn lease(
     command: &Lease,
     matches: impl Fn(&str) -> bool,
 ) -> Leased {
-    let mut leased = Leased::default();
     let picks = |picks: &[Pick]| -> Vec<(String, Topic, Vec<u64>)> {
         picks
             .iter()
@@ -319,6 +329,7 @@ pub(super) fn lease(
             })
             .collect()
     };
+    let mut leased = Leased::default();
     for (_, topic, offsets) in picks(&command.skips) {
         for offset in offsets {
             if sub.story(&topic, offset).status == Status::Free {
@@ -327,98 +338,118 @@ pub(super) fn lease(
             }
         }
     }
-    let lease_ms = match command.lease_ms {
-        0 => sub.config.lease_ms,
-        ms => ms.clamp(1000, 12 * 3_600_000),
-    };
     let of_consumer = match command.in_flight_max_consumer {
         0 => sub.config.max_in_flight_per_consumer,
         n => n,
     };
-    let mut room = u64::from(sub.config.max_in_flight)
-        .saturating_sub(sub.in_flight(None))
-        .min(u64::from(of_consumer).saturating_sub(sub.in_flight(Some(&command.consumer))));
-    let mut retries = sub.retries_left(now);
-    // (topic, retried, deadline) → (offset, attempt).
-    let mut sheaves: BTreeMap<(u64, bool, u64), BTreeMap<u64, u32>> = BTreeMap::new();
+    let mut taking = Taking {
+        command,
+        now,
+        lease_ms: match command.lease_ms {
+            0 => sub.config.lease_ms,
+            ms => ms.clamp(1000, 12 * 3_600_000),
+        },
+        room: u64::from(sub.config.max_in_flight)
+            .saturating_sub(sub.in_flight(None))
+            .min(u64::from(of_consumer).saturating_sub(sub.in_flight(Some(&command.consumer)))),
+        retries: sub.retries_left(now),
+        leased,
+        sheaves: BTreeMap::new(),
+    };
     for (name, topic, offsets) in picks(&command.picks) {
-        for offset in &offsets {
-            let story = sub.story(&topic, *offset);
+        taking.retries(sub, &name, &topic, &offsets);
+        taking.fresh(sub, &name, &topic, &offsets);
+    }
+    taking.grant(sub)
+}
+
+impl Taking<'_> {
+    fn cut(&self, deadline: Option<u64>) -> u64 {
+        deadline.filter(|d| d - self.now < self.lease_ms).unwrap_or(0)
+    }
+
+    fn retries(&mut self, sub: &mut Subscription, name: &str, topic: &Topic, offsets: &[u64]) {
+        for offset in offsets {
+            let story = sub.story(topic, *offset);
             let deadline = topic.events[*offset as usize].deadline.filter(|_| story.redrives == 0);
             let due = match story.status {
                 Status::Ready => true,
-                Status::Retry => story.due <= now,
+                Status::Retry => story.due <= self.now,
                 _ => false,
             };
-            if !due || room == 0 || (story.failures > 0 && retries == 0) {
+            if !due || self.room == 0 || (story.failures > 0 && self.retries == 0) {
                 continue;
             }
-            if deadline.is_some_and(|d| d <= now) {
-                sub.bury(&name, &topic, *offset, DeadReason::Expired, now);
-                leased.dead += 1;
+            if deadline.is_some_and(|d| d <= self.now) {
+                sub.bury(name, topic, *offset, DeadReason::Expired, self.now);
+                self.leased.dead += 1;
                 continue;
             }
-            if !sub.in_turn(&topic, *offset) {
+            if !sub.in_turn(topic, *offset) {
                 continue;
             }
-            room -= 1;
-            retries -= u64::from(story.failures > 0);
-            let cut = deadline.filter(|d| d - now < lease_ms).unwrap_or(0);
-            sheaves.entry((topic.id, true, cut)).or_default().insert(*offset, story.failures + 1);
-            sub.set(&topic, *offset, Story { status: Status::Leased, ..story });
+            self.room -= 1;
+            self.retries -= u64::from(story.failures > 0);
+            let sheaf = (topic.id, true, self.cut(deadline));
+            self.sheaves.entry(sheaf).or_default().insert(*offset, story.failures + 1);
+            sub.set(topic, *offset, Story { status: Status::Leased, ..story });
         }
+    }
+
+    fn fresh(&mut self, sub: &mut Subscription, name: &str, topic: &Topic, offsets: &[u64]) {
         let mut fresh = Vec::new();
         for offset in offsets {
-            let event = &topic.events[offset as usize];
-            if sub.story(&topic, offset).status != Status::Free {
+            let event = &topic.events[*offset as usize];
+            if sub.story(topic, *offset).status != Status::Free {
                 continue;
             }
             if event.cancelled {
-                sub.set(&topic, offset, Story::new(Status::Done));
-                leased.filtered += 1;
-            } else if event.deadline.is_some_and(|d| d <= now) {
-                sub.bury(&name, &topic, offset, DeadReason::Expired, now);
-                leased.dead += 1;
-            } else if event.ready_at <= now {
-                fresh.push(offset);
+                sub.set(topic, *offset, Story::new(Status::Done));
+                self.leased.filtered += 1;
+            } else if event.deadline.is_some_and(|d| d <= self.now) {
+                sub.bury(name, topic, *offset, DeadReason::Expired, self.now);
+                self.leased.dead += 1;
+            } else if event.ready_at <= self.now {
+                fresh.push(*offset);
             }
         }
         for offset in fresh {
-            if room == 0 || !sub.in_turn(&topic, offset) {
+            if self.room == 0 || !sub.in_turn(topic, offset) {
                 continue;
             }
-            room -= 1;
-            let deadline = topic.events[offset as usize].deadline;
-            let cut = deadline.filter(|d| d - now < lease_ms).unwrap_or(0);
-            sheaves.entry((topic.id, false, cut)).or_default().insert(offset, 1);
-            sub.set(&topic, offset, Story::new(Status::Leased));
+            self.room -= 1;
+            let sheaf = (topic.id, false, self.cut(topic.events[offset as usize].deadline));
+            self.sheaves.entry(sheaf).or_default().insert(offset, 1);
+            sub.set(topic, offset, Story::new(Status::Leased));
         }
     }
-    sub.counters.filtered += leased.filtered;
-    for ((topic, retried, deadline), events) in sheaves {
-        sub.last_lease += 1;
-        let until = now + lease_ms;
-        let expires = if deadline > 0 { until.min(deadline) } else { until };
-        for attempt in events.values() {
-            sub.deliveries.push((now, *attempt > 1));
-            sub.counters.delivered += 1;
-            sub.counters.redelivered += u64::from(*attempt > 1);
+
+    fn grant(mut self, sub: &mut Subscription) -> Leased {
+        sub.counters.filtered += self.leased.filtered;
+        for ((topic, retried, deadline), events) in self.sheaves {
+            sub.last_lease += 1;
+            let until = self.now + self.lease_ms;
+            let expires = if deadline > 0 { until.min(deadline) } else { until };
+            for attempt in events.values() {
+                sub.deliveries.push((self.now, *attempt > 1));
+                sub.counters.delivered += 1;
+                sub.counters.redelivered += u64::from(*attempt > 1);
+            }
+            self.leased.grants.push(Granted {
+                lease_id: LeaseId(sub.last_lease),
+                term: Term(self.command.term),
+                topic_id: TopicId(topic),
+                ranges: events.keys().map(|o| Offset(*o)).collect(),
+                attempts: if retried { events.values().copied().collect() } else { Vec::new() },
+                expires_at: UnixMs(expires),
+            });
+            let (consumer, term) = (self.command.consumer.clone(), self.command.term);
+            let (events, timer) = (events.into_keys().collect(), expires);
+            let row = LeaseRow { topic, events, consumer, term, expires, deadline, timer };
+            sub.leases.insert(sub.last_lease, row);
         }
-        leased.grants.push(Granted {
-            lease_id: LeaseId(sub.last_lease),
-            term: Term(command.term),
-            topic_id: TopicId(topic),
-            ranges: events.keys().map(|o| Offset(*o)).collect(),
-            attempts: if retried { events.values().copied().collect() } else { Vec::new() },
-            expires_at: UnixMs(expires),
-        });
-        let (consumer, term) = (command.consumer.clone(), command.term);
-        let events = events.into_keys().collect();
-        let timer = expires;
-        let row = LeaseRow { topic, events, consumer, term, expires, deadline, timer };
-        sub.leases.insert(sub.last_lease, row);
+        self.leased
     }
-    leased
 }
 
 /// When a lease ends.

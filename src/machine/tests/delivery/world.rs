@@ -51,6 +51,7 @@ impl World {
     }
 
     fn command(&mut self, kind: Kind) -> Said {
+        self.subscriptions.values_mut().for_each(|s| s.outcomes_before = s.outcomes.len());
         match self.done(kind) {
             Ok(said) => said,
             Err(reason) => Said::Refused(reason),
@@ -142,6 +143,7 @@ impl World {
             last_dead: 0,
             deliveries: Vec::new(),
             outcomes: Vec::new(),
+            outcomes_before: 0,
         };
         start_at(&mut sub, &self.topics, offset);
         self.subscriptions.insert(c.name, sub);
@@ -242,7 +244,9 @@ impl World {
 
     fn resume(&mut self, sub: &mut Subscription) {
         if sub.pause.take().is_some() {
-            sub.outcomes.clear();
+            // A command's own outcomes count once it is done.
+            sub.outcomes.drain(..sub.outcomes_before);
+            sub.outcomes_before = 0;
             self.report();
         }
     }

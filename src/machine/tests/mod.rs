@@ -2,6 +2,7 @@
 
 mod delivery;
 mod golden;
+mod golden_delivery;
 mod model;
 pub(crate) mod random;
 

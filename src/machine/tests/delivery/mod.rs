@@ -5,7 +5,7 @@
 mod cases;
 mod checks;
 mod model;
-mod random;
+pub(super) mod random;
 mod world;
 
 use std::collections::BTreeMap;

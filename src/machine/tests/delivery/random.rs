@@ -82,7 +82,7 @@ pub(super) struct Mix {
     pub(super) gloomy: bool,
 }
 
-pub(super) fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
+pub(crate) fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
     let encoded: Vec<Bytes> = events.iter().map(|e| e.encode_to_vec().into()).collect();
     Publish {
         topic: topic.to_owned(),
@@ -98,7 +98,7 @@ fn pick<'a>(dice: &mut Dice, from: &[&'a str]) -> &'a str {
     from[dice.below(from.len() as u64) as usize]
 }
 
-pub(super) fn create_topic(name: &str) -> Kind {
+pub(crate) fn create_topic(name: &str) -> Kind {
     Kind::CreateTopic(CreateTopic {
         name: name.to_owned(),
         config: TopicConfig::defaults(),

@@ -4,10 +4,11 @@
 //! that was redriven comes late by nature: those after it were done already and do not wait.
 
 use super::work::Work;
+use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::topic::keys;
-use crate::machine::{Fault, query};
+use crate::machine::topic::reader::EventReader;
 use crate::model::event;
 use crate::model::ids::{KeyVersion, Offset, TopicId};
 use crate::model::ranges::{OffsetRange, Ranges};
@@ -18,15 +19,16 @@ use crate::model::ranges::{OffsetRange, Ranges};
 /// When the store fails or a row is corrupt.
 pub(crate) fn predecessor(
     kv: &impl Kv,
+    reader: &mut EventReader,
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<Offset>, Fault> {
-    let Some(stored) = query::stored_event(kv, topic, offset)? else { return Ok(None) };
-    let version = stored.key_version.get();
+    let Some(read) = reader.read(kv, topic, offset)? else { return Ok(None) };
+    let version = read.version.get();
     if version <= 1 {
         return Ok(None);
     }
-    let key = event::key_of(&stored.event)?;
+    let key = event::key_of(&read.event)?;
     let row = kv.get(Table::Keys, &keys::entry_key(topic, key, KeyVersion(version - 1)))?;
     row.map(|row| keys::decode_entry(&row)).transpose()
 }
@@ -35,10 +37,10 @@ pub(crate) fn predecessor(
 pub(crate) fn is_next<K: Kv>(
     machine: &Machine<'_, K>,
     work: &mut Work,
-    topic: TopicId,
-    offset: Offset,
+    reader: &mut EventReader,
+    (topic, offset): (TopicId, Offset),
 ) -> Result<bool, Fault> {
-    match predecessor(machine.overlay(), topic, offset)? {
+    match predecessor(machine.overlay(), reader, topic, offset)? {
         Some(before) => work.is_done(machine, topic, before),
         None => Ok(true),
     }
@@ -52,13 +54,14 @@ pub(crate) fn in_turn<K: Kv>(
     offsets: &Ranges,
     limit: u64,
 ) -> Result<Ranges, Fault> {
-    let mut free = Ranges::new();
+    let (mut free, mut count, mut reader) = (Ranges::new(), 0, EventReader::default());
     for offset in offsets.iter() {
-        if free.count() == limit {
+        if count == limit {
             break;
         }
-        if is_next(machine, work, topic, offset)? {
+        if is_next(machine, work, &mut reader, (topic, offset))? {
             free.push(OffsetRange::one(offset));
+            count += 1;
         }
     }
     Ok(free)

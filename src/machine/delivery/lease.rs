@@ -17,6 +17,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::schedule::specials;
 use crate::machine::subscription::record::not_found;
+use crate::machine::topic::reader::EventReader;
 use crate::model::command::Lease;
 use crate::model::delivery::{DeadReason, Granted, Leased, Pick};
 use crate::model::ids::{LeaseId, Offset, Term, TopicId, UnixMs};
@@ -203,7 +204,8 @@ impl Plan {
         if work.topic(topic)?.progress.failures == 0 {
             return Ok(());
         }
-        let (now, limit) = (machine.now(), usize::try_from(LEASE_EVENTS_MAX).unwrap_or(usize::MAX));
+        let (now, mut reader) = (machine.now(), EventReader::default());
+        let limit = usize::try_from(LEASE_EVENTS_MAX).unwrap_or(usize::MAX);
         for (offset, story) in failures::among(machine.overlay(), work.id, topic, offsets, limit)? {
             if !story.is_due(now) || self.room == 0 || (story.failures > 0 && self.retries == 0) {
                 continue;
@@ -214,7 +216,7 @@ impl Plan {
                 self.expire_story(machine, work, (topic, offset), story)?;
                 continue;
             }
-            if self.by_key && !eligible::is_next(machine, work, topic, offset)? {
+            if self.by_key && !eligible::is_next(machine, work, &mut reader, (topic, offset))? {
                 continue;
             }
             self.take_story(machine, work, (topic, offset), story, deadline);

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::rank::Rank;
 use super::topics::{Mark, TopicView};
+use crate::machine::Fault;
 use crate::machine::delivery::budget::Budget;
 use crate::machine::delivery::failures;
 use crate::machine::kv::Kv;
 use crate::machine::record::Kind;
 use crate::machine::subscription::record::SubscriptionRecord;
 use crate::machine::subscription::state::SubscriptionState;
-use crate::machine::{Fault, query};
 use crate::model::delivery::Pick;
 use crate::model::filter::Compiled;
 use crate::model::ids::{Offset, TopicId, UnixMs};
@@ -140,12 +140,9 @@ impl<'k, K: Kv> Search<'k, K> {
         let (kv, mut count) = (self.kv, 0);
         for offset in (range.first..range.end()).map(Offset) {
             self.spend(1);
-            if let Some(filter) = &self.filter {
-                let Some(event) = query::stored_event(kv, topic, offset)? else { continue };
-                if !filter.matches(&event.event)? {
-                    self.skip(topic, offset)?;
-                    continue;
-                }
+            if !self.passes(topic, offset)? {
+                self.skip(topic, offset)?;
+                continue;
             }
             if self.by_key && !self.topic(topic)?.is_in_turn(kv, offset)? {
                 continue;
@@ -154,6 +151,19 @@ impl<'k, K: Kv> Search<'k, K> {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Whether the filter lets an event through.
+    fn passes(&mut self, topic: TopicId, offset: Offset) -> Result<bool, Fault> {
+        if self.filter.is_none() {
+            return Ok(true);
+        }
+        let kv = self.kv;
+        let read = self.topic(topic)?.reader.read(kv, topic, offset)?;
+        match (&self.filter, read) {
+            (Some(filter), Some(read)) => Ok(filter.matches(&read.event)?),
+            _ => Ok(true),
+        }
     }
 
     pub(super) fn pick(&mut self, topic: TopicId, range: OffsetRange) -> Result<(), Fault> {

@@ -7,6 +7,7 @@ use crate::machine::delivery::{eligible, failures};
 use crate::machine::kv::Kv;
 use crate::machine::subscription::marks::{self, Marks};
 use crate::machine::subscription::progress::{self, ProgressRecord};
+use crate::machine::topic::reader::EventReader;
 use crate::model::ids::{Offset, Position, SubscriptionId};
 use crate::model::limits::MARKS_OFFSETS;
 use crate::model::outcome::TopicInfo;
@@ -26,6 +27,7 @@ pub(super) struct TopicView {
     pub(super) progress: ProgressRecord,
     subscription: SubscriptionId,
     chunks: BTreeMap<u64, Marks>,
+    pub(super) reader: EventReader,
 }
 
 impl TopicView {
@@ -36,7 +38,13 @@ impl TopicView {
         info: TopicInfo,
     ) -> Result<Self, Fault> {
         let progress = progress::load(kv, subscription, start, &info)?;
-        Ok(Self { info, progress, subscription, chunks: BTreeMap::new() })
+        Ok(Self {
+            info,
+            progress,
+            subscription,
+            chunks: BTreeMap::new(),
+            reader: EventReader::default(),
+        })
     }
 
     fn marks(&mut self, kv: &impl Kv, chunk: u64) -> Result<&Marks, Fault> {
@@ -93,7 +101,9 @@ impl TopicView {
     /// Whether the event of the same key before one is done.
     pub(super) fn is_in_turn(&mut self, kv: &impl Kv, offset: Offset) -> Result<bool, Fault> {
         let topic = self.info.id;
-        let Some(before) = eligible::predecessor(kv, topic, offset)? else { return Ok(true) };
+        let Some(before) = eligible::predecessor(kv, &mut self.reader, topic, offset)? else {
+            return Ok(true);
+        };
         if self.mark(kv, before)? != Mark::Done {
             return Ok(false);
         }

@@ -113,7 +113,9 @@ fn the_newest_version_is_written_as_it_always_was() {
         RecordKind::ALL.iter().filter(|k| of_machine(k)).map(|k| *k as u8).collect();
     let golden: BTreeSet<u8> = written
         .lines()
-        .chain(super::golden_delivery::VERSION_1.lines()).map(|line| unhex(line.rsplit(' ').next().unwrap())[0]).collect();
+        .chain(super::golden_delivery::VERSION_1.lines())
+        .map(|line| unhex(line.rsplit(' ').next().unwrap())[0])
+        .collect();
     assert_eq!(golden, kinds, "a record kind has no golden bytes");
 }
 

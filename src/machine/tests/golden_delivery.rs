@@ -11,7 +11,9 @@ use crate::machine::subscription::query::subscription;
 use crate::machine::subscription::stats::stats;
 use crate::model::command::delivery::{Action, Nack, Reject, SettleItem};
 use crate::model::command::subscription::At;
-use crate::model::command::{CommandBatch, CreateSubscription, Kind, Lease, Redrive, SetQuota, Settle};
+use crate::model::command::{
+    CommandBatch, CreateSubscription, Kind, Lease, Redrive, SetQuota, Settle,
+};
 use crate::model::delivery::Pick;
 use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::ids::UnixMs;
@@ -26,12 +28,8 @@ pub(super) const VERSION_1: &str = include_str!("golden-delivery-v1.txt");
 const VERSIONS: &[&str] = &[VERSION_1];
 
 fn event(change: impl FnOnce(&mut TestEvent)) -> TestEvent {
-    let mut event = TestEvent {
-        id: "1".into(),
-        source: "/s".into(),
-        kind: "a".into(),
-        ..TestEvent::default()
-    };
+    let mut event =
+        TestEvent { id: "1".into(), source: "/s".into(), kind: "a".into(), ..TestEvent::default() };
     change(&mut event);
     event
 }

@@ -132,7 +132,8 @@ fn plain_events_are_leased_in_ranges_by_few_rows() {
     for grant in grants.iter().rev() {
         assert_eq!(hub.settle(grant.lease_id, Action::Ack(Ack {})), None);
     }
-    let counts = [Table::Marks, Table::Leases, Table::Timers, Table::ConsumerLoads, Table::Failures];
+    let counts =
+        [Table::Marks, Table::Leases, Table::Timers, Table::ConsumerLoads, Table::Failures];
     assert_eq!(counts.map(|table| hub.kv.rows(table)), [0; 5]);
     let stats = stats(&hub.kv, "s", UnixMs(0)).unwrap().unwrap();
     assert_eq!((stats.pending, stats.leased), (0, 0));
@@ -275,11 +276,8 @@ fn a_repeated_request_gets_its_first_answer() {
     assert_eq!(first, hub.apply(create("other", config.clone(), "r")));
     let again = hub.apply(create("other", config, ""));
     assert!(matches!(again, Outcome::Rejected(r) if r.reason == Reason::SubscriptionExists));
-    let seek = SeekSubscription {
-        name: "other".into(),
-        to: At::Offset(2).into(),
-        request_id: "q".into(),
-    };
+    let seek =
+        SeekSubscription { name: "other".into(), to: At::Offset(2).into(), request_id: "q".into() };
     let told = preview(&hub.kv, "other", &seek.to).unwrap().unwrap().unwrap();
     assert_eq!(hub.apply(Kind::SeekSubscription(seek.clone())), Outcome::Sought(told));
     assert_eq!((told.redelivered, told.skipped), (0, 2));

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Status, Subscription, Topic, World, ends_at};
+use super::leasing::ends_at;
+use super::model::{Status, Subscription, Topic, World};
 use super::world::{matches, passes};
 use crate::machine::delivery::failures::Standing;
 use crate::machine::delivery::query as delivery;
@@ -36,11 +37,21 @@ pub(super) fn check(
         let context = format!("{context}, subscription {name}");
         check_counts(world, kv, name, sub, &context);
         check_rows(world, kv, sub, &context);
-        check_candidates(world, kv, (name, sub), cursors.entry(name.clone()).or_default(), dice, &context);
+        check_candidates(
+            world,
+            kv,
+            (name, sub),
+            cursors.entry(name.clone()).or_default(),
+            dice,
+            &context,
+        );
     }
 }
 
-fn topics<'w>(world: &'w World, sub: &'w Subscription) -> impl Iterator<Item = (&'w str, &'w Topic)> {
+fn topics<'w>(
+    world: &'w World,
+    sub: &'w Subscription,
+) -> impl Iterator<Item = (&'w str, &'w Topic)> {
     let mine = |name: &&String| matches(&sub.config.pattern, name);
     world.topics.iter().filter(move |(name, _)| mine(name)).map(|(name, t)| (name.as_str(), t))
 }
@@ -92,7 +103,9 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
     assert_eq!(actual, expected, "{context}");
     let failing = sub.stories.iter().filter(|(_, s)| s.failing);
     let expected: Vec<_> = failing
-        .map(|((topic, offset), s)| (*topic, *offset, s.failures, s.redrives, s.due, s.status, s.rank))
+        .map(|((topic, offset), s)| {
+            (*topic, *offset, s.failures, s.redrives, s.due, s.status, s.rank)
+        })
         .collect();
     let actual: Vec<_> = delivery::retries(kv, id, (TopicId(0), Offset(0)), 999)
         .unwrap()
@@ -112,7 +125,9 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
     let actual: Vec<_> = delivery::dead_letters(kv, id, DeadNumber(0), 999)
         .unwrap()
         .into_iter()
-        .map(|(n, d)| (n.get(), d.topic_id, d.offset, d.reason(), d.failures, d.redrives, d.died_at_ms))
+        .map(|(n, d)| {
+            (n.get(), d.topic_id, d.offset, d.reason(), d.failures, d.redrives, d.died_at_ms)
+        })
         .collect();
     let expected: Vec<_> = sub
         .dead
@@ -175,9 +190,8 @@ fn check_candidates(
         if !found.picks.is_empty() {
             continue;
         }
-        let retries = all.iter().all(|w| {
-            sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing)
-        });
+        let retries =
+            all.iter().all(|w| sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing));
         assert!(all.is_empty() || found.more || retries, "{context}: nothing found of {all:?}");
     }
     if dice.below(16) == 0 {
@@ -245,9 +259,7 @@ fn check_found(
             assert!(found || retry, "{context}: {w:?} was passed over in {flow:?}: {picks:?}");
         }
     }
-    let retries = picks
-        .iter()
-        .filter(|p| sub.stories.get(p).is_some_and(|s| s.failures > 0))
-        .count() as u64;
+    let retries =
+        picks.iter().filter(|p| sub.stories.get(p).is_some_and(|s| s.failures > 0)).count() as u64;
     assert!(retries <= sub.retries_left(world.now), "{context}: {retries} retries");
 }

@@ -4,6 +4,7 @@
 
 mod cases;
 mod checks;
+mod leasing;
 mod model;
 pub(super) mod random;
 mod world;

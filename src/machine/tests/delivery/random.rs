@@ -109,8 +109,8 @@ pub(crate) fn create_topic(name: &str) -> Kind {
 fn event(dice: &mut Dice, now: u64, mix: Mix) -> TestEvent {
     let special = mix.special && dice.below(2) == 0;
     let deliver_at = (special && dice.below(3) == 0).then(|| now + dice.below(8000));
-    let deadline = (special && dice.below(3) == 0)
-        .then(|| deliver_at.unwrap_or(now) + 1 + dice.below(15_000));
+    let deadline =
+        (special && dice.below(3) == 0).then(|| deliver_at.unwrap_or(now) + 1 + dice.below(15_000));
     TestEvent {
         id: "i".into(),
         source: "s".into(),
@@ -194,8 +194,7 @@ pub(super) fn command(dice: &mut Dice, world: &World, mix: Mix) -> Kind {
     let name = pick(dice, &SUBSCRIPTIONS).to_owned();
     match dice.below(40) {
         0..=6 => {
-            let events: Vec<_> =
-                (0..=dice.below(9)).map(|_| event(dice, world.now, mix)).collect();
+            let events: Vec<_> = (0..=dice.below(9)).map(|_| event(dice, world.now, mix)).collect();
             Kind::Publish(publish_of(pick(dice, &TOPICS), &events))
         }
         7 => create_topic(pick(dice, &TOPICS)),

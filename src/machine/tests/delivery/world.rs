@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{
-    Event, LeaseRow, Status, Story, Subscription, Topic, World, ends_at, lease, settle, topic_of,
-};
+use super::leasing::{ends_at, lease, settle};
+use super::model::{Event, LeaseRow, Status, Story, Subscription, Topic, World, topic_of};
 use crate::machine::tests::delivery::random::TestEvent;
 use crate::model::command::{CommandBatch, CreateSubscription, Kind, Publish, Redrive};
 use crate::model::delivery::{Counters, DeadReason, Moved, PauseReason, Sought, Ticked};
@@ -152,8 +151,7 @@ impl World {
 
     fn of_subscription(&mut self, kind: Kind) -> Result<Said, Reason> {
         let name = super::subscription_of(&kind).to_owned();
-        let mut sub =
-            self.subscriptions.remove(&name).ok_or(Reason::SubscriptionNotFound)?;
+        let mut sub = self.subscriptions.remove(&name).ok_or(Reason::SubscriptionNotFound)?;
         let (dead_before, keep) = (dead_count(&sub), !matches!(kind, Kind::DeleteSubscription(_)));
         let said = self.with(&mut sub, kind);
         self.finish(&mut sub, dead_before);

@@ -238,7 +238,8 @@ pub const FAIRNESS_QUANTUM: u64 = 32;
 pub const MARKS_OFFSETS: u64 = 4096;
 /// Ranges in one pick of a lease or item of a settlement.
 pub const RANGES_MAX: usize = 1024;
-/// Events that one lease command may ask for.
+/// Events that one lease command grants, and that each of its picks and skips may name: what is
+/// beyond is left out.
 pub const LEASE_EVENTS_MAX: u64 = 4096;
 /// Items of one settlement.
 pub const SETTLE_ITEMS_MAX: usize = 4096;

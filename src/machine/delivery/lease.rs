@@ -43,7 +43,8 @@ pub(crate) fn apply<K: Kv>(
     for pick in &command.picks {
         let topic = TopicId(pick.topic_id);
         if work.enter(machine, topic, Some(&pick.topic))? {
-            plan.take(machine, &mut work, topic, &Ranges::from_unsorted(&pick.ranges))?;
+            let named = first(&Ranges::from_unsorted(&pick.ranges), LEASE_EVENTS_MAX);
+            plan.take(machine, &mut work, topic, &named)?;
         }
     }
     leased.filtered += plan.cancelled;
@@ -98,7 +99,8 @@ fn skip<K: Kv>(
     for skip in skips {
         let topic = TopicId(skip.topic_id);
         if work.enter(machine, topic, Some(&skip.topic))? {
-            let free = work.free(machine, topic, &Ranges::from_unsorted(&skip.ranges))?;
+            let named = first(&Ranges::from_unsorted(&skip.ranges), LEASE_EVENTS_MAX);
+            let free = work.free(machine, topic, &named)?;
             work.done(machine, topic, &free)?;
             count += free.count();
         }

@@ -33,7 +33,8 @@ pub fn leases(
     after: LeaseId,
     limit: usize,
 ) -> Result<Vec<LeaseInfo>, Fault> {
-    let (low, mut found) = (leases::row_key(subscription, after.next()), Vec::new());
+    let (low, mut found) =
+        (leases::row_key(subscription, LeaseId(after.get().saturating_add(1))), Vec::new());
     let meta = Meta::load(kv)?;
     let high = leases::row_key(subscription.next(), LeaseId(0));
     kv.scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
@@ -84,7 +85,8 @@ pub fn dead_letters(
     after: DeadNumber,
     limit: usize,
 ) -> Result<Vec<(DeadNumber, DeadLetter)>, Fault> {
-    let (low, mut found) = (dead::row_key(subscription, after.next()), Vec::new());
+    let (low, mut found) =
+        (dead::row_key(subscription, DeadNumber(after.get().saturating_add(1))), Vec::new());
     let high = dead::row_key(subscription.next(), DeadNumber(0));
     kv.scan(Table::DeadLetters, &low, &high, Order::Ascending, &mut |row, value| {
         if found.len() == limit {

@@ -16,8 +16,8 @@ use crate::machine::{lifecycle, query, quota};
 use crate::model::command::delivery::{Ack, Action, Nack, Reject, SettleItem};
 use crate::model::command::subscription::At;
 use crate::model::command::{
-    CommandBatch, CreateSubscription, Kind, Lease, PauseSubscription, SeekSubscription, SetQuota,
-    Settle, Tick,
+    CommandBatch, CreateSubscription, DeleteSubscription, Kind, Lease, PauseSubscription,
+    SeekSubscription, SetQuota, Settle, Tick,
 };
 use crate::model::delivery::{DeadReason, Granted, Pick};
 use crate::model::event::EventView;
@@ -152,7 +152,7 @@ fn a_hole_is_kept_over_many_rows() {
     let found = candidates(&hub.kv, "s", UnixMs(hub.now_ms), &mut Cursor::default(), 9).unwrap();
     assert_eq!(found.unwrap().picks[0].ranges[0].first, 4097 + 4095);
     assert_eq!(hub.settle(hole, Action::Ack(Ack {})), None);
-    let rest = hub.lease(&[(0, 10_240)]).remove(0);
+    let rest = hub.lease(&[(8000, 2240)]).remove(0);
     assert_eq!(rest.ranges.as_slice(), [OffsetRange { first: 8192, count: 2048 }]);
 }
 
@@ -170,6 +170,48 @@ fn a_lease_that_ran_out_is_refused_before_any_tick() {
     hub.now_ms += 1_000;
     let again = hub.lease(&[(0, 1)]).remove(0);
     assert_eq!(again.attempts, [2]);
+}
+
+#[test]
+fn no_retry_comes_early() {
+    let mut hub = Hub::plain();
+    hub.publish(&plain(1));
+    let lease = hub.lease(&[(0, 1)]).remove(0).lease_id;
+    let nack = Nack { retry_after_ms: Some(500), ..Nack::default() };
+    hub.settle(lease, Action::Nack(nack));
+    hub.now_ms += 499;
+    hub.apply(Kind::Tick(Tick {}));
+    assert!(hub.lease(&[(0, 1)]).is_empty());
+    hub.now_ms += 1;
+    assert_eq!(hub.lease(&[(0, 1)]).remove(0).attempts, [2]);
+}
+
+#[test]
+fn a_deleted_subscription_leaves_nothing_but_timers() {
+    let mut hub = Hub::plain();
+    hub.publish(&plain(4));
+    let leases: Vec<_> = (0..3).map(|n| hub.lease(&[(n, 1)]).remove(0).lease_id).collect();
+    hub.settle(leases[0], Action::Nack(Nack::default()));
+    hub.settle(leases[1], Action::Reject(Reject::default()));
+    hub.apply(Kind::DeleteSubscription(DeleteSubscription {
+        name: "s".into(),
+        request_id: String::new(),
+    }));
+    let tables = [
+        Table::Subscriptions,
+        Table::SubscriptionStates,
+        Table::Progress,
+        Table::Marks,
+        Table::Leases,
+        Table::ConsumerLoads,
+        Table::Failures,
+        Table::Ready,
+        Table::DeadLetters,
+    ];
+    assert_eq!(tables.map(|table| hub.kv.rows(table)), [0; 9]);
+    hub.now_ms += 30 * 24 * 3_600_000;
+    hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.kv.rows(Table::Timers), 0);
 }
 
 #[test]

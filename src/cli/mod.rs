@@ -218,7 +218,11 @@ impl Global {
         self.client_of(endpoints, true)
     }
 
-    pub(super) fn client_of(&self, endpoints: Vec<String>, pinned: bool) -> Result<Client, Failure> {
+    pub(super) fn client_of(
+        &self,
+        endpoints: Vec<String>,
+        pinned: bool,
+    ) -> Result<Client, Failure> {
         let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|_| {
             Failure::usage(format!("--timeout {} is no number of seconds", self.timeout))
         })?;

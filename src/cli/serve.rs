@@ -2,15 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Done, Failure, key_value, output};
 use crate::api::server::{self, Formation};
 use crate::config::{self, Config, Overrides};
 use crate::model::rejection::Exit;
+use crate::node;
 use crate::telemetry::logs;
 
 /// The most worker threads that a node takes by itself.
 const WORKERS_MAX: usize = 4;
+/// How long tasks, and then databases, may take to end once everything is durable.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// Flags of `mhub serve`.
 #[derive(Debug, clap::Args)]
@@ -106,7 +110,10 @@ fn run(config: Config, formation: Formation) -> Done {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let workers = match config.runtime.worker_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+        // One core is left to what syncs and applies: they would only take turns with a worker.
+        0 => std::thread::available_parallelism()
+            .map_or(1, |cores| cores.get().saturating_sub(1))
+            .clamp(1, WORKERS_MAX),
         given => given,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -115,7 +122,8 @@ fn run(config: Config, formation: Formation) -> Done {
         .enable_all()
         .build()?;
     let result = runtime.block_on(server::run(config, formation));
-    // What still reads or waits is of no use any more.
-    runtime.shutdown_background();
+    // What still reads or waits is of no use any more; what it holds has to be closed.
+    runtime.shutdown_timeout(CLOSE);
+    node::wait_closed(CLOSE);
     result.map(|()| Exit::Ok).map_err(Failure::from)
 }

@@ -90,7 +90,7 @@ settings! {
     }
     /// Threads.
     runtime: RuntimeConfig {
-        worker_threads: usize = 0, "Async worker threads; 0: as many as there are cores, at most 4.";
+        worker_threads: usize = 0, "Async worker threads; 0: one less than there are cores, 1 to 4.";
     }
     /// Logging, to standard error.
     log: LogConfig {

@@ -70,15 +70,14 @@ pub fn problem(rejection: &Rejection) -> Response {
         "detail": rejection.message,
         "reason": rejection.reason.as_str(),
     });
-    problem_body(status, &body)
+    let mut response = problem_body(status, &body);
+    if matches!(status.as_u16(), 429 | 503) {
+        let secs = rejection.retry_delay_ms().unwrap_or_default().div_ceil(1000).max(1);
+        response.headers_mut().insert(header::RETRY_AFTER, secs.into());
+    }
+    response
 }
 
 fn problem_body(status: StatusCode, body: &serde_json::Value) -> Response {
-    let mut response =
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string())
-            .into_response();
-    if matches!(status.as_u16(), 429 | 503) {
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-    }
-    response
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }

@@ -76,6 +76,8 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
 pub const PROPOSAL_QUEUE_MAX: usize = 8192;
 /// Bytes of commands that wait for the proposer or are in flight.
 pub const PROPOSAL_BYTES_MAX: usize = 64 << 20;
+/// When a caller that was refused for overload is told to try again, milliseconds.
+pub const OVERLOADED_RETRY_MS: u64 = 100;
 /// Calls of one publish stream that wait for their answers; beyond that it is not read.
 pub const STREAM_CALLS_MAX: usize = 1024;
 /// Bytes of the calls of one publish stream that wait for their answers.

@@ -196,6 +196,9 @@ reasons! {
     Internal = "INTERNAL", Internal, 500, Error;
 }
 
+/// The fact that tells when to try again.
+const RETRY_AFTER_MS: &str = "retry_after_ms";
+
 /// A refusal: nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -219,6 +222,18 @@ impl Rejection {
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.metadata.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// Says when it is worth trying again. It travels as `RetryInfo` and as `Retry-After`.
+    #[must_use]
+    pub fn retry_after_ms(self, delay_ms: u64) -> Self {
+        self.with(RETRY_AFTER_MS, delay_ms)
+    }
+
+    /// When it is worth trying again, milliseconds from now, where that is known.
+    #[must_use]
+    pub fn retry_delay_ms(&self) -> Option<u64> {
+        self.fact(RETRY_AFTER_MS)?.parse().ok()
     }
 
     /// The value of a fact.

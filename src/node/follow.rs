@@ -14,7 +14,7 @@ use super::query::{Consistency, From};
 use crate::machine::kv::Order;
 use crate::machine::query::{self, Bounds, Chunk};
 use crate::model::ids::{Offset, Position};
-use crate::model::limits::{READ_CHUNK_BYTES, READ_CHUNKS_QUEUED};
+use crate::model::limits::{OVERLOADED_RETRY_MS, READ_CHUNK_BYTES, READ_CHUNKS_QUEUED};
 use crate::model::name::TopicName;
 use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::tasks;
@@ -75,6 +75,7 @@ impl Node {
                 Reason::Overloaded,
                 "too many streams are open on this node; ask another node, or try again later",
             )
+            .retry_after_ms(OVERLOADED_RETRY_MS)
         })?;
         self.fresh(plan.consistency, self.deadline()).await?;
         let start = self.resolve(&plan).await?;
@@ -163,22 +164,24 @@ impl Cursor {
             let Ok(slot) = parts.reserve().await else { return };
             let applied = self.node.raft.applied();
             let seen = *applied.borrow();
-            let part = match self.read().await {
+            let mut part = match self.read().await {
                 Ok(chunk) => self.advance(chunk),
                 Err(rejection) => {
                     slot.send(Err(rejection));
                     return;
                 }
             };
-            let (at_end, empty) = (part.at_end, part.batches.is_empty());
-            if at_end && self.plan.at_end == AtEnd::Stop {
+            let caught_up = part.at_end;
+            // To its reader, a stream that waits for more has no end.
+            part.at_end = caught_up && self.plan.at_end == AtEnd::Stop;
+            if part.at_end {
                 slot.send(Ok(part));
                 return;
             }
-            if !empty {
+            if !part.batches.is_empty() {
                 slot.send(Ok(part));
             }
-            if at_end && !self.wait_beyond(seen.index, parts).await {
+            if caught_up && !self.wait_beyond(seen.index, parts).await {
                 return;
             }
         }

@@ -196,6 +196,14 @@ impl Node {
     }
 }
 
+/// Waits until every node of this process has let go of its databases, or the patience is over.
+/// To be called last: what is still open then ends the process with a crash.
+pub fn wait_closed(patience: Duration) {
+    if !crate::store::wait_closed(patience) {
+        tracing::warn!("databases are still open at the end");
+    }
+}
+
 /// The outcome of a publish.
 ///
 /// # Errors

@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::limits::{
-    ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, PROPOSAL_BYTES_MAX, PROPOSAL_QUEUE_MAX,
-    PROPOSALS_IN_FLIGHT_MAX,
+    ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, OVERLOADED_RETRY_MS, PROPOSAL_BYTES_MAX,
+    PROPOSAL_QUEUE_MAX, PROPOSALS_IN_FLIGHT_MAX,
 };
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -112,6 +112,7 @@ impl Proposer {
                 Reason::Overloaded,
                 "too much is waiting to be proposed; send less at once, or try again later",
             )
+            .retry_after_ms(OVERLOADED_RETRY_MS)
         };
         let stopping =
             || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");

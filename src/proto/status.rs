@@ -1,6 +1,7 @@
 //! Refusals on the wire: `google.rpc.Status` with `ErrorInfo`, or a `CallError` inside a stream.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -11,7 +12,10 @@ use crate::model::rejection::{Code, DOMAIN, Reason, Rejection};
 #[must_use]
 pub fn to_status(rejection: &Rejection) -> tonic::Status {
     let metadata: HashMap<String, String> = rejection.metadata.iter().cloned().collect();
-    let details = ErrorDetails::with_error_info(rejection.reason.as_str(), DOMAIN, metadata);
+    let mut details = ErrorDetails::with_error_info(rejection.reason.as_str(), DOMAIN, metadata);
+    if let Some(delay_ms) = rejection.retry_delay_ms() {
+        details.set_retry_info(Some(Duration::from_millis(delay_ms)));
+    }
     let code = tonic::Code::from_i32(rejection.reason.code() as i32);
     tonic::Status::with_error_details(code, rejection.message.clone(), details)
 }

@@ -196,6 +196,9 @@ fn apply_entry<K: crate::machine::kv::Kv>(
             Ok(applied.outcomes)
         }
         EntryPayload::Membership(membership) => {
+            if membership.get_joint_config().len() > 1 {
+                fail::fail_point!("membership::joint");
+            }
             batch.membership = Some(StoredMembership::new(Some(entry.log_id), membership));
             Ok(Vec::new())
         }

@@ -215,13 +215,11 @@ mod tests {
         };
         let vote = vote_to_proto(&Vote::new_committed(2, 1));
         let id_body = "080210011805";
-        let membership_body = "0a060802100118051240\
-             0a040a0201020a040a020203\
-             120c080112046831 3a311a0468313a32120c0802120468323a311a0468323a32\
-             120c0803120468333a311a0468333a32120c0804120468343a311a0468343a32";
-        let membership_body = membership_body.replace(' ', "");
+        let nodes: String =
+            (1..=4).map(|n| format!("120e080{n}1204683{n}3a311a04683{n}3a32")).collect();
+        let membership_body = format!("0a06{id_body}124c0a040a0201020a040a020203{nodes}");
         let manifest_body =
-            format!("0a06{id_body}124a{membership_body}1a0c0a05662e73737410ac021807");
+            format!("0a06{id_body}1256{membership_body}1a0c0a05662e73737410ac021807");
         for (kind, record, body) in [
             (Kind::LogEntry, entry_to_record(&entry), format!("0a06{id_body}1a026162")),
             (Kind::Vote, record::encode_message(Kind::Vote, &vote), "080210011801".to_owned()),

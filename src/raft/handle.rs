@@ -128,7 +128,8 @@ impl RaftNode {
         let snapshots = open_snapshots(snapshots, shared.fatal.clone()).await?;
         let machine =
             StateMachine::start(state.clone(), log.clone(), snapshots.clone(), Arc::clone(&shared));
-        let machine = machine.map_err(|error| StartError::new(&error).when("start the apply thread"))?;
+        let machine =
+            machine.map_err(|error| StartError::new(&error).when("start the apply thread"))?;
         let network = Network::new(peers.clone());
         let raft = Raft::new(node_id.get(), Arc::new(config), network, log.clone(), machine).await;
         let raft = raft.map_err(|fatal| StartError::new(&fatal))?;

@@ -1,7 +1,7 @@
 //! Snapshots: checkpoints of the state with a manifest, in directories of their own.
 //!
 //! Under the snapshots directory, `snap-…` is the one that is kept, `building-…` and `received-…`
-//! are on their way to that, `staging` holds the files of a transfer that may be resumed, and
+//! are on their way to that, `removing-…` is on its way out, `staging` holds the files of a transfer that may be resumed, and
 //! `installing` is on its way to become the state. A node that starts removes all but the first and
 //! `staging`.
 
@@ -45,7 +45,7 @@ impl Drop for OnDisk {
         // Unlinking large files takes its time, and handles are dropped anywhere.
         let dir = std::mem::take(&mut self.dir);
         let remove = move || {
-            if let Err(error) = std::fs::remove_dir_all(&dir)
+            if let Err(error) = files::remove(&dir)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(dir = %dir.display(), %error, "remove an old snapshot");

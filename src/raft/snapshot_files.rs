@@ -14,6 +14,7 @@ use crate::proto::peer::{SnapshotFile, SnapshotManifest};
 pub(super) const KEPT: &str = "snap-";
 pub(super) const BUILDING: &str = "building-";
 pub(super) const RECEIVED: &str = "received-";
+pub(super) const REMOVING: &str = "removing-";
 /// Whole directory names.
 pub(super) const STAGING: &str = "staging";
 pub(super) const INSTALLING: &str = "installing";
@@ -34,22 +35,33 @@ pub(super) fn clean(root: &Path) -> io::Result<Option<(PathBuf, SnapshotManifest
             continue;
         }
         if !name.starts_with(KEPT) {
-            if name.starts_with(BUILDING) || name.starts_with(RECEIVED) || name == INSTALLING {
+            let unfinished =
+                [BUILDING, RECEIVED, REMOVING].iter().any(|kind| name.starts_with(kind));
+            if unfinished || name == INSTALLING {
                 fs::remove_dir_all(&path)?;
             }
             continue;
         }
         let found = (read_manifest(&path)?, path);
         match &latest {
-            Some((_, best)) if index(best) >= index(&found.0) => fs::remove_dir_all(&found.1)?,
+            Some((_, best)) if index(best) >= index(&found.0) => remove(&found.1)?,
             _ => {
                 if let Some((old, _)) = latest.replace((found.1, found.0)) {
-                    fs::remove_dir_all(old)?;
+                    remove(&old)?;
                 }
             }
         }
     }
     Ok(latest)
+}
+
+/// Removes a snapshot. Under another name first: a crash must not leave half of one behind that
+/// looks like a whole one.
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let removing = dir.with_file_name(format!("{REMOVING}{name}"));
+    rename(dir, &removing)?;
+    fs::remove_dir_all(removing)
 }
 
 fn read_manifest(dir: &Path) -> io::Result<SnapshotManifest> {

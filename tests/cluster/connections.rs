@@ -13,8 +13,7 @@ use crate::bad_input::event;
 use crate::support::{Cluster, SERVING_WITHIN, poll};
 
 fn resident(cluster: &Cluster) -> u64 {
-    let status = cluster.status(0);
-    status["resident_bytes"].as_str().and_then(|b| b.parse().ok()).unwrap_or(0)
+    cluster.number(0, "resident_bytes")
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn kills_under_load_lose_nothing() {
     let settings = [("MHUB_RAFT_SNAPSHOT_ENTRIES", "400"), ("MHUB_RAFT_KEEP_ENTRIES", "100")];
     let mut cluster = Cluster::start(3, &settings);
     cluster.mhub(0, &["topic", "create", "load"]).succeeds();
-    let load = Load::start(&cluster.all_endpoints(), "load", 8, 3);
+    let load = Load::start(&cluster, "load", 8, 3);
     load.await_progress(100, SERVING_WITHIN);
     for round in 0..rounds() {
         let victims: Vec<usize> = match dice.below(4) {
@@ -74,7 +74,7 @@ fn kills_under_load_lose_nothing() {
 fn a_rolling_restart_fails_no_publish() {
     let mut cluster = Cluster::start(3, &[]);
     cluster.mhub(0, &["topic", "create", "load"]).succeeds();
-    let load = Load::start(&cluster.all_endpoints(), "load", 8, 3);
+    let load = Load::start(&cluster, "load", 8, 3);
     for index in 0..3 {
         load.await_progress(200, SERVING_WITHIN);
         let id = cluster.nodes[index].id.to_string();

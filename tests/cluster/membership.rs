@@ -9,7 +9,7 @@ use crate::support::{Cluster, Node, SERVING_WITHIN, poll, tail};
 fn nodes_are_added_and_removed_under_load() {
     let mut cluster = Cluster::start(3, &[]);
     cluster.mhub(0, &["topic", "create", "load"]).succeeds();
-    let load = Load::start(&cluster.all_endpoints(), "load", 4, 3);
+    let load = Load::start(&cluster, "load", 4, 3);
     load.await_progress(200, SERVING_WITHIN);
     let fourth = cluster.start_node(4, &[]);
     cluster.join(fourth);
@@ -35,8 +35,8 @@ fn a_new_node_gets_a_snapshot_while_the_hub_serves() {
     let settings = [("MHUB_RAFT_SNAPSHOT_ENTRIES", "50"), ("MHUB_RAFT_KEEP_ENTRIES", "10")];
     let mut cluster = Cluster::start(1, &settings);
     cluster.mhub(0, &["topic", "create", "load"]).succeeds();
-    let load = Load::start(&cluster.all_endpoints(), "load", 2, 20);
-    let purged = poll(Duration::from_secs(30), || number(&cluster.status(0)["purged_index"]) > 20);
+    let load = Load::start(&cluster, "load", 2, 20);
+    let purged = poll(Duration::from_secs(30), || cluster.number(0, "purged_index") > 20);
     assert!(purged, "the log was never purged: {}", cluster.status(0));
     let second = cluster.start_node(2, &settings);
     cluster.join(second);
@@ -45,10 +45,6 @@ fn a_new_node_gets_a_snapshot_while_the_hub_serves() {
     let acknowledged = load.finish();
     check(&acknowledged, &read_all(&cluster.nodes[second].endpoint(), "load"));
     cluster.verify();
-}
-
-fn number(value: &serde_json::Value) -> u64 {
-    value.as_u64().or_else(|| value.as_str().and_then(|s| s.parse().ok())).unwrap_or(0)
 }
 
 #[test]
@@ -76,6 +72,34 @@ fn a_wiped_node_comes_back_only_under_a_new_id() {
     cluster.join(fresh);
     cluster.promote(fresh);
     cluster.verify();
+}
+
+#[test]
+fn a_learner_that_is_not_caught_up_is_not_promoted() {
+    let mut cluster = Cluster::start(1, &[]);
+    let learner = cluster.start_node(2, &[]);
+    cluster.join(learner);
+    cluster.nodes[learner].kill();
+    cluster.mhub(0, &["cluster", "promote", "2"]).fails(4, "NOT_CAUGHT_UP");
+    // The hub does not depend on it.
+    cluster.mhub(0, &["topic", "create", "orders"]).succeeds();
+    cluster.nodes[learner].start();
+    cluster.promote(learner);
+    cluster.verify();
+}
+
+#[test]
+fn two_nodes_with_one_id_and_nodes_of_two_clusters_are_kept_apart() {
+    let mut cluster = Cluster::start(2, &[]);
+    let to = cluster.nodes[0].endpoint();
+    let twin = cluster.start_twin(2);
+    cluster.mhub(twin, &["cluster", "join", &to]).fails(4, "NODE_ID_TAKEN");
+    let stranger = cluster.start_node(5, &[]);
+    cluster.mhub(stranger, &["cluster", "init"]).succeeds();
+    cluster.mhub(stranger, &["cluster", "join", &to]).fails(4, "ALREADY_INITIALIZED");
+    cluster.mhub(0, &["topic", "create", "orders"]).succeeds();
+    let members = cluster.mhub(0, &["cluster", "members", "-o", "json"]).json();
+    assert_eq!(members.as_array().unwrap().len(), 2, "{members}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -53,25 +54,26 @@ async fn grpc_tells_health_and_reflects_itself() {
     use tonic_reflection::pb::{v1, v1alpha};
     let cluster = Cluster::start(1, &[]);
     let endpoint = format!("http://{}", cluster.nodes[0].endpoint());
-    let mut health = HealthClient::connect(endpoint.clone()).await.unwrap();
+    let channel = Endpoint::from_shared(endpoint).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
     for service in ["", "liveness"] {
         let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+        // The service looks at the node a few times a second.
+        let mut changes = health.watch(request).await.unwrap().into_inner();
+        let serves = async {
+            while changes.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+        };
+        tokio::time::timeout(SERVING_WITHIN, serves).await.expect(service);
     }
     let wanted = "messagehub.v1.Events";
-    let mut newer = v1::server_reflection_client::ServerReflectionClient::connect(endpoint.clone())
-        .await
-        .unwrap();
+    let mut newer = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
     let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
     let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
     let mut answers =
         newer.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap();
     assert!(format!("{answer:?}").contains(wanted), "{answer:?}");
-    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::connect(endpoint)
-        .await
-        .unwrap();
+    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
     let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
     let request =
         v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(list) };

@@ -40,7 +40,7 @@ async fn a_tail_neither_skips_nor_repeats_through_kills_and_restarts() {
     const EVENTS: usize = 6000;
     let mut cluster = Cluster::start(3, &[]);
     cluster.mhub(0, &["topic", "create", "load"]).succeeds();
-    let load = Load::start(&cluster.all_endpoints(), "load", 4, 5);
+    let load = Load::start(&cluster, "load", 4, 5);
     // One begins at each node, and one follows the whole hub.
     let mut tails = Vec::new();
     for first in 0..3 {

@@ -49,8 +49,11 @@ fn follow(
     warm_up: Duration,
     measured: Duration,
 ) -> impl Future<Output = Result<Value, Failure>> + Send + 'static {
-    let request =
-        ReadRequest { topic: topic.to_owned(), from: Some(From::End(End {})), ..Default::default() };
+    let request = ReadRequest {
+        topic: topic.to_owned(),
+        from: Some(From::End(End {})),
+        ..Default::default()
+    };
     let mut tail = reader.tail(request);
     async move {
         let started = clock::now();
@@ -62,8 +65,7 @@ fn follow(
             for batch in part.batches.iter().filter(|_| started.elapsed() >= warm_up) {
                 let count = batch.events.len() as u64;
                 let lag_us = now.saturating_sub(batch.recorded_at_ms) * 1000;
-                // Each event counts.
-                drop(lags.record_n(lag_us.min(LATENCY_MAX_US), count));
+                lags.saturating_record_n(lag_us.min(LATENCY_MAX_US), count);
                 events += count;
             }
         }

@@ -139,6 +139,8 @@ prop_compose! {
             causation_id: texts.4, traceparent: texts.5,
             time: times.0, deadline: times.1, deliver_at: times.2,
             priority, extensions, datacontenttype, data: data.into(),
+            // The JSON format has no name for it yet.
+            fairness_key: String::new(),
             headers: Default::default(),
         }
     }
@@ -149,6 +151,14 @@ proptest! {
     fn any_event_survives_the_way_through_json(event in events()) {
         let json = json(&event);
         prop_assert!(!json.contains('\n'));
-        prop_assert_eq!(from_json(&json).unwrap(), event);
+        let mut expected = event.clone();
+        // Space around and line breaks inside of JSON mean nothing, and are not kept.
+        if is_json(&event.datacontenttype)
+            && let Ok(raw) = serde_json::from_slice::<&serde_json::value::RawValue>(&event.data)
+        {
+            prop_assume!(!raw.get().contains(['\n', '\r']));
+            expected.data = Bytes::copy_from_slice(raw.get().as_bytes());
+        }
+        prop_assert_eq!(from_json(&json).unwrap(), expected);
     }
 }

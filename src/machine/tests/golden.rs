@@ -16,7 +16,7 @@ use crate::model::topic::TopicConfig;
 
 /// One row a line: table, key, value; the latter two in hexadecimal.
 const VERSION_1: &str = include_str!("golden-v1.txt");
-/// All of them, the newest last.
+/// All of them, oldest first.
 const VERSIONS: &[&str] = &[VERSION_1];
 
 fn entries() -> Vec<CommandBatch> {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use openraft::{EntryPayload, StorageError};
 use openraft::storage::RaftLogStorageExt as _;
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{EntryPayload, StorageError};
 use tempfile::TempDir;
 use tokio::sync::watch;
 

@@ -15,6 +15,7 @@ use rocksdb::{
     WriteOptions,
 };
 
+use super::open::Open;
 use super::options::{self, Compression, StoreOptions};
 use crate::machine::Fault;
 use crate::machine::kv::{Kv, Order, Table, Visit, Write};
@@ -30,6 +31,7 @@ pub struct StateDb(Arc<Inner>);
 
 struct Inner {
     db: DB,
+    _open: Open,
     write_options: WriteOptions,
 }
 
@@ -73,7 +75,7 @@ impl StateDb {
         let db = DB::open_cf_descriptors(&db, dir, families).map_err(failed("open state"))?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        Ok(Self(Arc::new(Inner { db, write_options })))
+        Ok(Self(Arc::new(Inner { db, _open: Open::new(), write_options })))
     }
 
     /// Applies writes as one batch: all of them or none survive a crash.
@@ -135,7 +137,7 @@ impl StateDb {
         let db = DB::open_cf_descriptors_read_only(&options, dir, families, false)
             .map_err(failed("open checkpoint"))?;
         let write_options = WriteOptions::default();
-        Ok(Self(Arc::new(Inner { db, write_options })).view(read))
+        Ok(Self(Arc::new(Inner { db, _open: Open::new(), write_options })).view(read))
     }
 
     /// Gauges of the database.

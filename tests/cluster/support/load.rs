@@ -4,6 +4,7 @@
 //! fault of the hub.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +20,8 @@ use message_hub::proto::v1::{
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 
+use super::{Cluster, Node};
+
 /// What a writer was told: event id → offset.
 pub(crate) type Acknowledged = BTreeMap<String, u64>;
 
@@ -27,11 +30,15 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     writers: Vec<std::thread::JoinHandle<Acknowledged>>,
+    /// Where the nodes write what they have to say.
+    logs: Vec<PathBuf>,
 }
 
 impl Load {
     /// Starts this many writers, each with one call of `batch` events in flight.
-    pub(crate) fn start(endpoints: &[String], topic: &str, writers: usize, batch: usize) -> Self {
+    pub(crate) fn start(cluster: &Cluster, topic: &str, writers: usize, batch: usize) -> Self {
+        let endpoints = cluster.all_endpoints();
+        let logs = cluster.nodes.iter().map(Node::log_path).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let writers = (0..writers)
@@ -39,7 +46,7 @@ impl Load {
                 let mut one = Writer {
                     name: format!("w{writer}-{}", uuid::Uuid::new_v4()),
                     topic: topic.to_owned(),
-                    endpoints: endpoints.to_vec(),
+                    endpoints: endpoints.clone(),
                     at: writer % endpoints.len(),
                     channel: None,
                     batch,
@@ -54,7 +61,7 @@ impl Load {
                 })
             })
             .collect();
-        Self { stop, acknowledged, writers }
+        Self { stop, acknowledged, writers, logs }
     }
 
     /// Events acknowledged so far.
@@ -65,11 +72,18 @@ impl Load {
     /// Waits until this many more events are acknowledged.
     #[track_caller]
     pub(crate) fn await_progress(&self, events: u64, within: Duration) {
-        let goal = self.acknowledged() + events;
-        assert!(
-            super::poll(within, || self.acknowledged() >= goal),
-            "no progress within {within:?}: {} of {goal} events",
-            self.acknowledged()
+        let (goal, nodes) = (self.acknowledged() + events, self.logs.iter());
+        if super::poll(within, || self.acknowledged() >= goal) {
+            return;
+        }
+        let logs: Vec<String> = nodes
+            .map(|path| std::fs::read_to_string(path).unwrap_or_default())
+            .map(|log| super::tail(&log))
+            .collect();
+        panic!(
+            "no progress within {within:?}: {} of {goal} events\n{}",
+            self.acknowledged(),
+            logs.join("----\n")
         );
     }
 

@@ -59,14 +59,17 @@ impl Node {
 
     /// What the node wrote to its log so far, over all of its starts.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
     }
 
     /// Starts the process; it need not be ready when this returns.
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs already", self.id);
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mhub"));
         command
             .arg("serve")
@@ -162,6 +165,16 @@ impl Cluster {
         index
     }
 
+    /// Starts a node that claims the id of another, in a directory of its own; returns its index.
+    pub(crate) fn start_twin(&mut self, id: u64) -> usize {
+        let mut node = Node::new(id, &self.root.path().join("twins"));
+        node.start();
+        self.nodes.push(node);
+        let index = self.nodes.len() - 1;
+        self.await_answering(index);
+        index
+    }
+
     /// Makes a started node a learner of the cluster that the first running node belongs to.
     pub(crate) fn join(&self, index: usize) {
         let member = (0..self.nodes.len()).find(|i| *i != index && self.nodes[*i].runs()).unwrap();
@@ -207,7 +220,7 @@ impl Cluster {
         let answers = poll(SERVING_WITHIN, || {
             self.mhub(index, &["cluster", "status", "-o", "json"]).code() == 0
         });
-        assert!(answers, "node {} does not answer:\n{}", node.id, node.log());
+        assert!(answers, "node {} does not answer:\n{}", node.id, tail(&node.log()));
     }
 
     /// Waits until a leader serves linearizable reads.
@@ -249,6 +262,11 @@ impl Cluster {
     pub(crate) fn status(&self, index: usize) -> serde_json::Value {
         let run = self.mhub(index, &["cluster", "status", "-o", "json"]);
         serde_json::from_str(&run.stdout()).unwrap_or_default()
+    }
+
+    /// A number in a node's status; 0 when it does not answer.
+    pub(crate) fn number(&self, index: usize, field: &str) -> u64 {
+        self.status(index)[field].as_str().and_then(|n| n.parse().ok()).unwrap_or(0)
     }
 
     /// Compares the state hashes of all nodes.
@@ -332,9 +350,18 @@ pub(crate) fn mhub_with_input(endpoint: &str, args: &[&str], input: Option<&str>
     Run { args: args.join(" "), output: child.wait_with_output().unwrap() }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that the system does not give to outgoing connections:
+/// it has to be free again when its node is restarted.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const BELOW_EPHEMERAL: std::ops::Range<u64> = 10_000..32_000;
+    loop {
+        let (drawn, _) = uuid::Uuid::new_v4().as_u64_pair();
+        let port = BELOW_EPHEMERAL.start + drawn % (BELOW_EPHEMERAL.end - BELOW_EPHEMERAL.start);
+        let port = u16::try_from(port).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Asks again until it holds or the time is over; says whether it held.

@@ -10,10 +10,19 @@ use message_hub::machine::apply::Machine;
 use message_hub::machine::kv::Order;
 use message_hub::machine::mem::MemKv;
 use message_hub::machine::query::{self, Bounds};
-use message_hub::model::command::{CommandBatch, CreateTopic, Kind, Publish};
+use message_hub::machine::schedule::candidates::candidates;
+use message_hub::machine::schedule::cursor::Cursor;
+use message_hub::model::command::delivery::{Ack, Action, SettleItem};
+use message_hub::model::command::subscription::At;
+use message_hub::model::command::{
+    CommandBatch, CreateSubscription, CreateTopic, Kind, Lease, Publish, Settle,
+};
+use message_hub::model::delivery::Pick;
 use message_hub::model::event::EventView;
 use message_hub::model::event_run;
-use message_hub::model::ids::{KeyVersion, LogIndex, Offset};
+use message_hub::model::ids::{KeyVersion, LogIndex, Offset, UnixMs};
+use message_hub::model::ranges::OffsetRange;
+use message_hub::model::subscription::{DeliveryOrder, SubscriptionConfig};
 use message_hub::model::topic::TopicConfig;
 use message_hub::proto::v1::Event;
 use prost::Message as _;
@@ -127,5 +136,67 @@ fn reading(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, applying, encoding, reading);
+const LEASED: usize = 512;
+
+/// A topic with one lease's worth of events, each with a key of its own, and a subscription to it.
+fn with_subscription(order: DeliveryOrder) -> MemKv {
+    let mut kv = with_topic();
+    let config = SubscriptionConfig {
+        max_in_flight: 100_000,
+        max_in_flight_per_consumer: 100_000,
+        order: order as i32,
+        ..SubscriptionConfig::defaults("t")
+    };
+    let create = CreateSubscription {
+        name: "s".to_owned(),
+        config,
+        start: At::Start(true).into(),
+        request_id: String::new(),
+    };
+    apply(&mut kv, &entry(vec![Kind::CreateSubscription(create)]));
+    let keyed = order == DeliveryOrder::ByKey;
+    let key = |n| if keyed { format!("key-{n}") } else { String::new() };
+    let events: Vec<Bytes> = (0..LEASED).map(|n| event(&key(n))).collect();
+    apply(&mut kv, &entry(vec![publish(&events, keyed)]));
+    kv
+}
+
+fn delivering(c: &mut Criterion) {
+    let ranges = vec![OffsetRange { first: 0, count: LEASED as u64 }];
+    let lease = Lease {
+        subscription: "s".to_owned(),
+        revision: 1,
+        term: 1,
+        consumer: "c".to_owned(),
+        picks: vec![Pick { topic: "t".to_owned(), topic_id: 1, ranges }],
+        ..Lease::default()
+    };
+    let action = Some(Action::Ack(Ack {}));
+    let item = SettleItem { lease_id: 1, term: 1, topic_id: 1, ranges: Vec::new(), action };
+    let settle =
+        Settle { subscription: "s".to_owned(), consumer: "c".to_owned(), items: vec![item] };
+    let (lease, settle) = (entry(vec![Kind::Lease(lease)]), entry(vec![Kind::Settle(settle)]));
+    let mut group = c.benchmark_group("deliver");
+    group.throughput(Throughput::Elements(LEASED as u64));
+    for (name, order) in [("plain", DeliveryOrder::None), ("in order by key", DeliveryOrder::ByKey)]
+    {
+        let kv = with_subscription(order);
+        group.bench_function(format!("lease and acknowledge 512 {name}"), |b| {
+            b.iter_batched(
+                || kv.clone(),
+                |mut kv| {
+                    apply(&mut kv, &lease);
+                    apply(&mut kv, &settle);
+                    kv
+                },
+                BatchSize::SmallInput,
+            );
+        });
+        group.bench_function(format!("find 512 {name}"), |b| {
+            b.iter(|| candidates(&kv, "s", UnixMs(1), &mut Cursor::default(), LEASED as u64));
+        });
+    }
+}
+
+criterion_group!(benches, applying, encoding, reading, delivering);
 criterion_main!(benches);

@@ -1,20 +1,21 @@
 //! Applying entries: commands in, outcomes out, writes kept over the store until they are taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::Fault;
 use super::kv::{Kv, Table, Write};
+use super::lifecycle::{self, Report};
 use super::overlay::Overlay;
 use super::producers::{self, ProducerRecord};
 use super::record::{Kind as RecordKind, decode_message, encode_message};
 use super::topic::batch::OpenBatch;
 use super::topic::record::TopicRecord;
-use super::{housekeeping, nodes, topic};
+use super::{delivery, housekeeping, nodes, quota, schedule, subscription, topic};
 use crate::model::command::{Command, CommandBatch, Kind};
-use crate::model::ids::{LogIndex, Offset, Position, TopicId, UnixMs};
+use crate::model::ids::{LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::outcome::{Effect, Outcome};
 
 /// The key of the one row of [`Table::Meta`].
@@ -44,6 +45,21 @@ pub struct Meta {
     /// Where housekeeping goes on in `Topics`.
     #[prost(string, tag = "7")]
     pub topics_cursor: String,
+    /// The number that the newest subscription got.
+    #[prost(uint64, tag = "8")]
+    pub last_subscription_id: u64,
+    /// Subscriptions that exist.
+    #[prost(uint64, tag = "9")]
+    pub subscriptions: u64,
+    /// The newest leader's term.
+    #[prost(uint64, tag = "10")]
+    pub term: u64,
+    /// Leases of earlier terms last until then at least, Unix milliseconds.
+    #[prost(uint64, tag = "11")]
+    pub grace_until_ms: u64,
+    /// Quotas that exist.
+    #[prost(uint64, tag = "12")]
+    pub quotas: u64,
 }
 
 impl Meta {
@@ -75,6 +91,9 @@ pub struct Machine<'k, K> {
     topics: BTreeMap<String, Cached<Option<TopicRecord>>>,
     producers: BTreeMap<String, Cached<Option<ProducerRecord>>>,
     open: Option<OpenBatch>,
+    wakes: BTreeSet<SubscriptionId>,
+    appended: BTreeSet<TopicId>,
+    reports: Vec<(String, Report)>,
 }
 
 #[derive(Debug)]
@@ -97,6 +116,9 @@ impl<'k, K: Kv> Machine<'k, K> {
             topics: BTreeMap::new(),
             producers: BTreeMap::new(),
             open: None,
+            wakes: BTreeSet::new(),
+            appended: BTreeSet::new(),
+            reports: Vec::new(),
         })
     }
 
@@ -112,9 +134,14 @@ impl<'k, K: Kv> Machine<'k, K> {
             Applied { outcomes: Vec::with_capacity(batch.commands.len()), ..Applied::default() };
         for command in batch.commands {
             let outcome = self.command(index, command, &mut applied.effects)?;
+            let reports = std::mem::take(&mut self.reports);
+            lifecycle::publish(self, reports)?;
             applied.outcomes.push(outcome);
         }
         self.close_batch();
+        let wakes = std::mem::take(&mut self.wakes).into_iter().map(Effect::Wake);
+        let appended = std::mem::take(&mut self.appended).into_iter().map(Effect::TopicAppended);
+        applied.effects.extend(wakes.chain(appended));
         Ok(applied)
     }
 
@@ -140,7 +167,38 @@ impl<'k, K: Kv> Machine<'k, K> {
                 effects.push(Effect::HashState(index));
                 Ok(Outcome::Verifying(index))
             }
+            Kind::CreateSubscription(create) => subscription::create::apply(self, create),
+            Kind::UpdateSubscription(update) => subscription::update::apply(self, update),
+            Kind::DeleteSubscription(delete) => subscription::delete::apply(self, delete),
+            Kind::PauseSubscription(pause) => subscription::pause::pause(self, pause),
+            Kind::ResumeSubscription(resume) => subscription::pause::resume(self, resume),
+            Kind::SeekSubscription(seek) => subscription::seek::apply(self, seek),
+            Kind::Lease(lease) => delivery::lease::apply(self, &lease),
+            Kind::Settle(settle) => delivery::settle::apply(self, &settle),
+            Kind::Tick(_) => delivery::tick::apply(self),
+            Kind::NewLeader(leader) => delivery::leader::apply(self, leader),
+            Kind::RetryNow(retry) => delivery::retries::now(self, &retry),
+            Kind::CancelRetry(cancel) => delivery::retries::cancel(self, &cancel),
+            Kind::Redrive(redrive) => delivery::redrive::redrive(self, &redrive),
+            Kind::PurgeDead(purge) => delivery::redrive::purge(self, &purge),
+            Kind::CancelEvent(cancel) => schedule::cancel::apply(self, &cancel),
+            Kind::SetQuota(set) => quota::set(self, set),
         }
+    }
+
+    /// Wishes that somebody looks for what this subscription may deliver.
+    pub(crate) fn wake(&mut self, subscription: SubscriptionId) {
+        self.wakes.insert(subscription);
+    }
+
+    /// Wishes that those who take this topic are woken.
+    pub(crate) fn appended(&mut self, topic: TopicId) {
+        self.appended.insert(topic);
+    }
+
+    /// Says something about a subscription in the lifecycle feed.
+    pub(crate) fn report(&mut self, subscription: &str, what: Report) {
+        self.reports.push((subscription.to_owned(), what));
     }
 
     /// The position that the next event gets.

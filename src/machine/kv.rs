@@ -34,11 +34,39 @@ pub enum Table {
     Nodes,
     /// Applied log id and membership, written by the consensus layer in the same batch.
     Raft,
+    /// Subscription name → settings.
+    Subscriptions,
+    /// Subscription id → name, pause, counters.
+    SubscriptionStates,
+    /// (subscription id, topic id) → where everything below is done.
+    Progress,
+    /// (subscription id, topic id, offset / 4096) → what is done and leased above that.
+    Marks,
+    /// (subscription id, lease id) → who has which events until when.
+    Leases,
+    /// (subscription id, consumer) → events in flight.
+    ConsumerLoads,
+    /// (subscription id, topic id, offset) → story of an event that failed or was redriven.
+    Failures,
+    /// (subscription id, fairness key, rank, topic id, offset) → nothing: `Failures` that are due.
+    Ready,
+    /// (due, kind, what) → nothing.
+    Timers,
+    /// (subscription id, number) → an event that ended for good.
+    DeadLetters,
+    /// (topic id, offset) → priority, times and fairness key of an event off the defaults.
+    Specials,
+    /// (topic id, fairness key, priority, ready at, offset) → nothing: order of `Specials`.
+    Scheduled,
+    /// (topic id, fairness key, priority, deadline, offset) → when it is ready.
+    Deadlines,
+    /// Service name → limits.
+    Quotas,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 26] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -51,6 +79,20 @@ impl Table {
         Self::Requests,
         Self::Nodes,
         Self::Raft,
+        Self::Subscriptions,
+        Self::SubscriptionStates,
+        Self::Progress,
+        Self::Marks,
+        Self::Leases,
+        Self::ConsumerLoads,
+        Self::Failures,
+        Self::Ready,
+        Self::Timers,
+        Self::DeadLetters,
+        Self::Specials,
+        Self::Scheduled,
+        Self::Deadlines,
+        Self::Quotas,
     ];
 
     /// The persisted name.
@@ -69,6 +111,20 @@ impl Table {
             Self::Requests => "requests",
             Self::Nodes => "nodes",
             Self::Raft => "raft",
+            Self::Subscriptions => "subscriptions",
+            Self::SubscriptionStates => "subscription_states",
+            Self::Progress => "progress",
+            Self::Marks => "marks",
+            Self::Leases => "leases",
+            Self::ConsumerLoads => "consumer_loads",
+            Self::Failures => "failures",
+            Self::Ready => "ready",
+            Self::Timers => "timers",
+            Self::DeadLetters => "dead_letters",
+            Self::Specials => "specials",
+            Self::Scheduled => "scheduled",
+            Self::Deadlines => "deadlines",
+            Self::Quotas => "quotas",
         }
     }
 }

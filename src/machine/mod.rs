@@ -4,6 +4,7 @@
 //! the command; state comes through [`kv::Kv`]. Every replica, and every replay, computes the same
 //! bytes.
 
+pub mod key;
 pub mod kv;
 pub mod mem;
 pub mod overlay;
@@ -11,6 +12,12 @@ pub mod record;
 
 pub mod apply;
 pub mod topic;
+
+pub mod delivery;
+pub mod lifecycle;
+pub mod quota;
+pub mod schedule;
+pub mod subscription;
 
 pub mod housekeeping;
 pub mod nodes;

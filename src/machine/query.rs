@@ -12,7 +12,7 @@ use super::topic::ids::{IdEntry, id_key, id_prefix};
 use super::topic::keys;
 use super::topic::record::TopicRecord;
 use crate::model::event_run;
-use crate::model::ids::{KeyVersion, Offset, Position, UnixMs};
+use crate::model::ids::{KeyVersion, Offset, Position, TopicId, UnixMs};
 use crate::model::outcome::TopicInfo;
 
 /// Larger than every key.
@@ -261,7 +261,16 @@ fn place_at(kv: &impl Kv, position: Position) -> Result<Option<(Position, Place)
 /// # Errors
 /// See [`topic`].
 pub fn position_of_time(kv: &impl Kv, instant: UnixMs) -> Result<Position, Fault> {
-    let (mut low, mut high) = (0, next_position(kv)?.get());
+    position_of_time_before(kv, instant, next_position(kv)?)
+}
+
+/// The same where the end is known.
+pub(crate) fn position_of_time_before(
+    kv: &impl Kv,
+    instant: UnixMs,
+    end: Position,
+) -> Result<Position, Fault> {
+    let (mut low, mut high) = (0, end.get());
     while low < high {
         let middle = low + (high - low) / 2;
         match place_at(kv, Position(middle))? {
@@ -328,7 +337,19 @@ pub fn event_at(
     if offset < topic.first_offset || offset >= topic.next_offset {
         return Ok(None);
     }
-    let Some((first, batch)) = batch::containing(kv, topic.id, offset)? else { return Ok(None) };
+    stored_event(kv, topic.id, offset)
+}
+
+/// The event at an offset of a topic by number.
+///
+/// # Errors
+/// See [`topic`].
+pub fn stored_event(
+    kv: &impl Kv,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<StoredEvent>, Fault> {
+    let Some((first, batch)) = batch::containing(kv, topic, offset)? else { return Ok(None) };
     let view = batch.view()?;
     let index = usize::try_from(offset.since(first)).unwrap_or(usize::MAX);
     let Some(event) = event_run::iter(view.run).nth(index) else { return Ok(None) };
@@ -339,6 +360,26 @@ pub fn event_at(
         key_version: view.version_at(offset),
         event: Bytes::copy_from_slice(event?),
     }))
+}
+
+/// When the event at an offset was recorded.
+pub(crate) fn recorded_at(
+    kv: &impl Kv,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<UnixMs>, Fault> {
+    let found = batch::containing(kv, topic, offset)?;
+    found.map(|(_, batch)| Ok(batch.view()?.recorded_at)).transpose()
+}
+
+/// The name of the topic of the event at an offset.
+pub(crate) fn topic_name_at(
+    kv: &impl Kv,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<String>, Fault> {
+    let found = batch::containing(kv, topic, offset)?;
+    found.map(|(_, batch)| Ok(batch.view()?.topic.to_owned())).transpose()
 }
 
 /// The event with a source and an id; with an empty source the newest with that id.

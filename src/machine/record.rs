@@ -36,6 +36,34 @@ pub enum Kind {
     Request = 10,
     /// A node's incarnation.
     Node = 11,
+    /// A subscription's settings.
+    Subscription = 12,
+    /// A subscription's state.
+    SubscriptionState = 13,
+    /// How far a subscription is in a topic.
+    Progress = 14,
+    /// What is done and leased of some offsets.
+    Marks = 15,
+    /// A lease.
+    Lease = 16,
+    /// Events in flight of a consumer.
+    ConsumerLoad = 17,
+    /// The story of a failed event.
+    Failure = 18,
+    /// A failed event that is due.
+    Ready = 19,
+    /// Something that is due at an instant.
+    Timer = 20,
+    /// A dead letter.
+    DeadLetter = 21,
+    /// Priority and times of an event.
+    Special = 22,
+    /// An event's place in the order of its priority.
+    Scheduled = 23,
+    /// An event's place in the order of deadlines.
+    Deadline = 24,
+    /// The limits of a service.
+    Quota = 25,
     /// The log id that was applied last.
     Applied = 32,
     /// An entry of the Raft log.
@@ -66,6 +94,20 @@ impl Kind {
         Self::Producer,
         Self::Request,
         Self::Node,
+        Self::Subscription,
+        Self::SubscriptionState,
+        Self::Progress,
+        Self::Marks,
+        Self::Lease,
+        Self::ConsumerLoad,
+        Self::Failure,
+        Self::Ready,
+        Self::Timer,
+        Self::DeadLetter,
+        Self::Special,
+        Self::Scheduled,
+        Self::Deadline,
+        Self::Quota,
         Self::Applied,
         Self::LogEntry,
         Self::Vote,

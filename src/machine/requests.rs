@@ -6,8 +6,12 @@ use super::Fault;
 use super::apply::Machine;
 use super::kv::{Kv, Table};
 use super::record::{Kind, decode_message, encode_message};
+use super::subscription::record::SubscriptionRecord;
+use super::subscription::state::SubscriptionState;
 use super::topic::record::TopicRecord;
-use crate::model::outcome::Outcome;
+use crate::model::delivery::{Sought, SubscriptionInfo};
+use crate::model::ids::Position;
+use crate::model::outcome::{Outcome, TopicInfo};
 
 /// The first answer to a mutation, as stored.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -20,6 +24,15 @@ pub struct RequestRecord {
     topic: Option<TopicRecord>,
     #[prost(string, tag = "3")]
     name: String,
+    /// The subscription in the answer.
+    #[prost(message, optional, tag = "4")]
+    subscription: Option<SubscriptionRecord>,
+    /// Its state.
+    #[prost(message, optional, tag = "5")]
+    state: Option<SubscriptionState>,
+    /// Of a seek: start, redelivered, skipped, truncated (0 or 1).
+    #[prost(uint64, repeated, tag = "6")]
+    sought: Vec<u64>,
 }
 
 impl RequestRecord {
@@ -47,6 +60,13 @@ pub(crate) fn first_answer<K: Kv>(
         return Ok(None);
     };
     let record = RequestRecord::decode(&row)?;
+    if let (Some(subscription), Some(state)) = (&record.subscription, &record.state) {
+        return Ok(Some(Outcome::Subscription(Box::new(subscription.info(state)))));
+    }
+    if let [start, redelivered, skipped, truncated] = record.sought[..] {
+        let (start, truncated) = (Position(start), truncated == 1);
+        return Ok(Some(Outcome::Sought(Sought { start, redelivered, skipped, truncated })));
+    }
     Ok(Some(match record.topic {
         Some(topic) => Outcome::Topic(topic.info(&record.name)),
         None => Outcome::Done,
@@ -60,19 +80,57 @@ pub(crate) fn remember<K: Kv>(machine: &mut Machine<'_, K>, request_id: String, 
     }
     let mut record =
         RequestRecord { answered_at_ms: machine.now().get(), ..RequestRecord::default() };
-    if let Outcome::Topic(info) = outcome {
-        record.name.clone_from(&info.name);
-        record.topic = Some(TopicRecord {
-            id: info.id.get(),
-            config: info.config.clone(),
-            next_offset: info.next_offset.get(),
-            first_offset: info.first_offset.get(),
-            bytes: info.bytes,
-            created_at_ms: info.created_at.get(),
-            updated_at_ms: info.updated_at.get(),
-            revision: info.revision,
-            expiring_ids: 0,
-        });
+    match outcome {
+        Outcome::Topic(info) => {
+            record.name.clone_from(&info.name);
+            record.topic = Some(topic_of(info));
+        }
+        Outcome::Subscription(info) => {
+            record.subscription = Some(subscription_of(info));
+            record.state = Some(state_of(info));
+        }
+        Outcome::Sought(sought) => {
+            let truncated = u64::from(sought.truncated);
+            record.sought = vec![sought.start.get(), sought.redelivered, sought.skipped, truncated];
+        }
+        _ => {}
     }
     machine.overlay_mut().put(Table::Requests, request_id.into_bytes(), record.encode());
+}
+
+fn topic_of(info: &TopicInfo) -> TopicRecord {
+    TopicRecord {
+        id: info.id.get(),
+        config: info.config.clone(),
+        next_offset: info.next_offset.get(),
+        first_offset: info.first_offset.get(),
+        bytes: info.bytes,
+        created_at_ms: info.created_at.get(),
+        updated_at_ms: info.updated_at.get(),
+        revision: info.revision,
+        specials: info.specials,
+        ..TopicRecord::default()
+    }
+}
+
+fn subscription_of(info: &SubscriptionInfo) -> SubscriptionRecord {
+    SubscriptionRecord {
+        id: info.id.get(),
+        config: info.config.clone(),
+        revision: info.revision,
+        created_at_ms: info.created_at.get(),
+        updated_at_ms: info.updated_at.get(),
+        start_position: info.start.get(),
+    }
+}
+
+fn state_of(info: &SubscriptionInfo) -> SubscriptionState {
+    SubscriptionState {
+        name: info.name.clone(),
+        pause: info.pause.clone(),
+        counters: info.counters,
+        in_flight: info.in_flight,
+        dead_letters: info.dead_letters,
+        ..SubscriptionState::default()
+    }
 }

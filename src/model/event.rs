@@ -1,15 +1,17 @@
 //! An event as it travels: the encoded `messagehub.v1.Event`, read in place.
 
+use std::borrow::Cow;
+
 use super::limits::{
     ATTRIBUTE_BYTES_MAX, DELIVER_AT_MS_MAX, EXTENSION_NAME_BYTES_MAX, EXTENSIONS_MAX,
-    HEADER_NAME_BYTES_MAX, HEADERS_MAX, PRIORITY_MAX, TRACEPARENT_BYTES_MAX, URI_BYTES_MAX,
-    VALUE_BYTES_MAX,
+    FAIRNESS_KEY_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADERS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
+    TRACEPARENT_BYTES_MAX, URI_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use super::rejection::{Reason, Rejection};
 use super::wire::{Malformed, Value, next_field};
 
 /// Names of extension attributes that have a field of their own, or that CloudEvents keeps.
-pub const RESERVED_EXTENSIONS: [&str; 18] = [
+pub const RESERVED_EXTENSIONS: [&str; 19] = [
     "specversion",
     "id",
     "source",
@@ -28,6 +30,7 @@ pub const RESERVED_EXTENSIONS: [&str; 18] = [
     "priority",
     "deliverat",
     "headers",
+    "fairnesskey",
 ];
 
 /// The attributes of an encoded event, borrowed from it. Absent text is empty.
@@ -61,11 +64,31 @@ pub struct EventView<'a> {
     pub causation_id: &'a str,
     /// W3C trace context.
     pub traceparent: &'a str,
+    /// Whose share of a subscription's attention the event takes; empty: nobody's in particular.
+    pub fairness_key: &'a str,
     extensions: usize,
     headers: usize,
 }
 
 impl<'a> EventView<'a> {
+    /// Reads an encoded event that was checked before.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it was not.
+    pub fn read(encoded: &'a [u8]) -> Result<Self, Malformed> {
+        Self::scan(encoded).map_err(|_| Malformed)
+    }
+
+    /// Whether its delivery needs more than the log: a priority off the default, a delay, a
+    /// deadline or a fairness key.
+    #[must_use]
+    pub fn is_special(&self) -> bool {
+        self.priority.is_some_and(|p| p != PRIORITY_DEFAULT)
+            || self.deadline_ms.is_some()
+            || self.deliver_at_ms.is_some()
+            || !self.fairness_key.is_empty()
+    }
+
     /// Reads an encoded event and checks every rule that needs neither a clock nor a topic.
     ///
     /// # Errors
@@ -134,7 +157,8 @@ impl<'a> EventView<'a> {
                     view.headers += 1;
                     header(b)?;
                 }
-                (1..=9 | 16..=23, _) => return Err(Fault::Malformed),
+                (24, Value::Bytes(b)) => view.fairness_key = text("fairness_key", b)?,
+                (1..=9 | 16..=24, _) => return Err(Fault::Malformed),
                 // A field of a newer version travels along untouched.
                 _ => {}
             }
@@ -154,6 +178,7 @@ impl<'a> EventView<'a> {
             ("correlation_id", self.correlation_id, false, ATTRIBUTE_BYTES_MAX),
             ("causation_id", self.causation_id, false, ATTRIBUTE_BYTES_MAX),
             ("traceparent", self.traceparent, false, TRACEPARENT_BYTES_MAX),
+            ("fairness_key", self.fairness_key, false, FAIRNESS_KEY_BYTES_MAX),
         ] {
             if required && value.is_empty() {
                 return Err(refuse(name, "is missing"));
@@ -309,4 +334,51 @@ pub fn identity_of(encoded: &[u8]) -> Result<(&str, &str), Malformed> {
         }
     }
     Ok((source, id))
+}
+
+/// The value of a header of an encoded event that was validated before.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn header_of<'a>(encoded: &'a [u8], name: &str) -> Result<Option<&'a str>, Malformed> {
+    let value = entry_of(encoded, 23, name)?;
+    value.map(|v| std::str::from_utf8(v).map_err(|_| Malformed)).transpose()
+}
+
+/// The value of an extension attribute of an encoded event that was validated before, as text;
+/// `None` also for types that have no text of their own: bytes and timestamps.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn extension_of<'a>(encoded: &'a [u8], name: &str) -> Result<Option<Cow<'a, str>>, Malformed> {
+    let Some(mut value) = entry_of(encoded, 9, name)? else { return Ok(None) };
+    let mut found = None;
+    while let Some(field) = next_field(&mut value)? {
+        found = match field {
+            (1, Value::Varint(n)) => Some(Cow::Borrowed(if n == 0 { "false" } else { "true" })),
+            (2, Value::Varint(n)) => Some(Cow::Owned(n.cast_signed().to_string())),
+            (3 | 5 | 6, Value::Bytes(b)) => {
+                Some(Cow::Borrowed(std::str::from_utf8(b).map_err(|_| Malformed)?))
+            }
+            _ => None,
+        };
+    }
+    Ok(found)
+}
+
+/// The value of an entry of a map field; the last one counts.
+fn entry_of<'a>(encoded: &'a [u8], tag: u32, name: &str) -> Result<Option<&'a [u8]>, Malformed> {
+    let mut buf = encoded;
+    let mut found = None;
+    while let Some(field) = next_field(&mut buf)? {
+        if let (t, Value::Bytes(entry)) = field
+            && t == tag
+        {
+            let (key, value) = map_entry(entry)?;
+            if key == name.as_bytes() {
+                found = Some(value);
+            }
+        }
+    }
+    Ok(found)
 }

@@ -86,3 +86,19 @@ number! {
     /// Milliseconds since the Unix epoch.
     UnixMs
 }
+number! {
+    /// A subscription's number inside the state machine; one that is created anew gets a new one.
+    SubscriptionId
+}
+number! {
+    /// A lease's number within its subscription: from 1, never used again.
+    LeaseId
+}
+number! {
+    /// A Raft term: with the lease id, the fencing token of a lease.
+    Term
+}
+number! {
+    /// A dead letter's number within its subscription: from 1, in the order of dying.
+    DeadNumber
+}

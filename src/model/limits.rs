@@ -158,3 +158,116 @@ pub const PUBLISHER_CALL_BYTES: usize = 256 << 10;
 pub const PUBLISHER_TOPICS_KEPT: usize = 1024;
 /// Endpoints that a client may be given, and as many that it may learn.
 pub const ENDPOINTS_MAX: usize = 64;
+
+/// Bytes of a subscription's name.
+pub const SUBSCRIPTION_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a subscription's pattern.
+pub const PATTERN_BYTES_MAX: usize = 128;
+/// Subscriptions in one hub.
+pub const SUBSCRIPTIONS_MAX: u64 = 10_000;
+/// Encoded bytes of a filter.
+pub const FILTER_BYTES_MAX: usize = 16 << 10;
+/// Nodes of a filter's tree.
+pub const FILTER_NODES_MAX: usize = 128;
+/// How deep a filter's tree may be; a single leaf is 1 deep.
+pub const FILTER_DEPTH_MAX: usize = 8;
+/// Bytes of the name of a consumer.
+pub const CONSUMER_BYTES_MAX: usize = 128;
+/// Bytes of the name of a service.
+pub const SERVICE_BYTES_MAX: usize = 128;
+
+/// The longest retry delay, 24 hours, in milliseconds.
+pub const RETRY_DELAY_MS_MAX: u64 = 24 * 3600 * 1000;
+/// The shortest and the longest of a retry policy's growth, in thousandths.
+pub const RETRY_MULTIPLIER_MILLI: std::ops::RangeInclusive<u64> = 1000..=10_000;
+/// Delays of a retry schedule.
+pub const RETRY_SCHEDULE_MAX: usize = 64;
+/// The longest `retry_after` of a nack: 12 hours, in milliseconds.
+pub const RETRY_AFTER_MS_MAX: u64 = 12 * 3600 * 1000;
+/// The highest `max_attempts`.
+pub const ATTEMPTS_MAX: u32 = 1000;
+/// The highest share of retries among deliveries, in percent.
+pub const RETRY_BUDGET_PERCENT_MAX: u32 = 100;
+/// The highest rate of retries that a budget always allows, per second.
+pub const RETRY_BUDGET_MIN_MAX: u32 = 100_000;
+/// Length of the window of a retry budget, in milliseconds.
+pub const RETRY_BUDGET_WINDOW_MS: u64 = 1000;
+/// Bytes of a nack's reason.
+pub const NACK_REASON_BYTES_MAX: usize = 64;
+/// Bytes of a nack's detail.
+pub const NACK_DETAIL_BYTES_MAX: usize = 4 << 10;
+/// Reasons that a subscription does not retry.
+pub const NON_RETRYABLE_REASONS_MAX: usize = 64;
+/// Attempts whose story is kept with an event: the first and the newest of them.
+pub const ATTEMPTS_KEPT_MAX: usize = 16;
+/// Bytes of reasons and details that are kept with an event.
+pub const ATTEMPTS_KEPT_BYTES_MAX: usize = 16 << 10;
+
+/// The range of a lease, 1 s to 12 h, in milliseconds.
+pub const LEASE_MS: std::ops::RangeInclusive<u64> = 1000..=12 * 3600 * 1000;
+/// The highest bound of events in flight of one subscription.
+pub const IN_FLIGHT_MAX: u32 = 100_000;
+/// How long a new leader may extend earlier leases, in milliseconds.
+pub const LEASE_GRACE_MS_MAX: u64 = 60_000;
+/// The longest that dead letters are kept: 365 days, in milliseconds.
+pub const DEAD_LETTER_RETENTION_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
+/// The breaker of dead letters looks back this far, in milliseconds.
+pub const TRIP_WINDOW_MS: u64 = 10_000;
+/// Parts of that window.
+pub const TRIP_SLOTS: u64 = 10;
+/// Outcomes in the window below which the breaker does not trip.
+pub const TRIP_OUTCOMES_MIN: u64 = 20;
+/// The breaker trips above this share of dead letters among the outcomes, in percent.
+pub const TRIP_DEAD_PERCENT: u64 = 50;
+/// The longest time after which a tripped subscription resumes by itself: 24 h, in milliseconds.
+pub const TRIP_RESUME_MS_MAX: u64 = 24 * 3600 * 1000;
+/// The range of `base_wait`, 1 s to 24 h, in milliseconds.
+pub const BASE_WAIT_MS: std::ops::RangeInclusive<u64> = 1000..=24 * 3600 * 1000;
+/// The largest `slack`, in milliseconds.
+pub const SLACK_MS_MAX: u64 = 24 * 3600 * 1000;
+/// The priority of an event that names none.
+pub const PRIORITY_DEFAULT: u32 = 4;
+/// Bytes of a fairness key.
+pub const FAIRNESS_KEY_BYTES_MAX: usize = 64;
+/// Weights by fairness key that a subscription may name.
+pub const FAIRNESS_WEIGHTS_MAX: usize = 256;
+/// The range of such a weight, in thousandths.
+pub const FAIRNESS_WEIGHT_MILLI: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+/// Events that a fairness key of weight 1 is given in a round.
+pub const FAIRNESS_QUANTUM: u64 = 32;
+
+/// Offsets that one row of progress covers.
+pub const MARKS_OFFSETS: u64 = 4096;
+/// Ranges in one pick of a lease or item of a settlement.
+pub const RANGES_MAX: usize = 1024;
+/// Events that one lease command grants, and that each of its picks and skips may name: what is
+/// beyond is left out.
+pub const LEASE_EVENTS_MAX: u64 = 4096;
+/// Items of one settlement.
+pub const SETTLE_ITEMS_MAX: usize = 4096;
+/// Timers that one tick fires.
+pub const TICK_TIMERS_MAX: usize = 1024;
+/// Events that one tick moves, unless a single timer moves more.
+pub const TICK_EVENTS_MAX: u64 = 4096;
+/// Dead letters that one redrive or purge handles.
+pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;
+/// Retries that one command moves by hand.
+pub const RETRIES_PER_COMMAND: usize = 1024;
+/// Topics that one seek counts.
+pub const SEEK_TOPICS_MAX: usize = 1024;
+/// Topics that one search for events to deliver looks at.
+pub const CANDIDATE_TOPICS_MAX: usize = 64;
+/// Topics whose names one search for events to deliver passes.
+pub const CANDIDATE_TOPIC_NAMES_MAX: usize = 1024;
+/// Fairness keys that one search for events to deliver looks at.
+pub const CANDIDATE_FLOWS_MAX: usize = 64;
+/// Rows and events that one search for events to deliver looks at.
+pub const CANDIDATE_ROWS_MAX: u64 = 16_384;
+/// Rows that a stream of candidates reads at once.
+pub const CANDIDATE_STREAM_ROWS: usize = 64;
+/// Streams whose place a cursor remembers.
+pub const CURSOR_STREAMS_MAX: usize = 4096;
+/// Rows that counting a subscription's events looks at.
+pub const STATS_ROWS_MAX: u64 = 65_536;
+/// Quotas in one hub.
+pub const QUOTAS_MAX: u64 = 10_000;

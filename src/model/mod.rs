@@ -8,6 +8,13 @@ pub mod expectation;
 pub mod name;
 pub mod topic;
 
+pub mod delivery;
+pub mod filter;
+pub mod pattern;
+pub mod quota;
+pub mod ranges;
+pub mod subscription;
+
 pub mod command;
 pub mod outcome;
 pub mod rejection;

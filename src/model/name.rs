@@ -1,8 +1,8 @@
-//! The names of topics.
+//! The names of topics and subscriptions.
 
 use std::fmt;
 
-use super::limits::TOPIC_NAME_BYTES_MAX;
+use super::limits::{SUBSCRIPTION_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 use super::rejection::{Reason, Rejection};
 
 /// The prefix of the hub's own topics.
@@ -56,6 +56,22 @@ impl fmt::Display for TopicName {
     }
 }
 
+/// Checks the name of a subscription: 1 to 128 characters of `A-Za-z0-9_.-`.
+///
+/// # Errors
+/// `INVALID_NAME`.
+pub fn check_subscription(name: &str) -> Result<(), Rejection> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if (1..=SUBSCRIPTION_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::InvalidName,
+        format!("subscription name {name:?} is not 1 to {SUBSCRIPTION_NAME_BYTES_MAX} characters of A-Z a-z 0-9 _ - .; choose another"),
+    )
+    .with("name", name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +80,14 @@ mod tests {
     fn accepts_dotted_tokens() {
         for name in ["a", "orders.created", "A-1_b.c", &"x".repeat(128)] {
             assert_eq!(TopicName::parse(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn subscriptions_have_plain_names() {
+        assert!(check_subscription("billing.eu-1_a").is_ok());
+        for name in ["", "a b", "a\"b", &"x".repeat(129)] {
+            assert_eq!(check_subscription(name).unwrap_err().reason, Reason::InvalidName);
         }
     }
 

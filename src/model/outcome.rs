@@ -1,6 +1,7 @@
 //! What a command led to.
 
-use super::ids::{KeyVersion, LogIndex, Offset, Position, TopicId, UnixMs};
+use super::delivery::{Leased, Moved, Settled, Sought, SubscriptionInfo, Ticked};
+use super::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
 use super::rejection::Rejection;
 use super::topic::TopicConfig;
 
@@ -11,6 +12,18 @@ pub enum Outcome {
     Published(Published),
     /// The topic as it is after the command.
     Topic(TopicInfo),
+    /// The subscription as it is after the command.
+    Subscription(Box<SubscriptionInfo>),
+    /// What a consumer was given.
+    Leased(Leased),
+    /// What became of each item, in order.
+    Settled(Vec<Settled>),
+    /// What a subscription was moved over.
+    Sought(Sought),
+    /// Dead letters or retries were moved.
+    Moved(Moved),
+    /// Timers fired.
+    Ticked(Ticked),
     /// Every node hashes its state as it is after this entry.
     Verifying(LogIndex),
     /// Done, with nothing to tell.
@@ -68,6 +81,8 @@ pub struct TopicInfo {
     pub updated_at: UnixMs,
     /// From 1, grows with every update.
     pub revision: u64,
+    /// Its events off the defaults of delivery.
+    pub specials: u64,
 }
 
 /// A wish that applying left behind. Effects are hints: a new leader rebuilds them from state.
@@ -75,4 +90,8 @@ pub struct TopicInfo {
 pub enum Effect {
     /// Hash the state as it is after this entry.
     HashState(LogIndex),
+    /// Something may be ready for this subscription: look for it.
+    Wake(SubscriptionId),
+    /// Events were appended to this topic: wake who takes it.
+    TopicAppended(TopicId),
 }

@@ -116,10 +116,20 @@ reasons! {
     EventTooLarge = "EVENT_TOO_LARGE", InvalidArgument, 413, Usage;
     /// A call has too many events or bytes.
     CallTooLarge = "CALL_TOO_LARGE", InvalidArgument, 413, Usage;
+    /// A subscription's filter breaks its grammar or a bound.
+    InvalidFilter = "INVALID_FILTER", InvalidArgument, 400, Usage;
+    /// A subscription's pattern breaks its grammar.
+    InvalidPattern = "INVALID_PATTERN", InvalidArgument, 400, Usage;
     /// An event's deadline lies in the past.
     DeadlinePast = "DEADLINE_PAST", InvalidArgument, 400, Usage;
     /// No such topic.
     TopicNotFound = "TOPIC_NOT_FOUND", NotFound, 404, NotFound;
+    /// No such subscription.
+    SubscriptionNotFound = "SUBSCRIPTION_NOT_FOUND", NotFound, 404, NotFound;
+    /// No such dead letter.
+    DeadLetterNotFound = "DEAD_LETTER_NOT_FOUND", NotFound, 404, NotFound;
+    /// A lease was never granted, or to somebody else.
+    LeaseUnknown = "LEASE_UNKNOWN", NotFound, 404, NotFound;
     /// No such event.
     EventNotFound = "EVENT_NOT_FOUND", NotFound, 404, NotFound;
     /// No such node.
@@ -128,9 +138,11 @@ reasons! {
     VerifyNotFound = "VERIFY_NOT_FOUND", NotFound, 404, NotFound;
     /// The topic exists.
     TopicExists = "TOPIC_EXISTS", AlreadyExists, 409, Conflict;
+    /// The subscription exists.
+    SubscriptionExists = "SUBSCRIPTION_EXISTS", AlreadyExists, 409, Conflict;
     /// A key's version is not the expected one.
     VersionConflict = "VERSION_CONFLICT", Aborted, 409, Conflict;
-    /// A topic was updated in between.
+    /// A topic or a subscription was updated in between.
     RevisionMismatch = "REVISION_MISMATCH", Aborted, 409, Conflict;
     /// A destructive request does not repeat the name.
     ConfirmationRequired = "CONFIRMATION_REQUIRED", FailedPrecondition, 412, Usage;
@@ -138,10 +150,18 @@ reasons! {
     ProducerFenced = "PRODUCER_FENCED", FailedPrecondition, 412, Conflict;
     /// The sequence is so old that its answer is forgotten.
     SequenceExpired = "SEQUENCE_EXPIRED", FailedPrecondition, 412, Conflict;
+    /// A lease is not held any more: it expired, was settled, or its events were sought over.
+    LeaseExpired = "LEASE_EXPIRED", FailedPrecondition, 412, Conflict;
+    /// The subscription is paused.
+    SubscriptionPaused = "SUBSCRIPTION_PAUSED", FailedPrecondition, 412, Conflict;
+    /// The event is not scheduled any more, or never was.
+    NotScheduled = "NOT_SCHEDULED", FailedPrecondition, 412, Conflict;
     /// The offset, position or time lies beyond the end.
     BeyondEnd = "BEYOND_END", OutOfRange, 416, Usage;
     /// A bound of the hub was hit.
     LimitReached = "LIMIT_REACHED", ResourceExhausted, 429, Quota;
+    /// A service is over its quota.
+    QuotaExceeded = "QUOTA_EXCEEDED", ResourceExhausted, 429, Quota;
     /// Too much is waiting on this node.
     Overloaded = "OVERLOADED", ResourceExhausted, 429, Quota;
     /// This node is not the leader; the metadata may name it.

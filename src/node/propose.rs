@@ -253,6 +253,12 @@ impl Worker {
                 }
                 Outcome::Published(_)
                 | Outcome::Topic(_)
+                | Outcome::Subscription(_)
+                | Outcome::Leased(_)
+                | Outcome::Settled(_)
+                | Outcome::Sought(_)
+                | Outcome::Moved(_)
+                | Outcome::Ticked(_)
                 | Outcome::Verifying(_)
                 | Outcome::Done => {}
             }

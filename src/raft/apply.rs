@@ -149,7 +149,7 @@ impl Worker {
             if let Some(responder) = responder {
                 batch.replies.push((responder, Reply::from(outcomes)));
             }
-            if !batch.effects.is_empty() {
+            if batch.effects.iter().any(|effect| matches!(effect, Effect::HashState(_))) {
                 break;
             }
         }
@@ -173,6 +173,8 @@ impl Worker {
                     let (snapshots, fatal) = (self.snapshots.clone(), self.shared.fatal.clone());
                     self.shared.verify.start(index, db.clone(), snapshots, fatal);
                 }
+                // For the leader's dispatch, which does not exist yet.
+                Effect::Wake(_) | Effect::TopicAppended(_) => {}
             }
         }
         Ok(())

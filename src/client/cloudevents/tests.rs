@@ -139,6 +139,8 @@ prop_compose! {
             causation_id: texts.4, traceparent: texts.5,
             time: times.0, deadline: times.1, deliver_at: times.2,
             priority, extensions, datacontenttype, data: data.into(),
+            // The JSON format has no name for it yet.
+            fairness_key: String::new(),
             headers: Default::default(),
         }
     }

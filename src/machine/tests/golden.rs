@@ -77,7 +77,7 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-fn rows(kv: &MemKv) -> String {
+pub(super) fn rows(kv: &MemKv) -> String {
     let mut text = String::new();
     for table in Table::ALL {
         kv.scan(table, &[], &[0xff; 16], Order::Ascending, &mut |key, value| {
@@ -89,7 +89,7 @@ fn rows(kv: &MemKv) -> String {
     text
 }
 
-fn stored(golden: &str) -> MemKv {
+pub(super) fn stored(golden: &str) -> MemKv {
     let mut kv = MemKv::default();
     let rows = golden.lines().map(|line| {
         let mut words = line.split(' ');
@@ -111,8 +111,11 @@ fn the_newest_version_is_written_as_it_always_was() {
     let of_machine = |kind: &RecordKind| (*kind as u8) < RecordKind::Applied as u8;
     let kinds: BTreeSet<u8> =
         RecordKind::ALL.iter().filter(|k| of_machine(k)).map(|k| *k as u8).collect();
-    let golden: BTreeSet<u8> =
-        written.lines().map(|line| unhex(line.rsplit(' ').next().unwrap())[0]).collect();
+    let golden: BTreeSet<u8> = written
+        .lines()
+        .chain(super::golden_delivery::VERSION_1.lines())
+        .map(|line| unhex(line.rsplit(' ').next().unwrap())[0])
+        .collect();
     assert_eq!(golden, kinds, "a record kind has no golden bytes");
 }
 

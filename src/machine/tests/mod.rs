@@ -1,6 +1,8 @@
 //! Random commands against a naive model, and the laws of determinism.
 
+mod delivery;
 mod golden;
+mod golden_delivery;
 mod model;
 pub(crate) mod random;
 

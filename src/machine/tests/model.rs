@@ -122,7 +122,8 @@ impl Model {
                 Outcome::Done
             }
             Kind::Publish(publish) => self.publish(&publish),
-            Kind::RegisterNode(_) | Kind::Verify(_) => Outcome::Done,
+            // Delivery has a model of its own.
+            _ => Outcome::Done,
         }
     }
 
@@ -265,5 +266,6 @@ fn info(name: &str, topic: &Topic) -> TopicInfo {
         created_at: UnixMs(topic.created),
         updated_at: UnixMs(topic.updated),
         revision: topic.revision,
+        specials: 0,
     }
 }

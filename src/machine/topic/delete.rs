@@ -7,9 +7,21 @@ use super::record::not_found;
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
-use crate::machine::requests;
+use crate::machine::{requests, subscription};
 use crate::model::command::DeleteTopic;
 use crate::model::outcome::Outcome;
+
+/// What a topic has, by its number.
+const TABLES: [Table; 8] = [
+    Table::Batches,
+    Table::Keys,
+    Table::KeyHeads,
+    Table::Ids,
+    Table::IdExpiries,
+    Table::Specials,
+    Table::Scheduled,
+    Table::Deadlines,
+];
 
 pub(crate) fn apply<K: Kv>(
     machine: &mut Machine<'_, K>,
@@ -22,7 +34,8 @@ pub(crate) fn apply<K: Kv>(
         return Ok(Outcome::Rejected(not_found(&command.name)));
     };
     machine.close_batch();
-    for table in [Table::Batches, Table::Keys, Table::KeyHeads, Table::Ids, Table::IdExpiries] {
+    subscription::delete::forget_topic(machine, id, &command.name)?;
+    for table in TABLES {
         let (start, end) = (id.to_key().to_vec(), id.next().to_key().to_vec());
         machine.overlay_mut().delete_range(table, start, end);
     }

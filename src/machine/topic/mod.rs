@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod ids;
 pub mod keys;
+pub(crate) mod reader;
 pub mod record;
 
 pub mod create;

@@ -3,7 +3,7 @@
 //! Plain events cost one copy of their run, whatever their number. Only what a call or its topic
 //! asks for (keys, ids) looks into each event.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::ids::{IdEntry, expiry_key, expiry_value, forget, id_key};
 use super::record::{TopicRecord, not_found};
@@ -12,6 +12,7 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::producers::{self, Verdict};
+use crate::machine::schedule;
 use crate::model::command::Publish;
 use crate::model::event;
 use crate::model::event_run;
@@ -116,12 +117,28 @@ fn append<K: Kv>(
     let first_position = machine.next_position();
     let key_versions =
         if command.keyed { append_keys(machine, id, first_offset, run)? } else { Vec::new() };
+    if command.special {
+        topic.specials += schedule::index::note(machine, id, first_offset, run)?;
+    }
     machine.open_batch(id, &command.topic, first_offset, run.len()).push(count, run, &key_versions);
     machine.meta_mut().next_position += u64::from(count);
     topic.next_offset += u64::from(count);
     topic.bytes += run.len() as u64;
     machine.put_topic(&command.topic, topic);
+    machine.appended(id);
     Ok(Published { first_offset, first_position, count, key_versions, ..Published::default() })
+}
+
+/// Appends the hub's own events, which are plain.
+pub(crate) fn append_plain<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    name: &str,
+    topic: TopicRecord,
+    events: &[Bytes],
+) -> Result<(), Fault> {
+    let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+    let command = Publish { topic: name.to_owned(), count, ..Publish::default() };
+    append(machine, topic, &command, count, &event_run::encode(events)).map(drop)
 }
 
 /// Counts each event's key up and indexes it; the versions, 0 for an event without a key.

@@ -39,6 +39,9 @@ pub struct TopicRecord {
     /// Event ids that wait for their expiry.
     #[prost(uint64, tag = "9")]
     pub expiring_ids: u64,
+    /// Events off the defaults of delivery: rows in `Specials`.
+    #[prost(uint64, tag = "10")]
+    pub specials: u64,
 }
 
 impl TopicRecord {
@@ -75,6 +78,7 @@ impl TopicRecord {
             created_at: UnixMs(self.created_at_ms),
             updated_at: UnixMs(self.updated_at_ms),
             revision: self.revision,
+            specials: self.specials,
         }
     }
 }

@@ -195,7 +195,14 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
             options.set_blob_compression_type(compression);
             options.set_enable_blob_gc(true);
         }
-        Table::KeyHeads | Table::Ids | Table::Producers => {
+        // Asked for rows that are often not there.
+        Table::KeyHeads
+        | Table::Ids
+        | Table::Producers
+        | Table::Marks
+        | Table::ConsumerLoads
+        | Table::Failures
+        | Table::Specials => {
             blocks.set_bloom_filter(10.0, false);
         }
         Table::Meta
@@ -205,7 +212,17 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::IdExpiries
         | Table::Requests
         | Table::Nodes
-        | Table::Raft => {}
+        | Table::Raft
+        | Table::Subscriptions
+        | Table::SubscriptionStates
+        | Table::Progress
+        | Table::Leases
+        | Table::Ready
+        | Table::Timers
+        | Table::DeadLetters
+        | Table::Scheduled
+        | Table::Deadlines
+        | Table::Quotas => {}
     }
     options.set_block_based_table_factory(&blocks);
     options

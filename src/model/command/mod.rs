@@ -3,8 +3,19 @@
 //! Tags are never reused. A node that meets a command it does not know stops (fail-stop), so new
 //! commands are proposed only once every node knows them.
 
+pub mod delivery;
+pub mod subscription;
+
 use bytes::Bytes;
 
+pub use self::delivery::{
+    CancelEvent, CancelRetry, Lease, NewLeader, PurgeDead, Redrive, RetryNow, SetQuota, Settle,
+    Tick,
+};
+pub use self::subscription::{
+    CreateSubscription, DeleteSubscription, PauseSubscription, ResumeSubscription,
+    SeekSubscription, UpdateSubscription,
+};
 use super::expectation::Expect;
 use super::ids::KeyVersion;
 use super::topic::{TopicConfig, TopicPatch};
@@ -25,7 +36,10 @@ pub struct CommandBatch {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do; absent is a fault.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(
+        oneof = "Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+    )]
     pub kind: Option<Kind>,
 }
 
@@ -53,6 +67,54 @@ pub enum Kind {
     /// Hash the state after this entry, on every node.
     #[prost(message, tag = "7")]
     Verify(Verify),
+    /// Create a subscription.
+    #[prost(message, tag = "8")]
+    CreateSubscription(CreateSubscription),
+    /// Change a subscription's settings.
+    #[prost(message, tag = "9")]
+    UpdateSubscription(UpdateSubscription),
+    /// Delete a subscription and its progress.
+    #[prost(message, tag = "10")]
+    DeleteSubscription(DeleteSubscription),
+    /// Stop handing out events.
+    #[prost(message, tag = "11")]
+    PauseSubscription(PauseSubscription),
+    /// Hand out events again.
+    #[prost(message, tag = "12")]
+    ResumeSubscription(ResumeSubscription),
+    /// Move a subscription to another place.
+    #[prost(message, tag = "13")]
+    SeekSubscription(SeekSubscription),
+    /// Hand events to a consumer.
+    #[prost(message, tag = "14")]
+    Lease(Lease),
+    /// Take back what consumers had.
+    #[prost(message, tag = "15")]
+    Settle(Settle),
+    /// Fire timers that are due, a bounded number.
+    #[prost(message, tag = "16")]
+    Tick(Tick),
+    /// Honour leases of earlier terms a little longer.
+    #[prost(message, tag = "17")]
+    NewLeader(NewLeader),
+    /// Make failed events ready at once.
+    #[prost(message, tag = "18")]
+    RetryNow(RetryNow),
+    /// Make failed events dead letters at once.
+    #[prost(message, tag = "19")]
+    CancelRetry(CancelRetry),
+    /// Deliver dead letters anew.
+    #[prost(message, tag = "20")]
+    Redrive(Redrive),
+    /// Forget dead letters.
+    #[prost(message, tag = "21")]
+    PurgeDead(PurgeDead),
+    /// Call a delayed event off, for every subscription.
+    #[prost(message, tag = "22")]
+    CancelEvent(CancelEvent),
+    /// Set the limits of a service.
+    #[prost(message, tag = "23")]
+    SetQuota(SetQuota),
 }
 
 impl From<Kind> for Command {
@@ -85,6 +147,10 @@ pub struct Publish {
     /// The events as an [`event_run`](super::event_run).
     #[prost(bytes = "bytes", tag = "7")]
     pub events: Bytes,
+    /// Whether any event is special to delivery: see
+    /// [`EventView::is_special`](super::event::EventView::is_special).
+    #[prost(bool, tag = "8")]
+    pub special: bool,
 }
 
 /// Identifies a call across retries.

@@ -1,0 +1,115 @@
+//! Dead letters: (subscription id, number) → an event that ended for good.
+
+use bytes::Bytes;
+
+use crate::machine::kv::{Kv, Table};
+use crate::machine::record::{Kind, decode_message, encode_message};
+use crate::machine::{Fault, key};
+use crate::model::delivery::{Attempt, DeadReason};
+use crate::model::ids::{DeadNumber, SubscriptionId, UnixMs};
+
+/// A dead letter as stored.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeadLetter {
+    /// The name of the origin's topic.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// Its number.
+    #[prost(uint64, tag = "2")]
+    pub topic_id: u64,
+    /// The event's offset there.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// The event's position.
+    #[prost(uint64, tag = "4")]
+    pub position: u64,
+    /// When the hub took the event, Unix milliseconds.
+    #[prost(uint64, tag = "5")]
+    pub recorded_at_ms: u64,
+    /// The version of its key; 0 without one.
+    #[prost(uint64, tag = "6")]
+    pub key_version: u64,
+    /// The encoded event: it is kept even when its origin is not.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub event: Bytes,
+    /// Why.
+    #[prost(enumeration = "DeadReason", tag = "8")]
+    pub reason: i32,
+    /// Failures, since the last redrive.
+    #[prost(uint32, tag = "9")]
+    pub failures: u32,
+    /// The first and the newest of them.
+    #[prost(message, repeated, tag = "10")]
+    pub attempts: Vec<Attempt>,
+    /// Unix milliseconds.
+    #[prost(uint64, tag = "11")]
+    pub died_at_ms: u64,
+    /// How often it was redriven before.
+    #[prost(uint32, tag = "12")]
+    pub redrives: u32,
+}
+
+impl DeadLetter {
+    /// Reads a stored row.
+    ///
+    /// # Errors
+    /// When it is corrupt.
+    pub fn decode(row: &[u8]) -> Result<Self, Fault> {
+        decode_message(Kind::DeadLetter, row)
+    }
+
+    /// The row to store.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        encode_message(Kind::DeadLetter, self)
+    }
+
+    /// When it died.
+    #[must_use]
+    pub fn died_at(&self) -> UnixMs {
+        UnixMs(self.died_at_ms)
+    }
+}
+
+/// The row's key.
+#[must_use]
+pub fn row_key(subscription: SubscriptionId, number: DeadNumber) -> Vec<u8> {
+    [subscription.to_key(), number.to_key()].concat()
+}
+
+/// The number in a row's key.
+///
+/// # Errors
+/// When the key is not one.
+pub fn number_of(row: &[u8]) -> Result<DeadNumber, Fault> {
+    let mut reader = key::Reader::new(Kind::DeadLetter, row);
+    reader.number()?;
+    let number = DeadNumber(reader.number()?);
+    reader.end()?;
+    Ok(number)
+}
+
+/// A dead letter.
+///
+/// # Errors
+/// When the store fails or the row is corrupt.
+pub fn get(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    number: DeadNumber,
+) -> Result<Option<DeadLetter>, Fault> {
+    let row = kv.get(Table::DeadLetters, &row_key(subscription, number))?;
+    row.map(|row| DeadLetter::decode(&row)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_gives_back_its_number() {
+        let row = row_key(SubscriptionId(3), DeadNumber(9));
+        assert_eq!(number_of(&row).unwrap(), DeadNumber(9));
+        assert!(number_of(&row[..15]).is_err());
+    }
+}

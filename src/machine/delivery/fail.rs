@@ -1,0 +1,286 @@
+//! How a delivery fails: one atomic move, from the lease to a retry or to the dead letters.
+
+use super::dead::{self, DeadLetter};
+use super::failures::{self, FailureRecord, Standing};
+use super::ready::{self, ReadyKey};
+use super::retry;
+use super::timers::{self, Due};
+use super::work::Work;
+use crate::machine::apply::Machine;
+use crate::machine::kv::{Kv, Table};
+use crate::machine::schedule::rank::Rank;
+use crate::machine::schedule::specials::{self, SpecialRecord};
+use crate::machine::{Fault, query};
+use crate::model::delivery::{Attempt, DeadReason, REASON_LEASE_EXPIRED};
+use crate::model::ids::{DeadNumber, Offset, TopicId, UnixMs};
+use crate::model::limits::{
+    NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX, PRIORITY_DEFAULT, RETRY_AFTER_MS_MAX,
+};
+use crate::model::ranges::Ranges;
+
+/// Why it failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cause<'a> {
+    Nack { retry_after_ms: Option<u64>, reason: &'a str, detail: &'a str },
+    Reject { reason: &'a str, detail: &'a str },
+    Expired,
+}
+
+impl Cause<'_> {
+    fn attempt(&self, now: UnixMs, consumer: &str, number: u32) -> Attempt {
+        let (reason, detail) = match self {
+            Self::Nack { reason, detail, .. } | Self::Reject { reason, detail } => {
+                (*reason, *detail)
+            }
+            Self::Expired => (REASON_LEASE_EXPIRED, ""),
+        };
+        Attempt {
+            failed_at_ms: now.get(),
+            consumer: consumer.to_owned(),
+            reason: cut(reason, NACK_REASON_BYTES_MAX).to_owned(),
+            detail: cut(detail, NACK_DETAIL_BYTES_MAX).to_owned(),
+            number,
+        }
+    }
+}
+
+/// The longest beginning of a text that has at most so many bytes.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or_default()
+}
+
+/// Which deliveries fail: events of one lease.
+pub(crate) struct Failing<'a> {
+    pub(crate) topic: TopicId,
+    pub(crate) events: &'a Ranges,
+    /// They have rows in `Failures`.
+    pub(crate) retried: bool,
+    pub(crate) consumer: &'a str,
+}
+
+/// Fails deliveries.
+pub(crate) fn fail<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    failing: &Failing<'_>,
+    cause: Cause<'_>,
+) -> Result<(), Fault> {
+    let (now, topic) = (machine.now(), failing.topic);
+    for offset in failing.events.iter() {
+        let special = special_of(machine, work, topic, offset)?;
+        let mut story = if failing.retried {
+            failures::get(machine.overlay(), work.id, topic, offset)?.unwrap_or_default()
+        } else {
+            first_failure(machine, work, (topic, offset), special.as_ref())?
+        };
+        story.failures = story.failures.saturating_add(1);
+        story.tell(cause.attempt(now, failing.consumer, story.failures));
+        let deadline = special.and_then(|s| s.deadline()).filter(|_| story.redrives == 0);
+        match judge(work, (topic, offset), &story, cause, now) {
+            Verdict::Dead(reason) => end(machine, work, failing, offset, story, reason)?,
+            Verdict::Retry { due, .. } if deadline.is_some_and(|deadline| due >= deadline) => {
+                end(machine, work, failing, offset, story, DeadReason::DeadlineUnreachable)?;
+            }
+            Verdict::Retry { due, delay_ms } => {
+                (story.due_ms, story.previous_delay_ms) = (due.get(), delay_ms);
+                story.stand(Standing::Retry);
+                failures::put(machine, work.id, (topic, offset), &story);
+                timers::set(machine, due, Due::Retry(work.id, topic, offset));
+                work.count_failures(topic, u64::from(!failing.retried), 0)?;
+            }
+        }
+    }
+    if !failing.retried {
+        work.done(machine, topic, failing.events)?;
+    }
+    work.wakes = true;
+    Ok(())
+}
+
+enum Verdict {
+    Dead(DeadReason),
+    Retry { due: UnixMs, delay_ms: u64 },
+}
+
+fn judge(
+    work: &Work,
+    (topic, offset): (TopicId, Offset),
+    story: &FailureRecord,
+    cause: Cause<'_>,
+    now: UnixMs,
+) -> Verdict {
+    let policy = &work.record.config.retry;
+    let (reason, retry_after_ms) = match cause {
+        Cause::Reject { .. } => return Verdict::Dead(DeadReason::Rejected),
+        Cause::Nack { reason, retry_after_ms, .. } => (reason, retry_after_ms),
+        Cause::Expired => (REASON_LEASE_EXPIRED, None),
+    };
+    if !reason.is_empty() && policy.non_retryable_reasons.iter().any(|r| r == reason) {
+        return Verdict::Dead(DeadReason::NonRetryable);
+    }
+    if policy.max_attempts > 0 && story.failures >= policy.max_attempts {
+        return Verdict::Dead(DeadReason::MaxAttempts);
+    }
+    let delay_ms = retry::delay_ms(
+        policy,
+        &retry::Failure {
+            topic,
+            offset,
+            subscription: work.id,
+            number: story.failures,
+            previous_ms: story.previous_delay_ms,
+        },
+    );
+    let wait_ms = retry_after_ms.map_or(delay_ms, |ms| ms.min(RETRY_AFTER_MS_MAX));
+    Verdict::Retry { due: UnixMs(now.get().saturating_add(wait_ms)), delay_ms }
+}
+
+/// The special attributes of an event, without looking where a topic has none.
+pub(crate) fn special_of<K: Kv>(
+    machine: &Machine<'_, K>,
+    work: &mut Work,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<SpecialRecord>, Fault> {
+    if work.topic(topic)?.specials == 0 {
+        return Ok(None);
+    }
+    specials::get(machine.overlay(), topic, offset)
+}
+
+/// An empty story, with the rank that the event keeps.
+fn first_failure<K: Kv>(
+    machine: &Machine<'_, K>,
+    work: &Work,
+    (topic, offset): (TopicId, Offset),
+    special: Option<&SpecialRecord>,
+) -> Result<FailureRecord, Fault> {
+    let mut story = FailureRecord::default();
+    let ready_at = match special {
+        Some(special) => UnixMs(special.ready_at_ms),
+        None => query::recorded_at(machine.overlay(), topic, offset)?.unwrap_or(machine.now()),
+    };
+    story.set_place(rank_of(work, special, ready_at));
+    if let Some(special) = special {
+        story.flow.clone_from(&special.flow);
+    }
+    Ok(story)
+}
+
+/// An event's rank, deadline and all.
+pub(crate) fn rank_of(work: &Work, special: Option<&SpecialRecord>, ready_at: UnixMs) -> Rank {
+    let config = &work.record.config;
+    let priority = special.map_or(PRIORITY_DEFAULT, |s| s.priority);
+    let by_wait = Rank::by_wait(config, priority, ready_at);
+    let deadline = special.and_then(SpecialRecord::deadline);
+    deadline.map_or(by_wait, |d| by_wait.min(Rank::by_deadline(config, priority, d)))
+}
+
+/// Makes a failed event ready.
+pub(crate) fn make_ready<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    (topic, offset): (TopicId, Offset),
+    story: &mut FailureRecord,
+) {
+    story.stand(Standing::Ready);
+    let row = ready_key(work, (topic, offset), story);
+    machine.overlay_mut().put(Table::Ready, row, ready::value());
+    failures::put(machine, work.id, (topic, offset), story);
+    work.wakes = true;
+}
+
+fn ready_key(work: &Work, (topic, offset): (TopicId, Offset), story: &FailureRecord) -> Vec<u8> {
+    let (subscription, rank) = (work.id, story.place());
+    ReadyKey { subscription, flow: &story.flow, rank, topic, offset }.encode()
+}
+
+/// Removes what waits for a failed event: its timer, or its row in `Ready`.
+pub(crate) fn unwait<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &Work,
+    (topic, offset): (TopicId, Offset),
+    story: &FailureRecord,
+) {
+    match story.stands() {
+        Standing::Retry => {
+            timers::clear(machine, UnixMs(story.due_ms), Due::Retry(work.id, topic, offset));
+        }
+        Standing::Ready => {
+            let row = ready_key(work, (topic, offset), story);
+            machine.overlay_mut().delete(Table::Ready, row);
+        }
+        Standing::Leased => {}
+    }
+}
+
+/// Removes a failed event's row.
+pub(crate) fn forget<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<(), Fault> {
+    let row = failures::row_key(work.id, topic, offset);
+    machine.overlay_mut().delete(Table::Failures, row);
+    work.count_failures(topic, 0, 1)
+}
+
+fn end<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    failing: &Failing<'_>,
+    offset: Offset,
+    story: FailureRecord,
+    reason: DeadReason,
+) -> Result<(), Fault> {
+    if failing.retried {
+        forget(machine, work, failing.topic, offset)?;
+    }
+    bury(machine, work, (failing.topic, offset), story, reason)
+}
+
+/// Makes an event a dead letter, or drops it where dead letters are off. What else there is of the
+/// event is the caller's to remove.
+pub(crate) fn bury<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    (topic, offset): (TopicId, Offset),
+    story: FailureRecord,
+    reason: DeadReason,
+) -> Result<(), Fault> {
+    work.ended.1 += 1;
+    let event = query::stored_event(machine.overlay(), topic, offset)?;
+    let policy = &work.record.config.dead_letters;
+    let retention_ms = policy.retention_ms;
+    let (Some(event), false) = (event, policy.disabled) else {
+        work.state.counters.dropped += 1;
+        return Ok(());
+    };
+    let now = machine.now();
+    let number = DeadNumber(work.state.last_dead_number).next();
+    let letter = DeadLetter {
+        topic: work.topic(topic)?.progress.topic.clone(),
+        topic_id: topic.get(),
+        offset: offset.get(),
+        position: event.position.get(),
+        recorded_at_ms: event.recorded_at.get(),
+        key_version: event.key_version.get(),
+        event: event.event,
+        reason: reason as i32,
+        failures: story.failures,
+        attempts: story.attempts,
+        died_at_ms: now.get(),
+        redrives: story.redrives,
+    };
+    let row = dead::row_key(work.id, number);
+    machine.overlay_mut().put(Table::DeadLetters, row, letter.encode());
+    if retention_ms > 0 {
+        let at = UnixMs(now.get().saturating_add(retention_ms));
+        timers::set(machine, at, Due::Forget(work.id, number));
+    }
+    work.state.last_dead_number = number.get();
+    work.state.dead_letters += 1;
+    work.state.counters.dead += 1;
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Reading what is in flight, what failed, and what is dead; what is due next.
+
+use std::ops::ControlFlow;
+
+use super::dead::{self, DeadLetter};
+use super::failures::{self, FailureRecord};
+use super::leases::{self, LeaseRecord};
+use super::timers::Timer;
+use crate::machine::Fault;
+use crate::machine::apply::Meta;
+use crate::machine::key::END;
+use crate::machine::kv::{Kv, Order, Table};
+use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
+
+/// A lease with its number and when it ends, a new leader's grace included.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeaseInfo {
+    /// Its number.
+    pub id: LeaseId,
+    /// When the consumer loses it.
+    pub ends_at: UnixMs,
+    /// The lease.
+    pub lease: LeaseRecord,
+}
+
+/// Leases of a subscription after one, in the order of granting.
+///
+/// # Errors
+/// When the store fails or is corrupt; so for all functions here.
+pub fn leases(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    after: LeaseId,
+    limit: usize,
+) -> Result<Vec<LeaseInfo>, Fault> {
+    let (low, mut found) =
+        (leases::row_key(subscription, LeaseId(after.get().saturating_add(1))), Vec::new());
+    let meta = Meta::load(kv)?;
+    let high = leases::row_key(subscription.next(), LeaseId(0));
+    kv.scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
+        if found.len() == limit {
+            return Ok(ControlFlow::Break(()));
+        }
+        let lease = LeaseRecord::decode(value)?;
+        let (id, ends_at) = (leases::lease_of(row)?, lease.ends_at(&meta));
+        found.push(LeaseInfo { id, ends_at, lease });
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// A failed event with its place.
+pub type Retry = (TopicId, Offset, FailureRecord);
+
+/// Failed events of a subscription from a place on, the place included.
+///
+/// # Errors
+/// See [`leases`].
+pub fn retries(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    from: (TopicId, Offset),
+    limit: usize,
+) -> Result<Vec<Retry>, Fault> {
+    let (low, mut found) = (failures::row_key(subscription, from.0, from.1), Vec::new());
+    let high = failures::row_key(subscription.next(), TopicId(0), Offset(0));
+    kv.scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+        if found.len() == limit {
+            return Ok(ControlFlow::Break(()));
+        }
+        let (topic, offset) = failures::place_of(row)?;
+        found.push((topic, offset, FailureRecord::decode(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// Dead letters of a subscription after one, the oldest first.
+///
+/// # Errors
+/// See [`leases`].
+pub fn dead_letters(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    after: DeadNumber,
+    limit: usize,
+) -> Result<Vec<(DeadNumber, DeadLetter)>, Fault> {
+    let (low, mut found) =
+        (dead::row_key(subscription, DeadNumber(after.get().saturating_add(1))), Vec::new());
+    let high = dead::row_key(subscription.next(), DeadNumber(0));
+    kv.scan(Table::DeadLetters, &low, &high, Order::Ascending, &mut |row, value| {
+        if found.len() == limit {
+            return Ok(ControlFlow::Break(()));
+        }
+        found.push((dead::number_of(row)?, DeadLetter::decode(value)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// When the next timer is due.
+///
+/// # Errors
+/// See [`leases`].
+pub fn next_due(kv: &impl Kv) -> Result<Option<UnixMs>, Fault> {
+    let mut next = None;
+    kv.scan(Table::Timers, &[], &END, Order::Ascending, &mut |row, _| {
+        next = Some(Timer::decode(row)?.at);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(next)
+}

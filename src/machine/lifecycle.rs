@@ -1,0 +1,162 @@
+//! The lifecycle feed: what happens to subscriptions, as events of the topic `hub.lifecycle`.
+//!
+//! Each command says a bounded number of things: what concerns many events is said once, with a
+//! count. Nothing is said about subscriptions to the hub's own topics.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::Fault;
+use super::apply::Machine;
+use super::kv::Kv;
+use super::topic::publish;
+use super::topic::record::TopicRecord;
+use crate::model::topic::TopicConfig;
+
+/// The topic of the feed.
+pub const TOPIC: &str = "hub.lifecycle";
+/// The `source` of its events.
+pub const SOURCE: &str = "/hub";
+
+/// Something that happened to a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    DeadLettered { count: u64 },
+    LeasesExpired { count: u64 },
+    Tripped { resume_at_ms: u64 },
+    Paused { resume_at_ms: u64 },
+    Resumed,
+    Sought { start: u64, redelivered: u64, skipped: u64 },
+    Deleted,
+}
+
+impl Report {
+    /// The `type` of the event.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::DeadLettered { .. } => "hub.subscription.dead_lettered",
+            Self::LeasesExpired { .. } => "hub.subscription.leases_expired",
+            Self::Tripped { .. } => "hub.subscription.tripped",
+            Self::Paused { .. } => "hub.subscription.paused",
+            Self::Resumed => "hub.subscription.resumed",
+            Self::Sought { .. } => "hub.subscription.sought",
+            Self::Deleted => "hub.subscription.deleted",
+        }
+    }
+
+    fn facts(self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::DeadLettered { count } | Self::LeasesExpired { count } => vec![("count", count)],
+            Self::Tripped { resume_at_ms: 0 } | Self::Paused { resume_at_ms: 0 } => Vec::new(),
+            Self::Tripped { resume_at_ms } | Self::Paused { resume_at_ms } => {
+                vec![("resume_at_ms", resume_at_ms)]
+            }
+            Self::Sought { start, redelivered, skipped } => {
+                vec![("start", start), ("redelivered", redelivered), ("skipped", skipped)]
+            }
+            Self::Resumed | Self::Deleted => Vec::new(),
+        }
+    }
+
+    /// 64-bit numbers are JSON strings. Names need no escaping: their grammar has no quotes.
+    fn data(self, subscription: &str) -> String {
+        let mut json = format!("{{\"subscription\":\"{subscription}\"");
+        for (name, value) in self.facts() {
+            json.push_str(&format!(",\"{name}\":\"{value}\""));
+        }
+        json.push('}');
+        json
+    }
+}
+
+/// The fields of `messagehub.v1.Event` that the feed uses.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    source: String,
+    #[prost(string, tag = "3")]
+    kind: String,
+    #[prost(string, tag = "4")]
+    subject: String,
+    #[prost(string, tag = "6")]
+    datacontenttype: String,
+    #[prost(bytes = "bytes", tag = "8")]
+    data: Bytes,
+}
+
+/// Appends what a command reported.
+pub(crate) fn publish<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    reports: Vec<(String, Report)>,
+) -> Result<(), Fault> {
+    if reports.is_empty() {
+        return Ok(());
+    }
+    let topic = match machine.topic(TOPIC)?.cloned() {
+        Some(topic) => topic,
+        None => create(machine),
+    };
+    let position = machine.next_position();
+    let events: Vec<Bytes> = (0..)
+        .zip(reports)
+        .map(|(n, (subscription, report))| {
+            let event = Event {
+                id: format!("lifecycle-{}", position.plus(n)),
+                source: SOURCE.to_owned(),
+                kind: report.kind().to_owned(),
+                data: report.data(&subscription).into(),
+                subject: subscription,
+                datacontenttype: "application/json".to_owned(),
+            };
+            event.encode_to_vec().into()
+        })
+        .collect();
+    publish::append_plain(machine, TOPIC, topic, &events)
+}
+
+/// The feed counts as a topic, but its bound does not keep it away.
+fn create<K: Kv>(machine: &mut Machine<'_, K>) -> TopicRecord {
+    let now = machine.now().get();
+    let meta = machine.meta_mut();
+    meta.last_topic_id += 1;
+    meta.topics += 1;
+    TopicRecord {
+        id: meta.last_topic_id,
+        config: TopicConfig::defaults(),
+        created_at_ms: now,
+        updated_at_ms: now,
+        revision: 1,
+        ..TopicRecord::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::event::EventView;
+
+    #[test]
+    fn reports_are_small_json() {
+        let report = Report::Sought { start: 7, redelivered: 1, skipped: 0 };
+        assert_eq!(
+            report.data("s"),
+            r#"{"subscription":"s","start":"7","redelivered":"1","skipped":"0"}"#
+        );
+        assert_eq!(Report::Resumed.data("s"), r#"{"subscription":"s"}"#);
+    }
+
+    #[test]
+    fn events_are_valid() {
+        let event = Event {
+            id: "lifecycle-1".into(),
+            source: SOURCE.into(),
+            kind: Report::Deleted.kind().into(),
+            subject: "s".into(),
+            datacontenttype: "application/json".into(),
+            data: Report::Deleted.data("s").into(),
+        };
+        assert!(EventView::parse(&event.encode_to_vec()).is_ok());
+    }
+}

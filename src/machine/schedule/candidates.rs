@@ -1,0 +1,186 @@
+//! What a subscription delivers next: a bounded search over the state, in the order of rank, fair
+//! over fairness keys.
+//!
+//! Fairness is deficit round robin: each fairness key in turn is given events for its quantum times
+//! its weight, lowest rank first, and what it does not use is lost when it has no more. Events
+//! without a fairness key are one key. Across topics the order holds among the topics of one
+//! search; a subscription over more of them goes round.
+
+use super::cursor::Cursor;
+use super::flows;
+use super::lane::Lane;
+use super::search::Search;
+use super::specials;
+use super::topics::TopicView;
+use crate::machine::Fault;
+use crate::machine::kv::Kv;
+use crate::machine::subscription::{query as subscriptions, record, state};
+use crate::model::delivery::Pick;
+use crate::model::ids::{Position, SubscriptionId, TopicId, UnixMs};
+use crate::model::limits::{
+    CANDIDATE_ROWS_MAX, CANDIDATE_TOPICS_MAX, FAIRNESS_QUANTUM, LEASE_EVENTS_MAX,
+};
+use crate::model::outcome::TopicInfo;
+use crate::model::pattern::TopicPattern;
+use crate::model::ranges::OffsetRange;
+
+/// What to ask for in one lease command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidates {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The revision that this was planned with.
+    pub revision: u64,
+    /// In the order of wishing.
+    pub picks: Vec<Pick>,
+    /// What the filter does not let through, or was cancelled.
+    pub skips: Vec<Pick>,
+    /// The search did not see everything: search again, whatever was found.
+    pub more: bool,
+    /// When to search again, if nothing happens before.
+    pub wake_at: Option<UnixMs>,
+}
+
+/// Searches for at most `events` events; `None`: there is no such subscription. A paused one has
+/// no candidates.
+///
+/// # Errors
+/// When the store fails or is corrupt.
+pub fn candidates(
+    kv: &impl Kv,
+    subscription: &str,
+    now: UnixMs,
+    cursor: &mut Cursor,
+    events: u64,
+) -> Result<Option<Candidates>, Fault> {
+    candidates_within(kv, subscription, now, cursor, events, CANDIDATE_ROWS_MAX)
+}
+
+/// The same with a bound of one's own, for tests.
+pub(crate) fn candidates_within(
+    kv: &impl Kv,
+    subscription: &str,
+    now: UnixMs,
+    cursor: &mut Cursor,
+    events: u64,
+    rows: u64,
+) -> Result<Option<Candidates>, Fault> {
+    let Some(record) = record::get(kv, subscription)? else { return Ok(None) };
+    let (id, revision) = (record.subscription_id(), record.revision);
+    let state = state::get(kv, id)?.unwrap_or_default();
+    let empty = Candidates { subscription: id, revision, ..Candidates::default() };
+    if state.pause.is_some() {
+        return Ok(Some(empty));
+    }
+    cursor.turn_to(id, revision);
+    let mut search = Search::new(kv, record, &state, now, rows)?;
+    enter_topics(&mut search, cursor)?;
+    serve(&mut search, cursor, events.min(LEASE_EVENTS_MAX))?;
+    cursor.keep_bounds();
+    let Search { picks, skips, partial, wake_at, .. } = search;
+    Ok(Some(Candidates { picks, skips, more: partial, wake_at, ..empty }))
+}
+
+/// Chooses the topics of this search, in turn.
+fn enter_topics<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor) -> Result<(), Fault> {
+    let pattern = TopicPattern::from_checked(&search.record.config.pattern);
+    let limit = CANDIDATE_TOPICS_MAX + 1;
+    let mut topics = subscriptions::topics_of(search.kv, &pattern, &cursor.topics_after, limit)?;
+    search.partial |= !cursor.topics_after.is_empty();
+    cursor.topics_after.clear();
+    if topics.len() > CANDIDATE_TOPICS_MAX {
+        topics.truncate(CANDIDATE_TOPICS_MAX);
+        search.partial = true;
+        if let Some(last) = topics.last() {
+            cursor.topics_after.clone_from(&last.name);
+        }
+    }
+    let (id, start) = (search.record.subscription_id(), Position(search.record.start_position));
+    for info in topics {
+        if info.specials > 0 {
+            see_new(search, cursor, &info)?;
+        }
+        let topic = info.id;
+        search.topics.insert(topic, TopicView::load(search.kv, id, start, info)?);
+    }
+    Ok(())
+}
+
+/// Looks at special events that were published since the last search: their deadlines may come
+/// before where the cursor begins.
+fn see_new<K: Kv>(
+    search: &mut Search<'_, K>,
+    cursor: &mut Cursor,
+    info: &TopicInfo,
+) -> Result<(), Fault> {
+    let topic: TopicId = info.id;
+    if let Some(seen) = cursor.seen.get(&topic) {
+        let new = OffsetRange::between(seen.get(), info.next_offset.get());
+        let limit = usize::try_from(search.rows).unwrap_or(usize::MAX).max(1);
+        let found = specials::within(search.kv, topic, new, limit)?;
+        search.spend(found.len() as u64);
+        if found.len() == limit {
+            cursor.unsee(topic);
+        }
+        found.iter().for_each(|(offset, special)| cursor.see(topic, *offset, special));
+    } else {
+        cursor.unsee(topic);
+    }
+    cursor.seen.insert(topic, info.next_offset);
+    Ok(())
+}
+
+/// Serves fairness keys in turn until enough is found or nothing is left.
+fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) -> Result<(), Fault> {
+    let flows = flows::next(search, cursor.flow_after.as_deref())?;
+    let mut lanes: Vec<Lane> = flows.iter().map(|flow| Lane::open(search, flow, cursor)).collect();
+    let alone = lanes.len() == 1;
+    let mut wanted = events;
+    let mut hungry: Vec<bool> = vec![true; lanes.len()];
+    while wanted > 0 && hungry.contains(&true) {
+        for (lane, hungry) in lanes.iter_mut().zip(&mut hungry).filter(|(_, hungry)| **hungry) {
+            if wanted == 0 {
+                break;
+            }
+            let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
+            let left = serve_lane(search, cursor, lane, &mut wanted, share)?;
+            *hungry = left.is_some();
+            cursor.flow_after = Some(lane.flow.clone());
+            match left.filter(|_| !alone) {
+                Some(left) => drop(cursor.deficits.insert(lane.flow.clone(), left)),
+                None => drop(cursor.deficits.remove(&lane.flow)),
+            }
+        }
+    }
+    search.partial |= wanted == 0;
+    for lane in lanes {
+        lane.close(search, cursor);
+    }
+    Ok(())
+}
+
+/// What a fairness key may take in this round, thousandths of events.
+fn share<K: Kv>(search: &Search<'_, K>, cursor: &Cursor, flow: &str) -> u64 {
+    let weight = search.record.config.fairness_weights.get(flow).copied().unwrap_or(1000);
+    let left = cursor.deficits.get(flow).copied().unwrap_or(0);
+    if left >= 1000 { left } else { left + FAIRNESS_QUANTUM * weight }
+}
+
+/// Takes events of one fairness key for its share; what is left of that, `None` when there are no
+/// more events.
+fn serve_lane<K: Kv>(
+    search: &mut Search<'_, K>,
+    cursor: &mut Cursor,
+    lane: &mut Lane,
+    wanted: &mut u64,
+    mut share: u64,
+) -> Result<Option<u64>, Fault> {
+    while *wanted > 0 && share >= 1000 {
+        let Some(taken) = lane.take(search, cursor, (*wanted).min(share / 1000))? else {
+            return Ok(None);
+        };
+        *wanted = wanted.saturating_sub(taken);
+        share = share.saturating_sub(taken * 1000);
+    }
+    Ok(Some(share))
+}

@@ -1,0 +1,101 @@
+//! Where the searches of one subscription go on. The leader keeps it in memory and may lose it: a
+//! search without it finds the same events, and looks at more rows on the way.
+
+use std::collections::BTreeMap;
+
+use super::scheduled::OrderKey;
+use super::specials::SpecialRecord;
+use crate::machine::key;
+use crate::model::ids::{Offset, SubscriptionId, TopicId, UnixMs};
+use crate::model::limits::CURSOR_STREAMS_MAX;
+
+/// One of the streams that a search merges: topic, fairness key, which.
+pub(super) type StreamId = (TopicId, String, Which);
+
+/// Which stream of a topic and a fairness key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Which {
+    /// The log itself, for the events that have no row of their own.
+    Log,
+    /// Failed events that are due; of all topics.
+    Ready,
+    /// One priority by when events are ready.
+    Scheduled(u8),
+    /// One priority by deadlines.
+    Deadlines(u8),
+}
+
+/// Where searches go on.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor {
+    /// The subscription and the revision that all this is about.
+    about: Option<(SubscriptionId, u64)>,
+    /// The keys that streams begin at: every event before is done.
+    begins: BTreeMap<StreamId, Vec<u8>>,
+    /// The keys that streams go on at, after a search that ended before them; `key::END` for those
+    /// that it came to the end of.
+    pub(super) resumes: BTreeMap<StreamId, Vec<u8>>,
+    /// Events below were looked at for deadlines that come before `begins`.
+    pub(super) seen: BTreeMap<TopicId, Offset>,
+    /// Go on with the topics after this.
+    pub(super) topics_after: String,
+    /// Go on with the fairness keys after this; `None`: from the first.
+    pub(super) flow_after: Option<String>,
+    /// What fairness keys have left of their shares, thousandths of events.
+    pub(super) deficits: BTreeMap<String, u64>,
+}
+
+impl Cursor {
+    /// Forgets everything that is about another subscription or revision.
+    pub(super) fn turn_to(&mut self, id: SubscriptionId, revision: u64) {
+        if self.about != Some((id, revision)) {
+            *self = Self { about: Some((id, revision)), ..Self::default() };
+        }
+    }
+
+    pub(super) fn begin(&self, stream: &StreamId) -> Option<&[u8]> {
+        self.begins.get(stream).map(Vec::as_slice)
+    }
+
+    pub(super) fn has_ended(&self, stream: &StreamId) -> bool {
+        self.resumes.get(stream).is_some_and(|at| *at == key::END)
+    }
+
+    /// Notes that every event of a stream before a key is done.
+    pub(super) fn begin_at(&mut self, stream: StreamId, key: Vec<u8>) {
+        self.begins.insert(stream, key);
+        while self.begins.len() > CURSOR_STREAMS_MAX {
+            self.begins.pop_first();
+        }
+    }
+
+    /// Notes an event that may come before where its stream of deadlines begins.
+    pub(super) fn see(&mut self, topic: TopicId, offset: Offset, special: &SpecialRecord) {
+        let Some(deadline) = special.deadline() else { return };
+        let priority = u8::try_from(special.priority).unwrap_or(u8::MAX);
+        let stream = (topic, special.flow.clone(), Which::Deadlines(priority));
+        let Some(begin) = self.begins.get_mut(&stream) else { return };
+        let instant = UnixMs(deadline.get());
+        let key = OrderKey { topic, flow: &special.flow, priority, instant, offset }.encode();
+        if key < *begin {
+            *begin = key;
+        }
+    }
+
+    /// Forgets where a topic's streams of deadlines begin.
+    pub(super) fn unsee(&mut self, topic: TopicId) {
+        self.begins.retain(|(t, _, which), _| *t != topic || !matches!(which, Which::Deadlines(_)));
+    }
+
+    pub(super) fn keep_bounds(&mut self) {
+        while self.resumes.len() > CURSOR_STREAMS_MAX {
+            self.resumes.pop_first();
+        }
+        while self.seen.len() > CURSOR_STREAMS_MAX {
+            self.seen.pop_first();
+        }
+        while self.deficits.len() > CURSOR_STREAMS_MAX {
+            self.deficits.pop_first();
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The events of one fairness key, merged in the order of rank.
+
+use super::cursor::{Cursor, Which};
+use super::scheduled;
+use super::search::Search;
+use super::streams::{Stream, deadlines_from, ready_prefix};
+use crate::machine::Fault;
+use crate::machine::kv::Kv;
+use crate::model::ids::TopicId;
+use crate::model::limits::PRIORITY_MAX;
+
+pub(super) struct Lane {
+    pub(super) flow: String,
+    streams: Vec<Stream>,
+}
+
+impl Lane {
+    pub(super) fn open<K: Kv>(search: &Search<'_, K>, flow: &str, cursor: &Cursor) -> Self {
+        let mut streams = Vec::new();
+        let id = |topic: TopicId, which| (topic, flow.to_owned(), which);
+        let special = search.topics.values().any(|t| t.info.specials > 0);
+        let failing = search.topics.values().any(|t| t.progress.failures > 0);
+        let ranked = special || failing || search.topics.len() > 1;
+        for (topic, view) in &search.topics {
+            if flow.is_empty() {
+                streams.push(Stream::log(id(*topic, Which::Log), ranked, view.first(), cursor));
+            }
+            if view.info.specials == 0 {
+                continue;
+            }
+            for priority in (0..=PRIORITY_MAX).filter_map(|p| u8::try_from(p).ok()) {
+                let prefix = || scheduled::prefix(*topic, flow, priority);
+                let scheduled = id(*topic, Which::Scheduled(priority));
+                streams.push(Stream::new(scheduled, true, prefix(), cursor));
+                let deadlines = id(*topic, Which::Deadlines(priority));
+                let from = deadlines_from(*topic, flow, priority, search.now);
+                streams.push(Stream::new(deadlines, true, prefix(), cursor).not_below(from));
+            }
+        }
+        if failing {
+            let ready = id(TopicId(0), Which::Ready);
+            streams.push(Stream::new(ready, true, ready_prefix(search, flow), cursor));
+        }
+        Self { flow: flow.to_owned(), streams }
+    }
+
+    /// Takes the next events, at most so many; `None`: there are none, or the bound is reached.
+    pub(super) fn take<K: Kv>(
+        &mut self,
+        search: &mut Search<'_, K>,
+        cursor: &mut Cursor,
+        limit: u64,
+    ) -> Result<Option<u64>, Fault> {
+        if search.rows == 0 {
+            return Ok(None);
+        }
+        let mut best = None;
+        for (at, stream) in self.streams.iter_mut().enumerate() {
+            let Some(item) = stream.peek(search, cursor)? else { continue };
+            if best.is_none_or(|(least, _)| item < least) {
+                best = Some((item, at));
+            }
+        }
+        match best.and_then(|(_, at)| self.streams.get_mut(at)) {
+            Some(stream) => stream.take(search, limit).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes where streams go on, when the search ran out of rows. A search that did not, and that
+    /// went on from one that had, has seen only the rest.
+    pub(super) fn close<K: Kv>(self, search: &mut Search<'_, K>, cursor: &mut Cursor) {
+        for stream in self.streams {
+            search.partial |= cursor.resumes.remove(&stream.id).is_some();
+            if search.rows == 0 {
+                search.partial = true;
+                cursor.resumes.insert(stream.id.clone(), stream.place());
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Schedules: the orders of special events, and the search for what a subscription delivers next.
+
+pub mod rank;
+pub mod scheduled;
+pub mod specials;
+
+pub(crate) mod index;
+
+pub mod cancel;
+
+pub mod candidates;
+pub mod cursor;
+mod flows;
+mod lane;
+mod search;
+mod streams;
+mod topics;

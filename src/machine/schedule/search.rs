@@ -1,0 +1,197 @@
+//! What one search shares among its streams: the state it reads, its bound, what it found.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rank::Rank;
+use super::topics::{Mark, TopicView};
+use crate::machine::Fault;
+use crate::machine::delivery::budget::Budget;
+use crate::machine::delivery::failures;
+use crate::machine::kv::Kv;
+use crate::machine::record::Kind;
+use crate::machine::subscription::record::SubscriptionRecord;
+use crate::machine::subscription::state::SubscriptionState;
+use crate::model::delivery::Pick;
+use crate::model::filter::Compiled;
+use crate::model::ids::{Offset, TopicId, UnixMs};
+use crate::model::limits::RANGES_MAX;
+use crate::model::ranges::OffsetRange;
+use crate::model::subscription::DeliveryOrder;
+
+/// Events that go at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Item {
+    pub(super) rank: Rank,
+    pub(super) topic: TopicId,
+    pub(super) range: OffsetRange,
+}
+
+pub(super) struct Search<'k, K> {
+    pub(super) kv: &'k K,
+    pub(super) record: SubscriptionRecord,
+    pub(super) now: UnixMs,
+    /// Rows and events that may still be looked at.
+    pub(super) rows: u64,
+    pub(super) topics: BTreeMap<TopicId, TopicView>,
+    /// When to search again, if nothing happens before.
+    pub(super) wake_at: Option<UnixMs>,
+    pub(super) picks: Vec<Pick>,
+    pub(super) skips: Vec<Pick>,
+    /// The search did not begin at the beginning, or did not come to the end.
+    pub(super) partial: bool,
+    filter: Option<Compiled>,
+    by_key: bool,
+    /// Retries that the budget still allows.
+    retries: u64,
+    /// Single events that were found: another stream may come to them too.
+    taken: BTreeSet<(TopicId, Offset)>,
+}
+
+impl<'k, K: Kv> Search<'k, K> {
+    pub(super) fn new(
+        kv: &'k K,
+        record: SubscriptionRecord,
+        state: &SubscriptionState,
+        now: UnixMs,
+        rows: u64,
+    ) -> Result<Self, Fault> {
+        let filter = record.config.filter.as_ref().map(|filter| {
+            let corrupt = |e: crate::model::rejection::Rejection| Fault::Corrupt {
+                record: Kind::Subscription,
+                what: e.message,
+            };
+            filter.compile().map_err(corrupt)
+        });
+        Ok(Self {
+            kv,
+            now,
+            rows,
+            filter: filter.transpose()?,
+            by_key: record.config.order() == DeliveryOrder::ByKey,
+            retries: state.budget.left(now, &record.config.retry),
+            record,
+            topics: BTreeMap::new(),
+            wake_at: None,
+            picks: Vec::new(),
+            skips: Vec::new(),
+            partial: false,
+            taken: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn topic(&mut self, topic: TopicId) -> Result<&mut TopicView, Fault> {
+        let what = "a topic that was just read is gone".to_owned();
+        self.topics.get_mut(&topic).ok_or(Fault::Corrupt { record: Kind::Topic, what })
+    }
+
+    pub(super) fn mark(&mut self, topic: TopicId, offset: Offset) -> Result<Mark, Fault> {
+        let kv = self.kv;
+        self.topic(topic)?.mark(kv, offset)
+    }
+
+    /// Whether events have to be looked into one by one.
+    pub(super) fn looks_inside(&self) -> bool {
+        self.by_key || self.filter.is_some()
+    }
+
+    pub(super) fn spend(&mut self, rows: u64) {
+        self.rows = self.rows.saturating_sub(rows);
+    }
+
+    pub(super) fn wake_at(&mut self, at: UnixMs) {
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// Whether a failed event may go; `None`: it is gone.
+    pub(super) fn may_retry(&mut self, topic: TopicId, offset: Offset) -> Result<bool, Fault> {
+        if !self.topics.contains_key(&topic) {
+            // Its topic is not part of this search.
+            self.partial = true;
+            return Ok(false);
+        }
+        let (kv, id) = (self.kv, self.record.subscription_id());
+        let Some(story) = failures::get(kv, id, topic, offset)? else { return Ok(false) };
+        if self.by_key && !self.topic(topic)?.is_in_turn(kv, offset)? {
+            return Ok(false);
+        }
+        if story.failures > 0 && self.retries == 0 {
+            self.wake_at(Budget::next_window(self.now));
+            return Ok(false);
+        }
+        self.retries = self.retries.saturating_sub(u64::from(story.failures > 0));
+        Ok(true)
+    }
+
+    /// Takes a single event of the log, unless it was taken before or may not go; how many.
+    pub(super) fn take_one(&mut self, topic: TopicId, offset: Offset) -> Result<u64, Fault> {
+        if !self.taken.insert((topic, offset)) {
+            return Ok(0);
+        }
+        self.take(topic, OffsetRange::one(offset))
+    }
+
+    /// Takes free events of the log that may go, and skips what the filter does not let through;
+    /// how many were taken.
+    pub(super) fn take(&mut self, topic: TopicId, range: OffsetRange) -> Result<u64, Fault> {
+        if !self.looks_inside() {
+            self.pick(topic, range)?;
+            return Ok(range.count);
+        }
+        let (kv, mut count) = (self.kv, 0);
+        for offset in (range.first..range.end()).map(Offset) {
+            self.spend(1);
+            if !self.passes(topic, offset)? {
+                self.skip(topic, offset)?;
+                continue;
+            }
+            if self.by_key && !self.topic(topic)?.is_in_turn(kv, offset)? {
+                continue;
+            }
+            self.pick(topic, OffsetRange::one(offset))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Whether the filter lets an event through.
+    fn passes(&mut self, topic: TopicId, offset: Offset) -> Result<bool, Fault> {
+        if self.filter.is_none() {
+            return Ok(true);
+        }
+        let kv = self.kv;
+        let read = self.topic(topic)?.reader.read(kv, topic, offset)?;
+        match (&self.filter, read) {
+            (Some(filter), Some(read)) => Ok(filter.matches(&read.event)?),
+            _ => Ok(true),
+        }
+    }
+
+    pub(super) fn pick(&mut self, topic: TopicId, range: OffsetRange) -> Result<(), Fault> {
+        let name = self.topic(topic)?.info.name.clone();
+        push(&mut self.picks, topic, name, range);
+        Ok(())
+    }
+
+    pub(super) fn skip(&mut self, topic: TopicId, offset: Offset) -> Result<(), Fault> {
+        let name = self.topic(topic)?.info.name.clone();
+        push(&mut self.skips, topic, name, OffsetRange::one(offset));
+        Ok(())
+    }
+}
+
+/// Appends to the last pick while that keeps the order of picking.
+fn push(picks: &mut Vec<Pick>, topic: TopicId, name: String, range: OffsetRange) {
+    if let Some(pick) = picks.last_mut().filter(|pick| pick.topic_id == topic.get())
+        && let Some(last) = pick.ranges.last_mut()
+    {
+        if last.end() == range.first {
+            last.count += range.count;
+            return;
+        }
+        if last.end() < range.first && pick.ranges.len() < RANGES_MAX {
+            pick.ranges.push(range);
+            return;
+        }
+    }
+    picks.push(Pick { topic: name, topic_id: topic.get(), ranges: vec![range] });
+}

@@ -1,0 +1,114 @@
+//! A subscription's view of one topic, read only.
+
+use std::collections::BTreeMap;
+
+use crate::machine::Fault;
+use crate::machine::delivery::{eligible, failures};
+use crate::machine::kv::Kv;
+use crate::machine::subscription::marks::{self, Marks};
+use crate::machine::subscription::progress::{self, ProgressRecord};
+use crate::machine::topic::reader::EventReader;
+use crate::model::ids::{Offset, Position, SubscriptionId};
+use crate::model::limits::MARKS_OFFSETS;
+use crate::model::outcome::TopicInfo;
+use crate::model::ranges::OffsetRange;
+
+/// How an event stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    Free,
+    Leased,
+    /// Done, or handed over to `Failures`.
+    Done,
+}
+
+pub(super) struct TopicView {
+    pub(super) info: TopicInfo,
+    pub(super) progress: ProgressRecord,
+    subscription: SubscriptionId,
+    chunks: BTreeMap<u64, Marks>,
+    pub(super) reader: EventReader,
+}
+
+impl TopicView {
+    pub(super) fn load(
+        kv: &impl Kv,
+        subscription: SubscriptionId,
+        start: Position,
+        info: TopicInfo,
+    ) -> Result<Self, Fault> {
+        let progress = progress::load(kv, subscription, start, &info)?;
+        Ok(Self {
+            info,
+            progress,
+            subscription,
+            chunks: BTreeMap::new(),
+            reader: EventReader::default(),
+        })
+    }
+
+    fn marks(&mut self, kv: &impl Kv, chunk: u64) -> Result<&Marks, Fault> {
+        use std::collections::btree_map::Entry;
+        match self.chunks.entry(chunk) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(slot) => {
+                Ok(slot.insert(marks::load(kv, self.subscription, self.info.id, chunk)?))
+            }
+        }
+    }
+
+    /// The first event that may be free.
+    pub(super) fn first(&self) -> u64 {
+        self.progress.floor.max(self.info.first_offset.get())
+    }
+
+    pub(super) fn mark(&mut self, kv: &impl Kv, offset: Offset) -> Result<Mark, Fault> {
+        if offset.get() < self.first() || offset >= self.info.next_offset {
+            return Ok(Mark::Done);
+        }
+        let (place, marks) =
+            (offset.get() % MARKS_OFFSETS, self.marks(kv, marks::chunk_of(offset))?);
+        Ok(if marks.done.has(place) {
+            Mark::Done
+        } else if marks.leased.has(place) {
+            Mark::Leased
+        } else {
+            Mark::Free
+        })
+    }
+
+    /// The first run of free events at or after `at` in its row; else where the next row begins.
+    pub(super) fn free_run(
+        &mut self,
+        kv: &impl Kv,
+        at: u64,
+    ) -> Result<Result<OffsetRange, u64>, Fault> {
+        let end = self.info.next_offset.get();
+        let at = at.max(self.first());
+        if at >= end {
+            return Ok(Err(end));
+        }
+        let chunk = marks::chunk_of(Offset(at));
+        let base = chunk * MARKS_OFFSETS;
+        let until = (end - base).min(MARKS_OFFSETS);
+        let run = self.marks(kv, chunk)?.free(at - base, until).into_iter().next();
+        Ok(match run {
+            Some(run) => Ok(OffsetRange { first: base + run.first, count: run.count }),
+            None => Err(base + MARKS_OFFSETS),
+        })
+    }
+
+    /// Whether the event of the same key before one is done.
+    pub(super) fn is_in_turn(&mut self, kv: &impl Kv, offset: Offset) -> Result<bool, Fault> {
+        let topic = self.info.id;
+        let Some(before) = eligible::predecessor(kv, &mut self.reader, topic, offset)? else {
+            return Ok(true);
+        };
+        if self.mark(kv, before)? != Mark::Done {
+            return Ok(false);
+        }
+        let failing = self.progress.failures > 0
+            && failures::get(kv, self.subscription, topic, before)?.is_some();
+        Ok(!failing)
+    }
+}

@@ -1,0 +1,114 @@
+//! Deleting a subscription with everything it has.
+//!
+//! Its number is never used again, so its rows go as ranges. Its timers stay until they fire, and
+//! find nothing.
+
+use std::ops::ControlFlow;
+
+use super::progress;
+use super::record::not_found;
+use crate::machine::apply::Machine;
+use crate::machine::delivery::leases::{self, LeaseRecord};
+use crate::machine::delivery::work::Work;
+use crate::machine::kv::{Kv, Order, Table};
+use crate::machine::lifecycle::Report;
+use crate::machine::{Fault, key, requests};
+use crate::model::command::DeleteSubscription;
+use crate::model::ids::{LeaseId, SubscriptionId, TopicId};
+use crate::model::outcome::Outcome;
+
+/// What a subscription has by topic.
+const BY_TOPIC: [Table; 3] = [Table::Progress, Table::Marks, Table::Failures];
+
+pub(crate) fn apply<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: DeleteSubscription,
+) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    let Some(work) = Work::open(machine, &command.name)? else {
+        return Ok(Outcome::Rejected(not_found(&command.name)));
+    };
+    let id = work.id;
+    work.report(machine, Report::Deleted);
+    forget_progress(machine, id);
+    let range = (id.to_key().to_vec(), id.next().to_key().to_vec());
+    let overlay = machine.overlay_mut();
+    overlay.delete_range(Table::DeadLetters, range.0, range.1);
+    overlay.delete(Table::SubscriptionStates, id.to_key().to_vec());
+    overlay.delete(Table::Subscriptions, command.name.into_bytes());
+    machine.meta_mut().subscriptions -= 1;
+    requests::remember(machine, command.request_id, &Outcome::Done);
+    Ok(Outcome::Done)
+}
+
+/// Removes progress, leases and retries; dead letters stay.
+pub(crate) fn forget_progress<K: Kv>(machine: &mut Machine<'_, K>, id: SubscriptionId) {
+    let others = [Table::Leases, Table::ConsumerLoads, Table::Ready];
+    for table in BY_TOPIC.into_iter().chain(others) {
+        let range = (id.to_key().to_vec(), id.next().to_key().to_vec());
+        machine.overlay_mut().delete_range(table, range.0, range.1);
+    }
+}
+
+/// Removes what subscriptions have of a topic that is being deleted; dead letters stay.
+pub(crate) fn forget_topic<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    topic: TopicId,
+    name: &str,
+) -> Result<(), Fault> {
+    for id in super::query::ids_of_topic(machine.overlay(), name)? {
+        if progress::stored(machine.overlay(), id, topic)?.is_none() {
+            continue;
+        }
+        let Some(mut work) = Work::open_id(machine, id)? else { continue };
+        end_leases(machine, &mut work, topic)?;
+        let ready = ready_of(machine, id, topic)?;
+        let overlay = machine.overlay_mut();
+        ready.into_iter().for_each(|row| overlay.delete(Table::Ready, row));
+        for table in BY_TOPIC {
+            let low = progress::row_key(id, topic);
+            overlay.delete_range(table, low, progress::row_key(id, topic.next()));
+        }
+        work.finish(machine)?;
+    }
+    Ok(())
+}
+
+fn end_leases<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    topic: TopicId,
+) -> Result<(), Fault> {
+    let (low, mut ended) = (leases::row_key(work.id, LeaseId(0)), Vec::new());
+    let high = leases::row_key(work.id.next(), LeaseId(0));
+    machine.overlay().scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
+        let lease = LeaseRecord::decode(value)?;
+        if lease.topic() == topic {
+            ended.push((row.to_vec(), lease));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for (row, lease) in ended {
+        work.count_in_flight(machine, &lease.consumer, 0, lease.events().count())?;
+        machine.overlay_mut().delete(Table::Leases, row);
+    }
+    Ok(())
+}
+
+fn ready_of<K: Kv>(
+    machine: &Machine<'_, K>,
+    id: SubscriptionId,
+    topic: TopicId,
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let (low, mut rows) = (id.to_key(), Vec::new());
+    let high = key::after_prefix(&low);
+    machine.overlay().scan(Table::Ready, &low, &high, Order::Ascending, &mut |row, _| {
+        if crate::machine::delivery::ready::ReadyKey::decode(row)?.topic == topic {
+            rows.push(row.to_vec());
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(rows)
+}

@@ -1,0 +1,265 @@
+//! What has to hold after every entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::leasing::ends_at;
+use super::model::{Status, Subscription, Topic, World};
+use super::world::{matches, passes};
+use crate::machine::delivery::failures::Standing;
+use crate::machine::delivery::query as delivery;
+use crate::machine::mem::MemKv;
+use crate::machine::schedule::candidates::{Candidates, candidates, candidates_within};
+use crate::machine::schedule::cursor::Cursor;
+use crate::machine::subscription::query::subscription;
+use crate::machine::subscription::stats::{Stats, stats};
+use crate::machine::tests::random::Dice;
+use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
+
+/// Cursors that live as long as a leader.
+pub(super) type Cursors = BTreeMap<String, Cursor>;
+
+/// An event of a subscription, and how it is to be ordered.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    rank: (u64, u64),
+    topic: u64,
+    offset: u64,
+}
+
+pub(super) fn check(
+    world: &World,
+    kv: &MemKv,
+    cursors: &mut Cursors,
+    dice: &mut Dice,
+    context: &str,
+) {
+    for (name, sub) in &world.subscriptions {
+        let context = format!("{context}, subscription {name}");
+        check_counts(world, kv, name, sub, &context);
+        check_rows(world, kv, sub, &context);
+        check_candidates(
+            world,
+            kv,
+            (name, sub),
+            cursors.entry(name.clone()).or_default(),
+            dice,
+            &context,
+        );
+    }
+}
+
+fn topics<'w>(
+    world: &'w World,
+    sub: &'w Subscription,
+) -> impl Iterator<Item = (&'w str, &'w Topic)> {
+    let mine = |name: &&String| matches(&sub.config.pattern, name);
+    world.topics.iter().filter(move |(name, _)| mine(name)).map(|(name, t)| (name.as_str(), t))
+}
+
+fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, context: &str) {
+    let mut expected = Stats { dead: sub.dead.len() as u64, ..Stats::default() };
+    for (_, topic) in topics(world, sub) {
+        for (offset, event) in (0..).zip(&topic.events) {
+            match sub.story(topic, offset).status {
+                Status::Free if event.cancelled => expected.cancelled += 1,
+                Status::Free if event.ready_at > world.now => expected.delayed += 1,
+                Status::Free => {
+                    expected.pending += 1;
+                    expected.pending_by_priority[event.priority as usize] += 1;
+                }
+                Status::Leased => expected.leased += 1,
+                Status::Retry | Status::Ready => expected.retrying += 1,
+                Status::Done => {}
+            }
+        }
+    }
+    let actual = stats(kv, name, UnixMs(world.now)).unwrap().unwrap();
+    assert_eq!(actual, expected, "{context}");
+    let info = subscription(kv, name).unwrap().unwrap();
+    assert_eq!(info.counters, sub.counters, "{context}");
+    assert_eq!((info.revision, info.start.get()), (sub.revision, sub.start), "{context}");
+    let pause = info.pause.map(|p| (p.reason(), p.resume_at_ms));
+    assert_eq!(pause, sub.pause, "{context}");
+}
+
+fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
+    let id = SubscriptionId(sub.id);
+    let leases = delivery::leases(kv, id, LeaseId(0), 999).unwrap();
+    let actual: Vec<_> = leases
+        .iter()
+        .map(|l| {
+            let events: Vec<u64> = l.lease.events().iter().map(Offset::get).collect();
+            (l.id.get(), l.lease.topic_id, events, l.ends_at.get())
+        })
+        .collect();
+    let expected: Vec<_> = sub
+        .leases
+        .iter()
+        .map(|(id, l)| {
+            let ends = ends_at(l, world.term, world.grace_until);
+            (*id, l.topic, l.events.iter().copied().collect::<Vec<_>>(), ends)
+        })
+        .collect();
+    assert_eq!(actual, expected, "{context}");
+    let failing = sub.stories.iter().filter(|(_, s)| s.failing);
+    let expected: Vec<_> = failing
+        .map(|((topic, offset), s)| {
+            (*topic, *offset, s.failures, s.redrives, s.due, s.status, s.rank)
+        })
+        .collect();
+    let actual: Vec<_> = delivery::retries(kv, id, (TopicId(0), Offset(0)), 999)
+        .unwrap()
+        .into_iter()
+        .map(|(topic, offset, r)| {
+            let status = match r.stands() {
+                Standing::Retry => Status::Retry,
+                Standing::Ready => Status::Ready,
+                Standing::Leased => Status::Leased,
+            };
+            let rank = (r.place().tier, r.place().value);
+            assert!(r.attempts.len() as u32 >= r.failures.min(2), "{context}");
+            (topic.get(), offset.get(), r.failures, r.redrives, r.due_ms, status, rank)
+        })
+        .collect();
+    assert_eq!(actual, expected, "{context}");
+    let actual: Vec<_> = delivery::dead_letters(kv, id, DeadNumber(0), 999)
+        .unwrap()
+        .into_iter()
+        .map(|(n, d)| {
+            (n.get(), d.topic_id, d.offset, d.reason(), d.failures, d.redrives, d.died_at_ms)
+        })
+        .collect();
+    let expected: Vec<_> = sub
+        .dead
+        .iter()
+        .map(|l| (l.number, l.topic_id, l.offset, l.reason, l.failures, l.redrives, l.died_at))
+        .collect();
+    assert_eq!(actual, expected, "{context}");
+}
+
+/// Everything that may be leased, by fairness key, in the order of rank.
+fn ready(world: &World, sub: &Subscription) -> BTreeMap<String, Vec<Wanted>> {
+    let mut found: BTreeMap<String, Vec<Wanted>> = BTreeMap::new();
+    if sub.pause.is_some() {
+        return found;
+    }
+    for (_, topic) in topics(world, sub) {
+        for (offset, event) in (0..).zip(&topic.events) {
+            let story = sub.story(topic, offset);
+            let free = story.status == Status::Free
+                && event.ready_at <= world.now
+                && !event.cancelled
+                && passes(sub, event);
+            if !(free || story.status == Status::Ready) || !sub.in_turn(topic, offset) {
+                continue;
+            }
+            // What expired is found by its readiness: a tick will bury it.
+            let deadline = event.deadline.filter(|d| *d > world.now);
+            let rank = if free { sub.rank(event, deadline, event.ready_at) } else { story.rank };
+            let wanted = Wanted { rank, topic: topic.id, offset };
+            found.entry(event.flow.clone()).or_default().push(wanted);
+        }
+    }
+    found.values_mut().for_each(|f| f.sort());
+    found
+}
+
+fn picked(found: &Candidates) -> Vec<(u64, u64)> {
+    let of = |p: &crate::model::delivery::Pick| {
+        let topic = p.topic_id;
+        p.ranges.iter().flat_map(|r| r.first..r.end()).map(move |o| (topic, o)).collect::<Vec<_>>()
+    };
+    found.picks.iter().flat_map(of).collect()
+}
+
+fn check_candidates(
+    world: &World,
+    kv: &MemKv,
+    (name, sub): (&str, &Subscription),
+    cursor: &mut Cursor,
+    dice: &mut Dice,
+    context: &str,
+) {
+    let now = UnixMs(world.now);
+    let ready = ready(world, sub);
+    let all: Vec<&Wanted> = ready.values().flatten().collect();
+    for (events, cursor) in [(999, &mut Cursor::default()), (1 + dice.below(5), cursor)] {
+        let found = candidates(kv, name, now, cursor, events).unwrap().unwrap();
+        let picks = picked(&found);
+        check_found(world, sub, &picks, &ready, events, context);
+        if !found.picks.is_empty() {
+            continue;
+        }
+        let retries =
+            all.iter().all(|w| sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing));
+        assert!(all.is_empty() || found.more || retries, "{context}: nothing found of {all:?}");
+    }
+    if dice.below(16) == 0 {
+        check_small_steps(kv, (name, sub), now, &all, dice, context);
+    }
+}
+
+/// Searches that run out of rows go on, and come to everything.
+fn check_small_steps(
+    kv: &MemKv,
+    (name, sub): (&str, &Subscription),
+    now: UnixMs,
+    all: &[&Wanted],
+    dice: &mut Dice,
+    context: &str,
+) {
+    let fresh = |w: &&Wanted| !sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing);
+    let mut left: BTreeSet<_> =
+        all.iter().copied().filter(fresh).map(|w| (w.topic, w.offset)).collect();
+    let mut small = Cursor::default();
+    for _ in 0..500 {
+        let rows = 1 + dice.below(30);
+        let found = candidates_within(kv, name, now, &mut small, 999, rows).unwrap().unwrap();
+        let picks = picked(&found);
+        left.retain(|place| !picks.contains(place));
+        if left.is_empty() || !found.more {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "{context}: {left:?} is never found");
+}
+
+fn check_found(
+    world: &World,
+    sub: &Subscription,
+    picks: &[(u64, u64)],
+    ready: &BTreeMap<String, Vec<Wanted>>,
+    events: u64,
+    context: &str,
+) {
+    assert!(picks.len() as u64 <= events, "{context}");
+    let mut places = BTreeMap::new();
+    for (flow, wanted) in ready {
+        for w in wanted {
+            places.insert((w.topic, w.offset), (flow.as_str(), w));
+        }
+    }
+    let mut last: BTreeMap<&str, &Wanted> = BTreeMap::new();
+    let mut unique = BTreeSet::new();
+    for pick in picks {
+        assert!(unique.insert(pick), "{context}: {pick:?} twice in {picks:?}");
+        let Some((flow, wanted)) = places.get(pick) else {
+            panic!("{context}: {pick:?} is not ready, {ready:?}");
+        };
+        if let Some(before) = last.insert(flow, wanted) {
+            assert!(before < wanted, "{context}: {before:?} before {wanted:?}");
+        }
+    }
+    // Of each fairness key a beginning of its order; retries may be over the budget.
+    for (flow, wanted) in ready {
+        let Some(newest) = last.get(flow.as_str()) else { continue };
+        for w in wanted.iter().filter(|w| w < newest) {
+            let retry = sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failures > 0);
+            let found = unique.contains(&(w.topic, w.offset));
+            assert!(found || retry, "{context}: {w:?} was passed over in {flow:?}: {picks:?}");
+        }
+    }
+    let retries =
+        picks.iter().filter(|p| sub.stories.get(p).is_some_and(|s| s.failures > 0)).count() as u64;
+    assert!(retries <= sub.retries_left(world.now), "{context}: {retries} retries");
+}

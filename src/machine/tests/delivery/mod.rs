@@ -1,0 +1,171 @@
+//! Random commands of delivery against a naive model: the same outcomes, every event in exactly one
+//! place, no retry too early, no inversion of rank, keys in order, and the same state however the
+//! entries are grouped.
+
+mod cases;
+mod checks;
+mod leasing;
+mod model;
+pub(super) mod random;
+mod world;
+
+use std::collections::BTreeMap;
+
+use self::model::World;
+use self::random::Mix;
+use self::world::{Said, said};
+use super::random::Dice;
+use super::{apply, first_seed, sequences};
+use crate::machine::mem::MemKv;
+use crate::machine::schedule::candidates::candidates;
+use crate::machine::schedule::cursor::Cursor;
+use crate::model::command::{CommandBatch, Kind, Lease};
+use crate::model::delivery::PauseReason;
+use crate::model::ids::UnixMs;
+use crate::model::outcome::Outcome;
+
+/// The subscription that a command is about.
+fn subscription_of(kind: &Kind) -> &str {
+    match kind {
+        Kind::CreateSubscription(c) => &c.name,
+        Kind::UpdateSubscription(c) => &c.name,
+        Kind::DeleteSubscription(c) => &c.name,
+        Kind::PauseSubscription(c) => &c.name,
+        Kind::ResumeSubscription(c) => &c.name,
+        Kind::SeekSubscription(c) => &c.name,
+        Kind::Lease(c) => &c.subscription,
+        Kind::Settle(c) => &c.subscription,
+        Kind::RetryNow(c) => &c.subscription,
+        Kind::CancelRetry(c) => &c.subscription,
+        Kind::Redrive(c) => &c.subscription,
+        Kind::PurgeDead(c) => &c.subscription,
+        _ => "",
+    }
+}
+
+/// What a leader would lease now, for one of the subscriptions.
+fn planned_lease(dice: &mut Dice, kv: &MemKv, world: &World) -> Option<Kind> {
+    let names: Vec<_> = world.subscriptions.keys().collect();
+    let name = names.get(dice.below(2) as usize)?.as_str();
+    let events = 1 + dice.below(12);
+    let now = UnixMs(world.now);
+    let found = candidates(kv, name, now, &mut Cursor::default(), events).unwrap()?;
+    Some(Kind::Lease(Lease {
+        subscription: name.to_owned(),
+        revision: found.revision,
+        term: world.term.max(1),
+        consumer: random::CONSUMERS[dice.below(2) as usize].to_owned(),
+        picks: found.picks,
+        skips: found.skips,
+        ..Lease::default()
+    }))
+}
+
+fn compare(expected: &[Said], actual: &[Outcome], context: (u64, &CommandBatch)) {
+    assert_eq!(expected.len(), actual.len(), "{context:#?}");
+    for (expected, actual) in expected.iter().zip(actual) {
+        if let (Said::Exactly(Outcome::Ticked(_)), Outcome::Ticked(ticked)) = (expected, actual) {
+            assert!(!ticked.more, "{context:#?}: a tick that leaves something");
+            continue;
+        }
+        assert_eq!(*expected, said(actual), "{context:#?}: {actual:?}");
+    }
+}
+
+fn run(seed: u64, tally: &mut BTreeMap<String, u64>) {
+    let mut dice = Dice::new(seed);
+    let mix = Mix {
+        special: dice.below(3) > 0,
+        keyed: dice.below(2) == 0,
+        flows: dice.below(3) == 0,
+        gloomy: dice.below(6) == 0,
+    };
+    let (mut world, mut kv) = (World::default(), MemKv::default());
+    let mut cursors = checks::Cursors::default();
+    let (mut entries, mut apart) = (Vec::new(), Vec::new());
+    let mut stamp_ms = 1000;
+    for n in 0..10 + dice.below(40) {
+        let step_ms = if dice.below(4) == 0 { 4000 } else { 400 };
+        stamp_ms += dice.below(3) * (1 + dice.below(step_ms));
+        let mut kinds: Vec<Kind> = Vec::new();
+        if n == 0 {
+            kinds.extend(random::beginning(&mut dice, mix));
+        }
+        if dice.below(4) > 0
+            && let Some(lease) = planned_lease(&mut dice, &kv, &world)
+        {
+            kinds.push(lease);
+        }
+        let mut ahead = world.clone();
+        ahead.now = ahead.now.max(stamp_ms);
+        kinds.extend((0..=dice.below(2)).map(|_| random::command(&mut dice, &ahead, mix)));
+        let entry =
+            CommandBatch { stamp_ms, commands: kinds.into_iter().map(Into::into).collect() };
+        let expected = world.apply(&entry);
+        let outcomes = apply(&mut kv, std::slice::from_ref(&entry), n + 1).remove(0);
+        compare(&expected, &outcomes, (seed, &entry));
+        if dice.below(3) == 0 {
+            let context = format!("seed {seed}, entry {n}");
+            checks::check(&world, &kv, &mut cursors, &mut dice, &context);
+        }
+        apart.push(outcomes);
+        entries.push(entry);
+    }
+    let mut together = MemKv::default();
+    let outcomes = apply(&mut together, &entries, 1);
+    assert_eq!(outcomes, apart, "seed {seed}: outcomes depend on how entries are grouped");
+    assert_eq!(together, kv, "seed {seed}: state depends on how entries are grouped");
+    count(&world, &apart, tally);
+}
+
+/// What happened: a generator that does not come to something tests nothing of it.
+fn count(world: &World, outcomes: &[Vec<Outcome>], tally: &mut BTreeMap<String, u64>) {
+    let mut add = |what: &str, n: u64| *tally.entry(what.to_owned()).or_default() += n;
+    for sub in world.subscriptions.values() {
+        let c = &sub.counters;
+        add("redelivered", c.redelivered);
+        add("acked", c.acked);
+        add("expired", c.expired);
+        add("dropped", c.dropped);
+        add("filtered", c.filtered);
+        add("redriven", c.redriven);
+        add("released", c.released);
+        for letter in &sub.dead {
+            add(letter.reason.as_str(), 1);
+            add("died after a redrive", u64::from(letter.redrives > 0));
+        }
+        let tripped = matches!(sub.pause, Some((PauseReason::Tripped, _)));
+        add("tripped", u64::from(tripped));
+        add("leased at the end", sub.leases.len() as u64);
+    }
+    for outcome in outcomes.iter().flatten() {
+        match outcome {
+            Outcome::Rejected(r) => add(r.reason.as_str(), 1),
+            Outcome::Sought(s) => add("sought", s.redelivered.min(s.skipped)),
+            Outcome::Leased(l) => {
+                add("granted", l.grants.len() as u64);
+                add("expired at the lease", l.dead);
+            }
+            Outcome::Settled(settled) => {
+                let refused = settled.iter().filter(|s| s.refused.is_some());
+                add("refused settlements", refused.count() as u64);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn delivery_does_what_the_naive_model_does() {
+    let first = first_seed();
+    println!("seeds {first} to {}: MHUB_TEST_SEED, MHUB_TEST_SEQUENCES", first + sequences() - 1);
+    let mut tally = BTreeMap::new();
+    for seed in first..first + sequences() {
+        run(seed, &mut tally);
+    }
+    println!("{tally:#?}");
+    if sequences() >= 1000 {
+        let never: Vec<_> = tally.iter().filter(|(_, n)| **n == 0).collect();
+        assert!(never.is_empty(), "the generator never comes to {never:?}");
+    }
+}

@@ -1,0 +1,305 @@
+//! Delivery as plainly as possible: a status per event, vectors and maps, no tables, no ranges.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::machine::delivery::retry;
+use crate::model::command::subscription::{At, Place};
+use crate::model::delivery::{Counters, DeadReason, PauseReason};
+use crate::model::ids::{Offset, SubscriptionId, TopicId};
+use crate::model::rejection::Reason;
+use crate::model::subscription::{DeliveryOrder, PriorityMode, SubscriptionConfig};
+
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) position: u64,
+    pub(super) kind: String,
+    pub(super) key: String,
+    pub(super) priority: u32,
+    pub(super) deadline: Option<u64>,
+    pub(super) ready_at: u64,
+    pub(super) flow: String,
+    pub(super) cancelled: bool,
+    /// A tick saw its deadline pass.
+    pub(super) fired: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Topic {
+    pub(super) id: u64,
+    pub(super) events: Vec<Event>,
+}
+
+/// How an event stands with a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Free,
+    Leased,
+    Retry,
+    Ready,
+    /// Acknowledged, filtered, dead, dropped, or from before the start.
+    Done,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Story {
+    pub(super) status: Status,
+    /// It failed or was redriven, and has not ended since.
+    pub(super) failing: bool,
+    pub(super) failures: u32,
+    pub(super) previous_ms: u64,
+    pub(super) due: u64,
+    pub(super) redrives: u32,
+    /// Tier and value; kept from the first failure, anew at a redrive.
+    pub(super) rank: (u64, u64),
+}
+
+impl Story {
+    pub(super) fn new(status: Status) -> Self {
+        Self {
+            status,
+            failing: false,
+            failures: 0,
+            previous_ms: 0,
+            due: 0,
+            redrives: 0,
+            rank: (0, 0),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct LeaseRow {
+    pub(super) topic: u64,
+    pub(super) events: BTreeSet<u64>,
+    pub(super) consumer: String,
+    pub(super) term: u64,
+    pub(super) expires: u64,
+    pub(super) deadline: u64,
+    /// When a tick looks at it.
+    pub(super) timer: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Letter {
+    pub(super) number: u64,
+    pub(super) topic: String,
+    pub(super) topic_id: u64,
+    pub(super) offset: u64,
+    pub(super) reason: DeadReason,
+    pub(super) failures: u32,
+    pub(super) redrives: u32,
+    pub(super) died_at: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    pub(super) id: u64,
+    pub(super) config: SubscriptionConfig,
+    pub(super) revision: u64,
+    pub(super) start: u64,
+    pub(super) pause: Option<(PauseReason, u64)>,
+    pub(super) stories: BTreeMap<(u64, u64), Story>,
+    pub(super) leases: BTreeMap<u64, LeaseRow>,
+    pub(super) dead: Vec<Letter>,
+    pub(super) counters: Counters,
+    pub(super) last_lease: u64,
+    pub(super) last_dead: u64,
+    /// (when, is a retry).
+    pub(super) deliveries: Vec<(u64, bool)>,
+    /// (when, is dead).
+    pub(super) outcomes: Vec<(u64, bool)>,
+    /// Outcomes before the command that is being done: a resumption forgets these.
+    pub(super) outcomes_before: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct World {
+    pub(super) now: u64,
+    pub(super) term: u64,
+    pub(super) grace_until: u64,
+    pub(super) last_topic: u64,
+    pub(super) last_subscription: u64,
+    pub(super) next_position: u64,
+    pub(super) feed: bool,
+    /// When each position was recorded.
+    pub(super) recorded: Vec<u64>,
+    pub(super) topics: BTreeMap<String, Topic>,
+    pub(super) subscriptions: BTreeMap<String, Subscription>,
+}
+
+impl World {
+    pub(super) fn report(&mut self) {
+        if !self.feed {
+            self.feed = true;
+            self.last_topic += 1;
+        }
+        self.next_position += 1;
+        self.recorded.push(self.now);
+    }
+
+    pub(super) fn place(
+        &self,
+        place: &Place,
+        pattern: &str,
+    ) -> Result<(u64, Option<(u64, u64)>), Reason> {
+        let end = self.next_position;
+        match place.at {
+            None | Some(At::End(_)) => Ok((end, None)),
+            Some(At::Start(_)) => Ok((0, None)),
+            Some(At::Position(p)) => Ok((p.min(end), None)),
+            Some(At::TimeMs(instant)) => {
+                let later = self.recorded.iter().position(|at| *at >= instant);
+                Ok((later.map_or(end, |p| p as u64), None))
+            }
+            Some(At::Offset(_)) if pattern.contains(['*', '>']) => Err(Reason::InvalidRequest),
+            Some(At::Offset(offset)) => match self.topics.get(pattern) {
+                None => Err(Reason::TopicNotFound),
+                Some(t) => Ok((end, Some((t.id, offset.min(t.events.len() as u64))))),
+            },
+        }
+    }
+}
+
+impl Subscription {
+    pub(super) fn by_key(&self) -> bool {
+        self.config.order() == DeliveryOrder::ByKey
+    }
+
+    /// How an event stands; what was never touched follows from the start.
+    pub(super) fn story(&self, topic: &Topic, offset: u64) -> Story {
+        self.stories.get(&(topic.id, offset)).cloned().unwrap_or_else(|| {
+            let before = topic.events[offset as usize].position < self.start;
+            Story::new(if before { Status::Done } else { Status::Free })
+        })
+    }
+
+    pub(super) fn set(&mut self, topic: &Topic, offset: u64, story: Story) {
+        self.stories.insert((topic.id, offset), story);
+    }
+
+    pub(super) fn rank(&self, event: &Event, deadline: Option<u64>, ready_at: u64) -> (u64, u64) {
+        let tier = match self.config.priority_mode() {
+            PriorityMode::Rank => 0,
+            PriorityMode::Strict => u64::from(9 - event.priority),
+        };
+        let by_wait = ready_at + self.config.base_wait_ms / 2_u64.pow(event.priority);
+        let by_deadline = deadline.map(|d| d.saturating_sub(self.config.slack_ms));
+        (tier, by_deadline.map_or(by_wait, |d| d.min(by_wait)))
+    }
+
+    pub(super) fn in_turn(&self, topic: &Topic, offset: u64) -> bool {
+        let key = &topic.events[offset as usize].key;
+        if !self.by_key() || key.is_empty() {
+            return true;
+        }
+        let before = (0..offset).rev().find(|o| topic.events[*o as usize].key == *key);
+        before.is_none_or(|o| self.story(topic, o).status == Status::Done)
+    }
+
+    pub(super) fn in_flight(&self, consumer: Option<&str>) -> u64 {
+        let of = |l: &&LeaseRow| consumer.is_none_or(|c| l.consumer == c);
+        self.leases.values().filter(of).map(|l| l.events.len() as u64).sum()
+    }
+
+    pub(super) fn retries_left(&self, now: u64) -> u64 {
+        let count = |second: u64, retry: bool| {
+            let within = |(at, r): &&(u64, bool)| at / 1000 == second && *r == retry;
+            self.deliveries.iter().filter(within).count() as u64
+        };
+        let second = now / 1000;
+        let before = if second == 0 { 0 } else { count(second - 1, false) };
+        let share = count(second, false).max(before) * u64::from(self.config.retry.budget_percent);
+        (share / 100)
+            .max(self.config.retry.budget_min_per_s.into())
+            .saturating_sub(count(second, true))
+    }
+
+    pub(super) fn bury(
+        &mut self,
+        name: &str,
+        topic: &Topic,
+        offset: u64,
+        reason: DeadReason,
+        now: u64,
+    ) {
+        let story = self.story(topic, offset);
+        self.outcomes.push((now, true));
+        self.set(topic, offset, Story::new(Status::Done));
+        if self.config.dead_letters.disabled {
+            self.counters.dropped += 1;
+            return;
+        }
+        self.last_dead += 1;
+        self.counters.dead += 1;
+        self.dead.push(Letter {
+            number: self.last_dead,
+            topic: name.to_owned(),
+            topic_id: topic.id,
+            offset,
+            reason,
+            failures: story.failures,
+            redrives: story.redrives,
+            died_at: now,
+        });
+    }
+
+    /// `cause`: the reason of a nack with its `retry_after`; `None`: rejected.
+    pub(super) fn fail(
+        &mut self,
+        (name, topic): (&str, &Topic),
+        offset: u64,
+        cause: Option<(&str, Option<u64>)>,
+        now: u64,
+    ) {
+        let event = &topic.events[offset as usize];
+        let mut story = self.story(topic, offset);
+        if !story.failing {
+            story.rank = self.rank(event, event.deadline, event.ready_at);
+        }
+        story.failing = true;
+        story.failures += 1;
+        let policy = self.config.retry.clone();
+        let delay = retry::delay_ms(
+            &policy,
+            &retry::Failure {
+                topic: TopicId(topic.id),
+                offset: Offset(offset),
+                subscription: SubscriptionId(self.id),
+                number: story.failures,
+                previous_ms: story.previous_ms,
+            },
+        );
+        let deadline = event.deadline.filter(|_| story.redrives == 0);
+        let dead = match cause {
+            None => Some(DeadReason::Rejected),
+            Some((reason, _)) if policy.non_retryable_reasons.iter().any(|r| r == reason) => {
+                Some(DeadReason::NonRetryable)
+            }
+            _ if policy.max_attempts > 0 && story.failures >= policy.max_attempts => {
+                Some(DeadReason::MaxAttempts)
+            }
+            Some((_, after)) => {
+                story.due = now + after.unwrap_or(delay);
+                deadline.filter(|d| story.due >= *d).map(|_| DeadReason::DeadlineUnreachable)
+            }
+        };
+        story.previous_ms = delay;
+        story.status = Status::Retry;
+        self.set(topic, offset, story);
+        if let Some(reason) = dead {
+            self.bury(name, topic, offset, reason, now);
+        }
+    }
+
+    /// Whether the breaker trips.
+    pub(super) fn trips(&self, now: u64) -> bool {
+        let slot = now / 1000;
+        let lately: Vec<_> = self.outcomes.iter().filter(|(at, _)| at / 1000 + 10 > slot).collect();
+        let dead = lately.iter().filter(|(_, dead)| *dead).count();
+        lately.len() >= 20 && dead * 2 > lately.len() && !self.config.dead_letters.trip_disabled
+    }
+}
+
+pub(super) fn topic_of(topics: &BTreeMap<String, Topic>, id: u64) -> Option<(&str, &Topic)> {
+    topics.iter().find(|(_, t)| t.id == id).map(|(name, t)| (name.as_str(), t))
+}

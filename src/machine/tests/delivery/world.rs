@@ -1,0 +1,468 @@
+//! Commands over the naive model.
+
+use std::collections::BTreeMap;
+
+use super::leasing::{ends_at, lease, settle};
+use super::model::{Event, LeaseRow, Status, Story, Subscription, Topic, World, topic_of};
+use crate::machine::tests::delivery::random::TestEvent;
+use crate::model::command::{CommandBatch, CreateSubscription, Kind, Publish, Redrive};
+use crate::model::delivery::{Counters, DeadReason, Moved, PauseReason, Sought, Ticked};
+use crate::model::event_run;
+use crate::model::ids::{DeadNumber, Position};
+use crate::model::outcome::Outcome;
+use crate::model::pattern::TopicPattern;
+use crate::model::ranges::OffsetRange;
+use crate::model::rejection::Reason;
+
+/// What the model says of an outcome: all that matters of it.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    Exactly(Outcome),
+    Refused(Reason),
+    /// The topic, or the subscription with its revision and whether it is paused.
+    Topic(u64),
+    Subscription(u64, u64, bool),
+    Published(u64, u32),
+}
+
+pub(super) fn said(outcome: &Outcome) -> Said {
+    match outcome {
+        Outcome::Rejected(r) => Said::Refused(r.reason),
+        Outcome::Topic(t) => Said::Topic(t.id.get()),
+        Outcome::Subscription(s) => Said::Subscription(s.id.get(), s.revision, s.pause.is_some()),
+        Outcome::Published(p) => Said::Published(p.first_offset.get(), p.count),
+        other => Said::Exactly(other.clone()),
+    }
+}
+
+pub(super) fn matches(pattern: &str, topic: &str) -> bool {
+    TopicPattern::from_checked(pattern).matches(topic)
+}
+
+pub(super) fn passes(sub: &Subscription, event: &Event) -> bool {
+    sub.config.filter.is_none() || event.kind == "a"
+}
+
+impl World {
+    pub(super) fn apply(&mut self, entry: &CommandBatch) -> Vec<Said> {
+        self.now = self.now.max(entry.stamp_ms);
+        entry.commands.iter().map(|c| self.command(c.kind.clone().unwrap())).collect()
+    }
+
+    fn command(&mut self, kind: Kind) -> Said {
+        self.subscriptions.values_mut().for_each(|s| s.outcomes_before = s.outcomes.len());
+        match self.done(kind) {
+            Ok(said) => said,
+            Err(reason) => Said::Refused(reason),
+        }
+    }
+
+    fn done(&mut self, kind: Kind) -> Result<Said, Reason> {
+        match kind {
+            Kind::CreateTopic(c) => {
+                if self.topics.contains_key(&c.name) {
+                    return Err(Reason::TopicExists);
+                }
+                self.last_topic += 1;
+                let topic = Topic { id: self.last_topic, events: Vec::new() };
+                self.topics.insert(c.name, topic);
+                Ok(Said::Topic(self.last_topic))
+            }
+            Kind::DeleteTopic(c) => {
+                let topic = self.topics.remove(&c.name).ok_or(Reason::TopicNotFound)?;
+                for sub in self.subscriptions.values_mut() {
+                    sub.stories.retain(|(t, _), _| *t != topic.id);
+                    sub.leases.retain(|_, l| l.topic != topic.id);
+                }
+                Ok(Said::Exactly(Outcome::Done))
+            }
+            Kind::Publish(c) => self.publish(&c),
+            Kind::CreateSubscription(c) => self.create(c),
+            Kind::NewLeader(c) => {
+                if c.term > self.term {
+                    self.term = c.term;
+                    self.grace_until = self.grace_until.max(self.now + c.grace_ms);
+                }
+                Ok(Said::Exactly(Outcome::Done))
+            }
+            Kind::Tick(_) => Ok(self.tick()),
+            Kind::CancelEvent(c) => {
+                let topic = self.topics.get_mut(&c.topic).ok_or(Reason::TopicNotFound)?;
+                let event = topic.events.get_mut(c.offset as usize).ok_or(Reason::EventNotFound)?;
+                if !event.cancelled && event.ready_at <= self.now {
+                    return Err(Reason::NotScheduled);
+                }
+                event.cancelled = true;
+                Ok(Said::Exactly(Outcome::Done))
+            }
+            kind => self.of_subscription(kind),
+        }
+    }
+
+    fn publish(&mut self, c: &Publish) -> Result<Said, Reason> {
+        let (now, next) = (self.now, &mut self.next_position);
+        let topic = self.topics.get_mut(&c.topic).ok_or(Reason::TopicNotFound)?;
+        let first = topic.events.len() as u64;
+        for encoded in event_run::iter(&c.events) {
+            let event = <TestEvent as prost::Message>::decode(encoded.unwrap()).unwrap();
+            topic.events.push(Event {
+                position: *next,
+                priority: event.priority.unwrap_or(4),
+                deadline: event.deadline.as_ref().map(|t| t.ms()),
+                ready_at: event.deliver_at.as_ref().map_or(now, |t| t.ms().max(now)),
+                kind: event.kind,
+                key: event.key,
+                flow: event.flow,
+                cancelled: false,
+                fired: false,
+            });
+            *next += 1;
+            self.recorded.push(now);
+        }
+        Ok(Said::Published(first, c.count))
+    }
+
+    fn create(&mut self, c: CreateSubscription) -> Result<Said, Reason> {
+        if self.subscriptions.contains_key(&c.name) {
+            return Err(Reason::SubscriptionExists);
+        }
+        let (start, offset) = self.place(&c.start, &c.config.pattern)?;
+        self.last_subscription += 1;
+        let mut sub = Subscription {
+            id: self.last_subscription,
+            config: c.config,
+            revision: 1,
+            start,
+            pause: None,
+            stories: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            dead: Vec::new(),
+            counters: Counters::default(),
+            last_lease: 0,
+            last_dead: 0,
+            deliveries: Vec::new(),
+            outcomes: Vec::new(),
+            outcomes_before: 0,
+        };
+        start_at(&mut sub, &self.topics, offset);
+        self.subscriptions.insert(c.name, sub);
+        Ok(Said::Subscription(self.last_subscription, 1, false))
+    }
+
+    fn of_subscription(&mut self, kind: Kind) -> Result<Said, Reason> {
+        let name = super::subscription_of(&kind).to_owned();
+        let mut sub = self.subscriptions.remove(&name).ok_or(Reason::SubscriptionNotFound)?;
+        let (dead_before, keep) = (dead_count(&sub), !matches!(kind, Kind::DeleteSubscription(_)));
+        let said = self.with(&mut sub, kind);
+        self.finish(&mut sub, dead_before);
+        if keep {
+            self.subscriptions.insert(name, sub);
+        }
+        said
+    }
+
+    /// What every command ends with: a word about the dead, and the breaker.
+    fn finish(&mut self, sub: &mut Subscription, dead_before: usize) {
+        if dead_count(sub) > dead_before {
+            self.report();
+            if sub.pause.is_none() && sub.trips(self.now) {
+                let wait = sub.config.dead_letters.trip_resume_ms;
+                let at = if wait > 0 { self.now + wait } else { 0 };
+                sub.pause = Some((PauseReason::Tripped, at));
+                self.report();
+            }
+        }
+    }
+
+    fn with(&mut self, sub: &mut Subscription, kind: Kind) -> Result<Said, Reason> {
+        let now = self.now;
+        match kind {
+            Kind::UpdateSubscription(c) => {
+                if c.if_revision != 0 && c.if_revision != sub.revision {
+                    return Err(Reason::RevisionMismatch);
+                }
+                sub.config = c.patch.onto(&sub.config);
+                sub.revision += 1;
+                Ok(Said::Subscription(sub.id, sub.revision, sub.pause.is_some()))
+            }
+            Kind::DeleteSubscription(_) => {
+                self.report();
+                Ok(Said::Exactly(Outcome::Done))
+            }
+            Kind::PauseSubscription(c) => {
+                self.report();
+                sub.pause = Some((PauseReason::Requested, c.resume_at_ms));
+                Ok(Said::Subscription(sub.id, sub.revision, true))
+            }
+            Kind::ResumeSubscription(_) => {
+                self.resume(sub);
+                Ok(Said::Subscription(sub.id, sub.revision, false))
+            }
+            Kind::SeekSubscription(c) => {
+                let (start, offset) = self.place(&c.to, &sub.config.pattern)?;
+                let sought = self.seek(sub, start, offset);
+                Ok(Said::Exactly(Outcome::Sought(sought)))
+            }
+            Kind::Lease(c) => {
+                if sub.pause.is_some() {
+                    return Err(Reason::SubscriptionPaused);
+                }
+                if c.revision != sub.revision {
+                    return Err(Reason::RevisionMismatch);
+                }
+                if c.term < self.term {
+                    return Err(Reason::NotLeader);
+                }
+                let pattern = sub.config.pattern.clone();
+                let leased = lease(sub, &self.topics, now, &c, |topic| matches(&pattern, topic));
+                Ok(Said::Exactly(Outcome::Leased(leased)))
+            }
+            Kind::Settle(c) => {
+                let times = (now, self.term, self.grace_until);
+                Ok(Said::Exactly(Outcome::Settled(settle(sub, &self.topics, times, &c))))
+            }
+            Kind::RetryNow(c) => Ok(self.moved(sub, c.topic_id, &c.ranges, false)),
+            Kind::CancelRetry(c) => Ok(self.moved(sub, c.topic_id, &c.ranges, true)),
+            Kind::Redrive(c) => self.redrive(sub, &c),
+            Kind::PurgeDead(c) => {
+                let before = sub.dead.len();
+                let gone = |n: u64| {
+                    if c.numbers.is_empty() { n <= c.up_to } else { c.numbers.contains(&n) }
+                };
+                sub.dead.retain(|letter| !gone(letter.number));
+                let count = (before - sub.dead.len()) as u64;
+                if count == 0 && !c.numbers.is_empty() {
+                    return Err(Reason::DeadLetterNotFound);
+                }
+                Ok(Said::Exactly(Outcome::Moved(Moved { count, ..Moved::default() })))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn resume(&mut self, sub: &mut Subscription) {
+        if sub.pause.take().is_some() {
+            // A command's own outcomes count once it is done.
+            sub.outcomes.drain(..sub.outcomes_before);
+            sub.outcomes_before = 0;
+            self.report();
+        }
+    }
+
+    fn seek(&mut self, sub: &mut Subscription, start: u64, offset: Option<(u64, u64)>) -> Sought {
+        let mut sought = Sought { start: Position(start), ..Sought::default() };
+        let old = sub.clone();
+        sub.stories.clear();
+        sub.leases.clear();
+        sub.start = start;
+        sub.revision += 1;
+        start_at(sub, &self.topics, offset);
+        for (name, topic) in &self.topics {
+            if !matches(&sub.config.pattern, name) {
+                continue;
+            }
+            for offset in 0..topic.events.len() as u64 {
+                let was = old.story(topic, offset).status == Status::Done;
+                let is = sub.story(topic, offset).status == Status::Done;
+                sought.redelivered += u64::from(was && !is);
+                sought.skipped += u64::from(!was && is);
+            }
+        }
+        self.report();
+        sought
+    }
+
+    fn moved(
+        &mut self,
+        sub: &mut Subscription,
+        topic_id: u64,
+        ranges: &[OffsetRange],
+        cancel: bool,
+    ) -> Said {
+        let mut moved = Moved::default();
+        if let Some((name, topic)) = topic_of(&self.topics, topic_id) {
+            for offset in 0..topic.events.len() as u64 {
+                let story = sub.story(topic, offset);
+                let named = ranges.is_empty()
+                    || ranges.iter().any(|r| (r.first..r.end()).contains(&offset));
+                if !named || !story.failing {
+                    continue;
+                }
+                match story.status {
+                    Status::Retry | Status::Ready if cancel => {
+                        sub.bury(name, topic, offset, DeadReason::Rejected, self.now);
+                        moved.count += 1;
+                    }
+                    Status::Retry => {
+                        let due = self.now;
+                        sub.set(topic, offset, Story { status: Status::Ready, due, ..story });
+                        moved.count += 1;
+                    }
+                    _ => moved.left += 1,
+                }
+            }
+        }
+        Said::Exactly(Outcome::Moved(moved))
+    }
+
+    fn redrive(&mut self, sub: &mut Subscription, c: &Redrive) -> Result<Said, Reason> {
+        let wanted = |n: u64| {
+            if c.numbers.is_empty() { n > c.after } else { c.numbers.contains(&n) }
+        };
+        let mut letters: Vec<_> = sub.dead.iter().filter(|l| wanted(l.number)).cloned().collect();
+        if letters.is_empty() && !c.numbers.is_empty() {
+            return Err(Reason::DeadLetterNotFound);
+        }
+        let mut moved = Moved::default();
+        let limit = if c.limit == 0 { 1024 } else { c.limit as usize };
+        if c.numbers.is_empty() && letters.len() > limit {
+            letters.truncate(limit);
+            moved.next = letters.last().map(|l| DeadNumber(l.number));
+        }
+        if !c.numbers.is_empty() {
+            // Names are cut off at the limit, the ones that are there or not.
+            let first: Vec<u64> = c.numbers.iter().take(limit).copied().collect();
+            letters.retain(|l| first.contains(&l.number));
+            if letters.is_empty() {
+                return Err(Reason::DeadLetterNotFound);
+            }
+        }
+        for letter in letters {
+            let topic = self.topics.get(&letter.topic).filter(|t| t.id == letter.topic_id);
+            let Some(topic) = topic.filter(|t| sub.story(t, letter.offset).status == Status::Done)
+            else {
+                moved.left += 1;
+                continue;
+            };
+            let event = &topic.events[letter.offset as usize];
+            let story = Story {
+                failing: true,
+                redrives: letter.redrives + 1,
+                due: self.now,
+                rank: sub.rank(event, None, self.now),
+                ..Story::new(Status::Ready)
+            };
+            sub.set(topic, letter.offset, story);
+            sub.dead.retain(|l| l.number != letter.number);
+            moved.count += 1;
+        }
+        sub.counters.redriven += moved.count;
+        Ok(Said::Exactly(Outcome::Moved(moved)))
+    }
+
+    fn tick(&mut self) -> Said {
+        let (now, mut due) = (self.now, Vec::new());
+        for sub in self.subscriptions.values() {
+            due.extend(sub.leases.iter().map(|(id, l)| (l.timer, 1, sub.id, *id, 0)));
+            let retries = sub.stories.iter().filter(|(_, s)| s.status == Status::Retry);
+            due.extend(retries.map(|((t, o), s)| (s.due, 2, sub.id, *t, *o)));
+            if let Some((_, at)) = sub.pause.filter(|(_, at)| *at > 0) {
+                due.push((at, 3, sub.id, 0, 0));
+            }
+            let kept = sub.config.dead_letters.retention_ms;
+            due.extend(sub.dead.iter().map(|l| (l.died_at + kept, 5, sub.id, l.number, 0)));
+        }
+        for topic in self.topics.values() {
+            for (offset, event) in (0..).zip(&topic.events) {
+                if let Some(at) = event.deadline.filter(|_| !event.cancelled && !event.fired) {
+                    due.push((at, 4, topic.id, offset, 0));
+                }
+            }
+        }
+        due.retain(|(at, ..)| *at <= now);
+        due.sort_unstable();
+        let before: BTreeMap<String, usize> =
+            self.subscriptions.iter().map(|(n, s)| (n.clone(), dead_count(s))).collect();
+        let mut expired = BTreeMap::new();
+        for (_, kind, a, b, c) in due {
+            self.fire((kind, a, b, c), &mut expired);
+        }
+        for name in before.keys() {
+            let mut sub = self.subscriptions.remove(name).unwrap();
+            if expired.contains_key(&sub.id) {
+                self.report();
+            }
+            self.finish(&mut sub, before[name]);
+            self.subscriptions.insert(name.clone(), sub);
+        }
+        Said::Exactly(Outcome::Ticked(Ticked::default()))
+    }
+
+    fn fire(&mut self, (kind, a, b, c): (u8, u64, u64, u64), expired: &mut BTreeMap<u64, ()>) {
+        let now = self.now;
+        if kind == 4 {
+            return self.deadline(a, b);
+        }
+        let found = self.subscriptions.iter().find(|(_, s)| s.id == a);
+        let name = found.map(|(name, _)| name.clone()).unwrap();
+        let mut sub = self.subscriptions.remove(&name).unwrap();
+        match kind {
+            1 => self.expire(&mut sub, b, expired),
+            2 => {
+                let (_, topic) = topic_of(&self.topics, b).unwrap();
+                let story = sub.story(topic, c);
+                sub.set(topic, c, Story { status: Status::Ready, ..story });
+            }
+            3 => self.resume(&mut sub),
+            _ => {
+                let kept = sub.config.dead_letters.retention_ms;
+                sub.dead.retain(|l| l.number != b || l.died_at + kept > now);
+            }
+        }
+        self.subscriptions.insert(name, sub);
+    }
+
+    fn expire(&mut self, sub: &mut Subscription, id: u64, expired: &mut BTreeMap<u64, ()>) {
+        let lease: LeaseRow = sub.leases[&id].clone();
+        let ends = ends_at(&lease, self.term, self.grace_until);
+        if ends > self.now {
+            sub.leases.insert(id, LeaseRow { timer: ends, ..lease });
+            return;
+        }
+        let place = topic_of(&self.topics, lease.topic).unwrap();
+        for offset in &lease.events {
+            sub.counters.expired += 1;
+            sub.fail(place, *offset, Some(("LEASE_EXPIRED", None)), self.now);
+        }
+        sub.leases.remove(&id);
+        expired.insert(sub.id, ());
+    }
+
+    fn deadline(&mut self, topic_id: u64, offset: u64) {
+        let now = self.now;
+        let Some(name) = topic_of(&self.topics, topic_id).map(|(name, _)| name.to_owned()) else {
+            return;
+        };
+        self.topics.get_mut(&name).unwrap().events[offset as usize].fired = true;
+        let topic = self.topics[&name].clone();
+        for sub in self.subscriptions.values_mut() {
+            if !matches(&sub.config.pattern, &name) {
+                continue;
+            }
+            let story = sub.story(&topic, offset);
+            let waits = matches!(story.status, Status::Free | Status::Retry | Status::Ready);
+            if !waits || story.redrives > 0 {
+                continue;
+            }
+            if !story.failing && !passes(sub, &topic.events[offset as usize]) {
+                sub.set(&topic, offset, Story::new(Status::Done));
+                sub.counters.filtered += 1;
+            } else {
+                sub.bury(&name, &topic, offset, DeadReason::Expired, now);
+            }
+        }
+    }
+}
+
+fn dead_count(sub: &Subscription) -> usize {
+    (sub.counters.dead + sub.counters.dropped) as usize
+}
+
+fn start_at(sub: &mut Subscription, topics: &BTreeMap<String, Topic>, offset: Option<(u64, u64)>) {
+    let Some((topic_id, first)) = offset else { return };
+    let Some((_, topic)) = topic_of(topics, topic_id) else { return };
+    for offset in 0..topic.events.len() as u64 {
+        let status = if offset < first { Status::Done } else { Status::Free };
+        sub.set(topic, offset, Story::new(status));
+    }
+}

@@ -55,7 +55,7 @@ pub type Retry = (TopicId, Offset, FailureRecord);
 /// Failed events of a subscription from a place on, the place included.
 ///
 /// # Errors
-/// See [`leases`].
+/// See [`leases()`].
 pub fn retries(
     kv: &impl Kv,
     subscription: SubscriptionId,
@@ -78,7 +78,7 @@ pub fn retries(
 /// Dead letters of a subscription after one, the oldest first.
 ///
 /// # Errors
-/// See [`leases`].
+/// See [`leases()`].
 pub fn dead_letters(
     kv: &impl Kv,
     subscription: SubscriptionId,
@@ -101,7 +101,7 @@ pub fn dead_letters(
 /// When the next timer is due.
 ///
 /// # Errors
-/// See [`leases`].
+/// See [`leases()`].
 pub fn next_due(kv: &impl Kv) -> Result<Option<UnixMs>, Fault> {
     let mut next = None;
     kv.scan(Table::Timers, &[], &END, Order::Ascending, &mut |row, _| {

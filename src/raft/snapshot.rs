@@ -104,8 +104,6 @@ pub(super) struct Snapshots {
 struct Inner {
     root: PathBuf,
     current: Mutex<Option<SnapshotHandle>>,
-    /// Tells apart directories that this process makes.
-    made: AtomicU64,
     /// Held while the state is flushed, copied or replaced: what is replaced must not be written.
     turn: Mutex<()>,
     /// How often the state was replaced.
@@ -126,8 +124,8 @@ impl Snapshots {
             }))
         });
         let current = Mutex::new(current);
-        let (made, installs) = (AtomicU64::new(0), AtomicU64::new(0));
-        let inner = Inner { root, current, made, turn: Mutex::default(), installs, fatal };
+        let installs = AtomicU64::new(0);
+        let inner = Inner { root, current, turn: Mutex::default(), installs, fatal };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -162,9 +160,10 @@ impl Snapshots {
         SnapshotBuilder { snapshots: self.clone(), state }
     }
 
+    /// A new name. Process ids and counters come again after a restart, and what they named may
+    /// still be there.
     fn path(&self, kind: &str) -> PathBuf {
-        let number = self.inner.made.fetch_add(1, Ordering::Relaxed);
-        self.inner.root.join(format!("{kind}{}-{number}", std::process::id()))
+        self.inner.root.join(format!("{kind}{}", uuid::Uuid::new_v4()))
     }
 
     fn handle(&self, dir: PathBuf, manifest: SnapshotManifest) -> SnapshotHandle {

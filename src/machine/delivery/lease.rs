@@ -59,9 +59,7 @@ fn check<K: Kv>(machine: &Machine<'_, K>, work: &Work, command: &Lease) -> Resul
     if work.state.pause.is_some() {
         return Err(Rejection::new(
             Reason::SubscriptionPaused,
-            format!(
-                "subscription {name} is paused; resume it with: mhub subscription resume {name}"
-            ),
+            format!("subscription {name} is paused; resume it with: mhub sub resume {name}"),
         )
         .with("subscription", name));
     }

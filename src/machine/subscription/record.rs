@@ -88,9 +88,7 @@ pub fn get(kv: &impl Kv, name: &str) -> Result<Option<SubscriptionRecord>, Fault
 pub fn not_found(name: &str) -> Rejection {
     Rejection::new(
         Reason::SubscriptionNotFound,
-        format!(
-            "subscription {name} does not exist; create it with: mhub subscription create {name}"
-        ),
+        format!("subscription {name} does not exist; create it with: mhub sub create {name}"),
     )
     .with("subscription", name)
 }

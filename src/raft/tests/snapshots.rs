@@ -78,6 +78,20 @@ async fn a_node_that_was_away_for_long_gets_a_snapshot_and_keeps_it_over_a_resta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn snapshots_of_an_earlier_life_are_not_in_the_way() {
+    let mut cluster = Cluster::of_one(Upkeep::default()).await;
+    // All lives of this node have one process id, as they have in a container.
+    for round in 1..=3 {
+        cluster.nodes[0].publish("t", 1).await;
+        let (index, _) = cluster.nodes[0].raft().snapshot(PATIENCE).await.unwrap();
+        assert!(index >= cluster.nodes[0].status().applied_index, "round {round}");
+        cluster.nodes[0].stop().await;
+        cluster.nodes[0].start(Some(CLUSTER)).await;
+        cluster.leader().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_removes_itself_hands_over_first() {
     let cluster = Cluster::of_three(Upkeep::default()).await;
     let leader = cluster.leader().await;

@@ -12,10 +12,11 @@ use super::overlay::Overlay;
 use super::producers::{self, ProducerRecord};
 use super::record::{Kind as RecordKind, decode_message, encode_message};
 use super::topic::batch::OpenBatch;
+use super::topic::heads::Heads;
 use super::topic::record::TopicRecord;
 use super::{delivery, housekeeping, nodes, quota, schedule, subscription, topic};
 use crate::model::command::{Command, CommandBatch, Kind};
-use crate::model::ids::{LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
+use crate::model::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::outcome::{Effect, Outcome};
 
 /// The key of the one row of [`Table::Meta`].
@@ -91,6 +92,7 @@ pub struct Machine<'k, K> {
     topics: BTreeMap<String, Cached<Option<TopicRecord>>>,
     producers: BTreeMap<String, Cached<Option<ProducerRecord>>>,
     open: Option<OpenBatch>,
+    heads: Heads,
     wakes: BTreeSet<SubscriptionId>,
     appended: BTreeSet<TopicId>,
     reports: Vec<(String, Report)>,
@@ -108,8 +110,17 @@ impl<'k, K: Kv> Machine<'k, K> {
     /// # Errors
     /// When the store fails or is corrupt.
     pub fn load(kv: &'k K) -> Result<Self, Fault> {
+        Self::load_with(kv, Heads::default())
+    }
+
+    /// The same with what [`Machine::finish`] gave back, of this state or another.
+    ///
+    /// # Errors
+    /// When the store fails or is corrupt.
+    pub fn load_with(kv: &'k K, heads: Heads) -> Result<Self, Fault> {
         let meta = Meta::load(kv)?;
         Ok(Self {
+            heads: heads.at(Position(meta.next_position)),
             overlay: Overlay::new(kv),
             stored_meta: meta.clone(),
             meta,
@@ -209,13 +220,34 @@ impl<'k, K: Kv> Machine<'k, K> {
 
     /// Everything that was applied, as one batch; ranges first.
     #[must_use]
-    pub fn into_writes(mut self) -> Vec<Write> {
+    pub fn into_writes(self) -> Vec<Write> {
+        self.finish().0
+    }
+
+    /// Everything that was applied, and what is worth keeping in memory for what comes next.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<Write>, Heads) {
         self.settle();
         if self.meta != self.stored_meta {
             let row = encode_message(RecordKind::Meta, &self.meta);
             self.overlay.put(Table::Meta, META_KEY.to_vec(), row);
         }
-        self.overlay.into_writes()
+        let heads = self.heads.keep(Position(self.meta.next_position));
+        (self.overlay.into_writes(), heads)
+    }
+
+    /// A key's version; 0 when no event has it.
+    pub(crate) fn key_version(&mut self, topic: TopicId, key: &str) -> Result<KeyVersion, Fault> {
+        self.heads.get(&self.overlay, topic, key)
+    }
+
+    /// Counts a key up, which gives its new version; to be written by the caller.
+    pub(crate) fn next_key_version(
+        &mut self,
+        topic: TopicId,
+        key: &str,
+    ) -> Result<KeyVersion, Fault> {
+        self.heads.advance(&self.overlay, topic, key)
     }
 
     /// The time of the entry that is being applied.

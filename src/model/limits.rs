@@ -49,6 +49,9 @@ pub const PRIORITY_MAX: u32 = 9;
 /// How far ahead `deliver_at` may lie: 365 days, in milliseconds.
 pub const DELIVER_AT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 
+/// Versions of keys that are kept in memory between batches of writes.
+pub const KEY_HEADS_KEPT: usize = 1 << 15;
+
 /// Bytes of a producer's id.
 pub const PRODUCER_ID_BYTES_MAX: usize = 64;
 /// Answers that the hub keeps per producer: how far apart calls may arrive.

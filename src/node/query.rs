@@ -14,7 +14,7 @@ use crate::model::outcome::TopicInfo;
 use crate::model::rejection::{Reason, Rejection};
 use crate::raft::ReadError;
 use crate::runtime::tasks;
-use crate::store::state::StateDb;
+use crate::store::state::Tables;
 
 /// How fresh a read has to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Node {
     /// the files away under it: then it reads the new state. Any other fault stops the node.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        reader: impl Fn(&StateDb) -> Result<T, Fault> + Send + Sync + 'static,
+        reader: impl Fn(&Tables<'_>) -> Result<T, Fault> + Send + Sync + 'static,
     ) -> Result<T, Rejection> {
         let stopping =
             || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
@@ -103,7 +103,8 @@ impl Node {
         let raft = self.raft.clone();
         let work = tasks::spawn_blocking("read", move || {
             let _permit = permit;
-            reader(&raft.state()).or_else(|_| reader(&raft.state()))
+            let now = || reader(&raft.state().tables());
+            now().or_else(|_| now())
         });
         work.await.map_err(|_| stopping())?.map_err(|fault| {
             self.fatal.fail(format!("read state: {fault}"));

@@ -19,6 +19,7 @@ use super::snapshot::Snapshots;
 use super::types::{Entry, LogId, Reply, StoredMembership, TypeConfig};
 use super::verify;
 use crate::machine::apply::Machine;
+use crate::machine::topic::heads::Heads;
 use crate::machine::{Fault, query};
 use crate::model::ids::{LogIndex, Position};
 use crate::model::outcome::{Effect, Outcome};
@@ -78,7 +79,7 @@ impl Applier {
     ) -> io::Result<Self> {
         // The caller has at most one round written while it gathers the next.
         let (rounds, inbox) = sync_channel(1);
-        let worker = Worker { state, snapshots, shared };
+        let worker = Worker { state, snapshots, shared, heads: Heads::default() };
         let thread = tasks::thread("apply", move || worker.run(&inbox))?;
         Ok(Self { rounds: Some(rounds), thread: Some(thread) })
     }
@@ -104,6 +105,7 @@ struct Worker {
     state: ShardState,
     snapshots: Snapshots,
     shared: Arc<Shared>,
+    heads: Heads,
 }
 
 /// What one batch led to, before anybody hears of it.
@@ -117,7 +119,7 @@ struct Batch {
 }
 
 impl Worker {
-    fn run(self, inbox: &Receiver<Round>) {
+    fn run(mut self, inbox: &Receiver<Round>) {
         while let Ok(round) = inbox.recv() {
             let result = self.apply(round.entries);
             if let Err(fault) = &result {
@@ -131,7 +133,7 @@ impl Worker {
         }
     }
 
-    fn apply(&self, entries: Vec<Waiting>) -> Result<(), Fault> {
+    fn apply(&mut self, entries: Vec<Waiting>) -> Result<(), Fault> {
         let mut entries = entries.into_iter();
         while entries.len() > 0 {
             self.apply_batch(&mut entries)?;
@@ -140,9 +142,10 @@ impl Worker {
     }
 
     /// Applies entries up to the end of the round, or to one that wants the state as it is after it.
-    fn apply_batch(&self, entries: &mut std::vec::IntoIter<Waiting>) -> Result<(), Fault> {
+    fn apply_batch(&mut self, entries: &mut std::vec::IntoIter<Waiting>) -> Result<(), Fault> {
         let db = self.state.db();
-        let mut machine = Machine::load(&db)?;
+        let tables = db.tables();
+        let mut machine = Machine::load_with(&tables, std::mem::take(&mut self.heads))?;
         let mut batch = Batch::default();
         for (entry, responder) in entries {
             let outcomes = apply_entry(&mut machine, entry, &mut batch)?;
@@ -155,7 +158,8 @@ impl Worker {
         }
         let Some(last) = batch.last else { return Ok(()) };
         let position = machine.next_position();
-        let mut writes = machine.into_writes();
+        let (mut writes, heads) = machine.finish();
+        self.heads = heads;
         writes.push(rows::applied(&last));
         writes.extend(batch.membership.as_ref().map(rows::membership));
         fail::fail_point!("apply::before_write");
@@ -208,6 +212,7 @@ fn apply_entry<K: crate::machine::kv::Kv>(
 /// How far a state has been applied.
 pub(super) fn mark(state: &ShardState) -> Result<AppliedMark, Fault> {
     let db = state.db();
-    let index = rows::load(&db)?.applied.map_or(0, |log_id| log_id.index);
-    Ok(AppliedMark { index: LogIndex(index), position: query::next_position(&db)? })
+    let tables = db.tables();
+    let index = rows::load(&tables)?.applied.map_or(0, |log_id| log_id.index);
+    Ok(AppliedMark { index: LogIndex(index), position: query::next_position(&tables)? })
 }

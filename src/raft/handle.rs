@@ -325,7 +325,7 @@ async fn first_mark(log: &LogStore, state: &ShardState) -> Result<AppliedMark, S
     let (log, state) = (log.clone(), state.clone());
     let mark = tasks::spawn_blocking("applied-mark", move || {
         let fault = |fault: Fault| StartError::new(&fault).when("read the state");
-        let applied = rows::load(&state.db()).map_err(fault)?.applied;
+        let applied = rows::load(&state.db().tables()).map_err(fault)?.applied;
         log.check_against(applied).map_err(|error| StartError::new(&error))?;
         apply::mark(&state).map_err(fault)
     });

@@ -261,7 +261,7 @@ impl Snapshots {
             self.inner.installs.fetch_add(1, Ordering::AcqRel);
             state.install(&installing)?;
         }
-        let rows = rows::load(&state.db())?;
+        let rows = rows::load(&state.db().tables())?;
         let expected = Rows { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         if rows != expected {
             let what = format!("an installed snapshot holds {rows:?}, not {expected:?}");

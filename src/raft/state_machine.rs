@@ -81,7 +81,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
         let state = self.state.clone();
-        let rows = tasks::spawn_blocking("applied-state", move || rows::load(&state.db()));
+        let rows = tasks::spawn_blocking("applied-state", move || rows::load(&state.db().tables()));
         let rows = rows.await.map_err(io::Error::other)?;
         let rows = rows.map_err(|fault| self.fault("read the applied state", fault))?;
         Ok((rows.applied, rows.membership))

@@ -1,6 +1,7 @@
 //! Topics: their records, their commands, and the batches that hold their events.
 
 pub mod batch;
+pub mod heads;
 pub mod ids;
 pub mod keys;
 pub(crate) mod reader;

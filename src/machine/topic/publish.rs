@@ -74,13 +74,13 @@ fn check_size(topic: &TopicRecord, command: &Publish) -> Result<(), Rejection> {
 
 /// Tells every expectation that fails, not the first only.
 fn check_expectations<K: Kv>(
-    machine: &Machine<'_, K>,
+    machine: &mut Machine<'_, K>,
     topic: &TopicRecord,
     command: &Publish,
 ) -> Result<Option<Rejection>, Fault> {
     let mut failing = Vec::new();
     for expectation in &command.expectations {
-        let actual = keys::head(machine.overlay(), topic.topic_id(), &expectation.key)?;
+        let actual = machine.key_version(topic.topic_id(), &expectation.key)?;
         if !expectation.expect().holds(actual) {
             failing.push((expectation, actual));
         }
@@ -154,7 +154,7 @@ fn append_keys<K: Kv>(
         let key = event::key_of(encoded?)?;
         let mut version = KeyVersion(0);
         if !key.is_empty() {
-            version = keys::head(machine.overlay(), topic, key)?.next();
+            version = machine.next_key_version(topic, key)?;
             let overlay = machine.overlay_mut();
             overlay.put(Table::KeyHeads, keys::head_key(topic, key), keys::encode_head(version));
             overlay.put(

@@ -125,7 +125,7 @@ impl TestNode {
 
     /// The topic's next offset, as far as this node has applied.
     pub(super) fn topic_end(&self, name: &str) -> Option<u64> {
-        let topic = query::topic(&self.raft().state(), name).unwrap()?;
+        let topic = query::topic(&self.raft().state().tables(), name).unwrap()?;
         Some(topic.next_offset.get())
     }
 

@@ -3,6 +3,7 @@
 //! The Raft log is the write-ahead log of the state. Flushes are atomic over all tables, so that a
 //! restart finds the state as it was after some applied entry, and applies the rest again.
 
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,12 +86,13 @@ impl StateDb {
     pub fn write(&self, writes: Vec<Write>) -> Result<(), Fault> {
         failpoint("state::write")?;
         let mut batch = WriteBatch::default();
+        let tables = self.tables();
         for write in writes {
             match write {
-                Write::Put(table, key, value) => batch.put_cf(self.family(table)?, key, value),
-                Write::Delete(table, key) => batch.delete_cf(self.family(table)?, key),
+                Write::Put(table, key, value) => batch.put_cf(tables.family(table)?, key, value),
+                Write::Delete(table, key) => batch.delete_cf(tables.family(table)?, key),
                 Write::DeleteRange(table, start, end) => {
-                    batch.delete_range_cf(self.family(table)?, start, end);
+                    batch.delete_range_cf(tables.family(table)?, start, end);
                 }
             }
         }
@@ -103,7 +105,8 @@ impl StateDb {
     /// When the disk fails.
     pub fn flush(&self) -> Result<(), Fault> {
         failpoint("state::flush")?;
-        let families: Result<Vec<_>, _> = Table::ALL.iter().map(|t| self.family(*t)).collect();
+        let tables = self.tables();
+        let families: Result<Vec<_>, _> = Table::ALL.iter().map(|t| tables.family(*t)).collect();
         let mut wait = FlushOptions::default();
         wait.set_wait(true);
         self.0.db.flush_cfs_opt(&families?, &wait).map_err(failed("flush state"))
@@ -118,9 +121,15 @@ impl StateDb {
         checkpoint.create_checkpoint(dir).map_err(failed("create checkpoint"))
     }
 
+    /// The tables, for reading what is newest each time.
+    #[must_use]
+    pub fn tables(&self) -> Tables<'_> {
+        Tables { db: &self.0.db, families: [const { OnceCell::new() }; Table::ALL.len()] }
+    }
+
     /// Runs a reader over the state as it is now, whatever is written meanwhile.
     pub fn view<R>(&self, read: impl FnOnce(&View<'_>) -> R) -> R {
-        read(&View { db: self, snapshot: self.0.db.snapshot() })
+        read(&View { tables: self.tables(), snapshot: self.0.db.snapshot() })
     }
 
     /// Reads from a checkpoint without changing it.
@@ -144,9 +153,10 @@ impl StateDb {
     #[must_use]
     pub fn metrics(&self) -> StoreMetrics {
         let number = |name: &str| self.0.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        let tables = self.tables();
         let sum = |name: &str| {
             let each = Table::ALL.iter().filter_map(|table| {
-                self.0.db.property_int_value_cf(self.family(*table).ok()?, name).ok()?
+                self.0.db.property_int_value_cf(tables.family(*table).ok()?, name).ok()?
             });
             each.sum()
         };
@@ -156,13 +166,6 @@ impl StateDb {
             write_stopped: number("rocksdb.is-write-stopped") > 0,
             background_errors: background_errors(&self.0.db),
         }
-    }
-
-    fn family(&self, table: Table) -> Result<&ColumnFamily, Fault> {
-        self.0
-            .db
-            .cf_handle(table.name())
-            .ok_or_else(|| Fault::Storage(format!("state has no table {}", table.name())))
     }
 }
 
@@ -258,10 +261,33 @@ fn walk(mut rows: DBRawIterator<'_>, order: Order, visit: &mut Visit<'_>) -> Res
     rows.status().map_err(failed("scan state"))
 }
 
-impl Kv for StateDb {
+/// The tables of an open database, each looked up by name once.
+pub struct Tables<'d> {
+    db: &'d DB,
+    families: [OnceCell<&'d ColumnFamily>; Table::ALL.len()],
+}
+
+impl<'d> Tables<'d> {
+    fn family(&self, table: Table) -> Result<&'d ColumnFamily, Fault> {
+        let known = &self.families[table as usize];
+        if let Some(family) = known.get() {
+            return Ok(family);
+        }
+        let family = self.db.cf_handle(table.name());
+        let missing = || Fault::Storage(format!("state has no table {}", table.name()));
+        family.map(|family| *known.get_or_init(|| family)).ok_or_else(missing)
+    }
+}
+
+impl std::fmt::Debug for Tables<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tables({})", self.db.path().display())
+    }
+}
+
+impl Kv for Tables<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        let row =
-            self.0.db.get_pinned_cf(self.family(table)?, key).map_err(failed("read state"))?;
+        let row = self.db.get_pinned_cf(self.family(table)?, key).map_err(failed("read state"))?;
         Ok(row.map(|row| Bytes::copy_from_slice(&row)))
     }
 
@@ -277,13 +303,13 @@ impl Kv for StateDb {
             return Ok(());
         }
         let options = range_options(start, end);
-        walk(self.0.db.raw_iterator_cf_opt(self.family(table)?, options), order, visit)
+        walk(self.db.raw_iterator_cf_opt(self.family(table)?, options), order, visit)
     }
 }
 
 /// The state at one moment.
 pub struct View<'d> {
-    db: &'d StateDb,
+    tables: Tables<'d>,
     snapshot: Snapshot<'d>,
 }
 
@@ -291,7 +317,7 @@ impl Kv for View<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         let row = self
             .snapshot
-            .get_pinned_cf(self.db.family(table)?, key)
+            .get_pinned_cf(self.tables.family(table)?, key)
             .map_err(failed("read state"))?;
         Ok(row.map(|row| Bytes::copy_from_slice(&row)))
     }
@@ -310,7 +336,7 @@ impl Kv for View<'_> {
         let mut options = range_options(start, end);
         options.set_readahead_size(READAHEAD_BYTES);
         options.fill_cache(false);
-        walk(self.snapshot.raw_iterator_cf_opt(self.db.family(table)?, options), order, visit)
+        walk(self.snapshot.raw_iterator_cf_opt(self.tables.family(table)?, options), order, visit)
     }
 }
 

@@ -1,10 +1,15 @@
 //! The gRPC API: thin. Convert, call the node, convert back.
 
 mod convert;
+mod convert_failures;
+mod convert_subscription;
 
 mod cluster;
 mod events;
+mod failures;
 mod publish_stream;
+mod quotas;
+mod subscriptions;
 mod topics;
 
 mod connections;

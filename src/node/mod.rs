@@ -3,7 +3,10 @@
 
 pub mod validate;
 
+pub mod failures;
 pub mod propose;
+pub mod quotas;
+pub mod subscriptions;
 pub mod topics;
 
 pub mod follow;
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use self::propose::Proposer;
+use self::quotas::Quotas;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
 use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
@@ -42,6 +46,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Node {
     raft: RaftNode,
     proposer: Proposer,
+    quotas: Quotas,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -85,6 +90,7 @@ impl Node {
         let request_timeout = Duration::from_millis(config.limits.request_timeout_ms);
         let node = Arc::new(Self {
             proposer: Proposer::start(raft.clone(), request_timeout),
+            quotas: Quotas::default(),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -97,6 +103,7 @@ impl Node {
             log_stats,
         });
         housekeeping::start(&node);
+        quotas::start(&node);
         Ok(node)
     }
 
@@ -130,20 +137,26 @@ impl Node {
         clock::now() + self.request_timeout
     }
 
-    /// Appends events that were validated.
+    /// Appends events of a service that were validated.
     ///
     /// # Errors
-    /// What the state refuses, and everything that keeps a proposal from an outcome.
-    pub async fn publish(&self, publish: Publish) -> Result<Published, Rejection> {
-        let ticket = self.proposer.submit(Kind::Publish(publish)).await?;
+    /// `QUOTA_EXCEEDED`, what the state refuses, and everything that keeps a proposal from an
+    /// outcome.
+    pub async fn publish(&self, service: &str, publish: Publish) -> Result<Published, Rejection> {
+        let ticket = self.begin_publish(service, publish).await?;
         published(ticket.outcome().await)
     }
 
-    /// Queues events that were validated; the outcome comes with the ticket.
+    /// Queues events of a service that were validated; the outcome comes with the ticket.
     ///
     /// # Errors
-    /// When too much is queued already.
-    pub async fn begin_publish(&self, publish: Publish) -> Result<propose::Ticket, Rejection> {
+    /// `QUOTA_EXCEEDED`, or when too much is queued already.
+    pub async fn begin_publish(
+        &self,
+        service: &str,
+        publish: Publish,
+    ) -> Result<propose::Ticket, Rejection> {
+        self.admit_publish(service, &publish)?;
         self.proposer.submit(Kind::Publish(publish)).await
     }
 

@@ -20,5 +20,6 @@ mod crash;
 mod failpoints;
 mod membership;
 mod process;
+mod quotas;
 mod reads;
 mod subscriptions;

@@ -49,7 +49,7 @@ impl Events for EventsService {
     ) -> Result<Response<PublishResult>, Status> {
         let deadline = caller_deadline(request.metadata(), clock::now());
         let outcome = async {
-            let call = validate::publish(publish(request.into_inner())?, clock::unix_ms())?;
+            let call = validate::publish(publish(request.into_inner())?, self.0.now())?;
             let work = self.0.publish(call);
             match deadline {
                 None => work.await,

@@ -3,6 +3,9 @@
 mod convert;
 
 mod cluster;
+mod consume_state;
+mod consume_stream;
+mod delivery;
 mod events;
 mod publish_stream;
 mod topics;

@@ -13,6 +13,7 @@ use tonic_health::server::HealthReporter;
 
 use super::cluster::ClusterService;
 use super::connections;
+use super::delivery::DeliveryService;
 use super::events::EventsService;
 use super::topics::TopicsService;
 use crate::config::Config;
@@ -23,6 +24,7 @@ use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::node::Node;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::cluster_server::ClusterServer;
+use crate::proto::v1::delivery_server::DeliveryServer;
 use crate::proto::v1::events_server::EventsServer;
 use crate::proto::v1::topics_server::TopicsServer;
 use crate::runtime::{fatal, shutdown::Shutdown, tasks};
@@ -126,12 +128,16 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
     let events = EventsServer::new(EventsService(Arc::clone(node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let delivery = DeliveryServer::new(DeliveryService(Arc::clone(node)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let cluster = ClusterServer::new(ClusterService(Arc::clone(node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let grpc = Routes::new(health_service)
         .add_service(topics)
         .add_service(events)
+        .add_service(delivery)
         .add_service(cluster)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

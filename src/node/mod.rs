@@ -3,11 +3,15 @@
 
 pub mod validate;
 
+mod hub_clock;
 pub mod propose;
+pub mod settle;
 pub mod topics;
 
 pub mod follow;
 pub mod query;
+
+pub mod lead;
 
 pub mod cluster;
 pub mod housekeeping;
@@ -17,9 +21,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use self::hub_clock::HubClock;
+use self::lead::Lead;
 use self::propose::Proposer;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
+use crate::model::ids::UnixMs;
 use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
@@ -41,7 +48,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A running node.
 pub struct Node {
     raft: RaftNode,
+    clock: Arc<HubClock>,
     proposer: Proposer,
+    lead: Lead,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -83,8 +92,11 @@ impl Node {
         })
         .await?;
         let request_timeout = Duration::from_millis(config.limits.request_timeout_ms);
+        let clock = Arc::new(HubClock::default());
         let node = Arc::new(Self {
-            proposer: Proposer::start(raft.clone(), request_timeout),
+            proposer: Proposer::start(raft.clone(), Arc::clone(&clock), request_timeout),
+            clock,
+            lead: Lead::new(timing(config).election_max),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -97,6 +109,7 @@ impl Node {
             log_stats,
         });
         housekeeping::start(&node);
+        lead::start(&node);
         Ok(node)
     }
 
@@ -122,6 +135,12 @@ impl Node {
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    /// The hub's time, as far as this node knows it.
+    #[must_use]
+    pub fn now(&self) -> UnixMs {
+        self.clock.now(&self.raft)
     }
 
     /// When a request that begins now has to be answered, unless its caller is in more of a hurry.

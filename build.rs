@@ -15,10 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
-    const FILES: [&str; 8] = [
+    const FILES: [&str; 9] = [
         "messagehub/v1/event.proto",
         "messagehub/v1/topics.proto",
         "messagehub/v1/events.proto",
+        "messagehub/v1/delivery.proto",
         "messagehub/v1/cluster.proto",
         "messagehub/v1/subscriptions.proto",
         "messagehub/v1/failures.proto",

@@ -54,7 +54,7 @@ impl Events for EventsService {
         let deadline = caller_deadline(request.metadata(), clock::now());
         let outcome = async {
             let service = service_of(request.metadata())?;
-            let call = validate::publish(publish(request.into_inner())?, clock::unix_ms())?;
+            let call = validate::publish(publish(request.into_inner())?, self.0.now())?;
             let work = self.0.publish(&service, call);
             match deadline {
                 None => work.await,

@@ -5,6 +5,9 @@ mod convert_failures;
 mod convert_subscription;
 
 mod cluster;
+mod consume_state;
+mod consume_stream;
+mod delivery;
 mod events;
 mod failures;
 mod publish_stream;

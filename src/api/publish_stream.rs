@@ -18,7 +18,7 @@ use crate::node::{Node, published, validate};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::publish_answer::Answer;
 use crate::proto::v1::{PublishAnswer, PublishCall};
-use crate::runtime::{clock, tasks};
+use crate::runtime::tasks;
 
 type Sender = mpsc::Sender<PublishAnswer>;
 
@@ -80,7 +80,7 @@ async fn run(node: Arc<Node>, service: String, mut calls: Streaming<PublishCall>
 }
 
 async fn begin(node: &Node, service: &str, call: PublishCall) -> Result<Ticket, Rejection> {
-    node.begin_publish(service, validate::publish(publish(call)?, clock::unix_ms())?).await
+    node.begin_publish(service, validate::publish(publish(call)?, node.now())?).await
 }
 
 async fn wait(call: u64, bytes: usize, ticket: Ticket) -> Done {

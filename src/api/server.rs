@@ -13,6 +13,7 @@ use tonic_health::server::HealthReporter;
 
 use super::cluster::ClusterService;
 use super::connections;
+use super::delivery::DeliveryService;
 use super::events::EventsService;
 use super::failures::FailuresService;
 use super::quotas::QuotasService;
@@ -27,6 +28,7 @@ use crate::node::Node;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::dead_letters_server::DeadLettersServer;
+use crate::proto::v1::delivery_server::DeliveryServer;
 use crate::proto::v1::events_server::EventsServer;
 use crate::proto::v1::quotas_server::QuotasServer;
 use crate::proto::v1::retries_server::RetriesServer;
@@ -139,6 +141,7 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
     let grpc = Routes::new(health_service)
         .add_service(bounded!(TopicsServer, TopicsService(Arc::clone(node))))
         .add_service(bounded!(EventsServer, EventsService(Arc::clone(node))))
+        .add_service(bounded!(DeliveryServer, DeliveryService(Arc::clone(node))))
         .add_service(bounded!(ClusterServer, ClusterService(Arc::clone(node))))
         .add_service(bounded!(SubscriptionsServer, SubscriptionsService(Arc::clone(node))))
         .add_service(bounded!(QuotasServer, QuotasService(Arc::clone(node))))

@@ -18,7 +18,6 @@ use crate::proto::v1::{
     SeekSubscriptionRequest, SeekSubscriptionResponse, Subscription, SubscriptionStats,
     UpdateSubscriptionRequest,
 };
-use crate::runtime::clock;
 
 pub(super) struct SubscriptionsService(pub(super) Arc<Node>);
 
@@ -132,7 +131,7 @@ impl Subscriptions for SubscriptionsService {
         let GetSubscriptionStatsRequest { name, options } = request.into_inner();
         let found = self.0.subscription_stats(&name, consistency(options)).await;
         found
-            .map(|(info, counts)| Response::new(stats(info, counts, clock::unix_ms())))
+            .map(|(info, counts)| Response::new(stats(info, counts, self.0.now())))
             .map_err(|r| to_status(&r))
     }
 }

@@ -76,6 +76,8 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
 pub const PROPOSAL_QUEUE_MAX: usize = 8192;
 /// Bytes of commands that wait for the proposer or are in flight.
 pub const PROPOSAL_BYTES_MAX: usize = 64 << 20;
+/// How fast a leader's time is made to follow its wall clock, percent of the time that passes.
+pub const CLOCK_SLEW_PERCENT: u32 = 5;
 /// When a caller that was refused for overload is told to try again, milliseconds.
 pub const OVERLOADED_RETRY_MS: u64 = 100;
 /// Calls of one publish stream that wait for their answers; beyond that it is not read.
@@ -285,3 +287,47 @@ pub const METRICS_SUBSCRIPTIONS_MAX: usize = 100;
 pub const METRICS_ROWS_MAX: u64 = 4096;
 /// Quotas in one hub.
 pub const QUOTAS_MAX: u64 = 10_000;
+
+/// Stored batches that a reader of deliveries remembers.
+pub const RUN_READER_BATCHES: usize = 8;
+/// Encoded bytes of the events that one pull gives, unless a single one is larger; what a caller
+/// asks for beyond that is lowered to it.
+pub const PULL_BYTES_MAX: usize = 1 << 20;
+/// Events that a pull gives when its caller names no number.
+pub const PULL_EVENTS_DEFAULT: u64 = 100;
+/// The longest that a pull waits: 60 s, in milliseconds.
+pub const PULL_WAIT_MS_MAX: u64 = 60_000;
+/// Pulls of one subscription that wait at once.
+pub const PULLS_WAITING_MAX: usize = 1024;
+/// Subscriptions that one node dispatches at once.
+pub const DISPATCHERS_MAX: usize = 10_000;
+/// A dispatcher that nobody has asked for so long ends, milliseconds.
+pub const DISPATCHER_IDLE_MS: u64 = 30_000;
+/// Bytes of events that one round of dispatch plans for; at least one pull is served.
+pub const DISPATCH_ROUND_BYTES: usize = 8 << 20;
+/// Bytes of events that all rounds of dispatch of one node plan for.
+pub const DISPATCH_BYTES_MAX: usize = 64 << 20;
+/// A dispatcher that waits looks again after so long, whatever it hears, milliseconds.
+pub const DISPATCH_LOOK_MS: u64 = 1000;
+/// Searches that see only a part and find nothing, after which a dispatcher waits.
+pub const DISPATCH_SEARCHES_MAX: u32 = 64;
+/// A dispatcher whose picks were all left out looks again no sooner than this, milliseconds.
+pub const DISPATCH_PAUSE_MS: u64 = 20;
+/// The ticker looks for what is due no more often than this, milliseconds.
+pub const TICK_PAUSE_MS: u64 = 10;
+/// The ticker looks again after so long, whatever it hears, milliseconds.
+pub const TICK_LOOK_MS: u64 = 1000;
+
+/// Consume streams that one node serves at once.
+pub const CONSUME_STREAMS_MAX: usize = 1024;
+/// Messages of one consume stream that wait for the client to read them.
+pub const CONSUME_ANSWERS_QUEUED: usize = 2;
+/// Batches of settlements of one consume stream that wait for their outcomes; beyond that it is not
+/// read.
+pub const CONSUME_SETTLEMENTS_MAX: usize = 64;
+/// Leases that one consume stream remembers, to release them at its end.
+pub const CONSUME_LEASES_MAX: usize = 4096;
+/// Events of credit that may be open on one consume stream.
+pub const CREDIT_EVENTS_MAX: i64 = 100_000;
+/// Bytes of credit that may be open on one consume stream.
+pub const CREDIT_BYTES_MAX: i64 = 64 << 20;

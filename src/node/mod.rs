@@ -4,13 +4,17 @@
 pub mod validate;
 
 pub mod failures;
+mod hub_clock;
 pub mod propose;
 pub mod quotas;
+pub mod settle;
 pub mod subscriptions;
 pub mod topics;
 
 pub mod follow;
 pub mod query;
+
+pub mod lead;
 
 pub mod cluster;
 pub mod housekeeping;
@@ -20,10 +24,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use self::hub_clock::HubClock;
+use self::lead::Lead;
 use self::propose::Proposer;
 use self::quotas::Quotas;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
+use crate::model::ids::UnixMs;
 use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
@@ -45,8 +52,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A running node.
 pub struct Node {
     raft: RaftNode,
+    clock: Arc<HubClock>,
     proposer: Proposer,
     quotas: Quotas,
+    lead: Lead,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -88,8 +97,11 @@ impl Node {
         })
         .await?;
         let request_timeout = Duration::from_millis(config.limits.request_timeout_ms);
+        let clock = Arc::new(HubClock::default());
         let node = Arc::new(Self {
-            proposer: Proposer::start(raft.clone(), request_timeout),
+            proposer: Proposer::start(raft.clone(), Arc::clone(&clock), request_timeout),
+            clock,
+            lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
             raft,
             data_dir,
@@ -104,6 +116,7 @@ impl Node {
         });
         housekeeping::start(&node);
         quotas::start(&node);
+        lead::start(&node);
         Ok(node)
     }
 
@@ -129,6 +142,12 @@ impl Node {
     #[must_use]
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+
+    /// The hub's time, as far as this node knows it.
+    #[must_use]
+    pub fn now(&self) -> UnixMs {
+        self.clock.now(&self.raft)
     }
 
     /// When a request that begins now has to be answered, unless its caller is in more of a hurry.

@@ -23,7 +23,6 @@ use crate::model::outcome::Outcome;
 use crate::model::pattern::TopicPattern;
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::subscription::{SubscriptionConfig, SubscriptionPatch};
-use crate::runtime::clock;
 
 /// How a subscription stands, for metrics.
 #[derive(Clone, Debug)]
@@ -153,7 +152,7 @@ impl Node {
         }
         let resume_at_ms = match resume_after_ms {
             0 => 0,
-            after => clock::unix_ms().plus(after).get(),
+            after => self.now().plus(after).get(),
         };
         let pause = PauseSubscription { name: name.to_owned(), resume_at_ms, request_id };
         subscription(self.execute(Kind::PauseSubscription(pause)).await?)
@@ -249,7 +248,7 @@ impl Node {
         check_subscription(name)?;
         self.fresh(wanted, self.deadline()).await?;
         let known = name.to_owned();
-        let now = clock::unix_ms();
+        let now = self.now();
         let found = self
             .read(move |db| {
                 let info = query::subscription(db, &known)?;
@@ -268,7 +267,7 @@ impl Node {
         if !self.raft.is_leader() {
             return Ok(Vec::new());
         }
-        let now = clock::unix_ms();
+        let now = self.now();
         self.read(move |db| {
             let mut found = Vec::new();
             for info in query::subscriptions(db, "", METRICS_SUBSCRIPTIONS_MAX)? {
@@ -298,7 +297,7 @@ impl Node {
         match place.at {
             None | Some(At::Start(_) | At::End(_)) => Ok(()),
             Some(At::TimeMs(instant)) => {
-                let now = clock::unix_ms().get();
+                let now = self.now().get();
                 if instant > now { beyond("time", instant, now) } else { Ok(()) }
             }
             Some(At::Offset(at) | At::Position(at)) => {

@@ -97,6 +97,8 @@ pub const BLOCKING_READS_MAX: usize = 64;
 pub const PAGE_SIZE_MAX: u32 = 1000;
 /// Items on a page of a list when the caller names no size.
 pub const PAGE_SIZE_DEFAULT: u32 = 50;
+/// Bytes of a page of a list, beyond which it is cut; one item goes out in any case.
+pub const PAGE_BYTES_TARGET: usize = 1 << 20;
 
 /// Bytes of a gRPC message on the client port.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -163,6 +165,10 @@ pub const ENDPOINTS_MAX: usize = 64;
 
 /// Bytes of a subscription's name.
 pub const SUBSCRIPTION_NAME_BYTES_MAX: usize = 128;
+/// Encoded bytes of a subscription's settings, and of a change of them.
+pub const SUBSCRIPTION_CONFIG_BYTES_MAX: usize = 128 << 10;
+/// The longest pause that ends by itself: 365 days, in milliseconds.
+pub const PAUSE_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 /// Bytes of a subscription's pattern.
 pub const PATTERN_BYTES_MAX: usize = 128;
 /// Subscriptions in one hub.
@@ -253,6 +259,10 @@ pub const TICK_TIMERS_MAX: usize = 1024;
 pub const TICK_EVENTS_MAX: u64 = 4096;
 /// Dead letters that one redrive or purge handles.
 pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;
+/// Bytes of events in the dead letters that one redrive or purge handles; one goes in any case.
+pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
+/// Dead letters that a search for some of them looks at.
+pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
 /// Topics that one seek counts.
@@ -271,6 +281,10 @@ pub const CANDIDATE_STREAM_ROWS: usize = 64;
 pub const CURSOR_STREAMS_MAX: usize = 4096;
 /// Rows that counting a subscription's events looks at.
 pub const STATS_ROWS_MAX: u64 = 65_536;
+/// Subscriptions that a node's metrics tell of: the first by name.
+pub const METRICS_SUBSCRIPTIONS_MAX: usize = 100;
+/// Rows that counting one of them looks at.
+pub const METRICS_ROWS_MAX: u64 = 4096;
 /// Quotas in one hub.
 pub const QUOTAS_MAX: u64 = 10_000;
 
@@ -317,3 +331,7 @@ pub const CONSUME_LEASES_MAX: usize = 4096;
 pub const CREDIT_EVENTS_MAX: i64 = 100_000;
 /// Bytes of credit that may be open on one consume stream.
 pub const CREDIT_BYTES_MAX: i64 = 64 << 20;
+/// Batches of settlements of one consumer that are on their way; others gather meanwhile.
+pub const CONSUMER_BATCHES_MAX: usize = 4;
+/// About the bytes of one such batch.
+pub const CONSUMER_BATCH_BYTES: usize = 512 << 10;

@@ -3,9 +3,12 @@
 
 pub mod validate;
 
+pub mod failures;
 mod hub_clock;
 pub mod propose;
+pub mod quotas;
 pub mod settle;
+pub mod subscriptions;
 pub mod topics;
 
 pub mod follow;
@@ -24,6 +27,7 @@ use tokio::sync::Semaphore;
 use self::hub_clock::HubClock;
 use self::lead::Lead;
 use self::propose::Proposer;
+use self::quotas::Quotas;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
 use crate::model::ids::UnixMs;
@@ -51,6 +55,7 @@ pub struct Node {
     clock: Arc<HubClock>,
     proposer: Proposer,
     lead: Lead,
+    quotas: Quotas,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -97,6 +102,7 @@ impl Node {
             proposer: Proposer::start(raft.clone(), Arc::clone(&clock), request_timeout),
             clock,
             lead: Lead::new(timing(config).election_max),
+            quotas: Quotas::default(),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -110,6 +116,7 @@ impl Node {
         });
         housekeeping::start(&node);
         lead::start(&node);
+        quotas::start(&node);
         Ok(node)
     }
 
@@ -149,20 +156,26 @@ impl Node {
         clock::now() + self.request_timeout
     }
 
-    /// Appends events that were validated.
+    /// Appends events of a service that were validated.
     ///
     /// # Errors
-    /// What the state refuses, and everything that keeps a proposal from an outcome.
-    pub async fn publish(&self, publish: Publish) -> Result<Published, Rejection> {
-        let ticket = self.proposer.submit(Kind::Publish(publish)).await?;
+    /// `QUOTA_EXCEEDED`, what the state refuses, and everything that keeps a proposal from an
+    /// outcome.
+    pub async fn publish(&self, service: &str, publish: Publish) -> Result<Published, Rejection> {
+        let ticket = self.begin_publish(service, publish).await?;
         published(ticket.outcome().await)
     }
 
-    /// Queues events that were validated; the outcome comes with the ticket.
+    /// Queues events of a service that were validated; the outcome comes with the ticket.
     ///
     /// # Errors
-    /// When too much is queued already.
-    pub async fn begin_publish(&self, publish: Publish) -> Result<propose::Ticket, Rejection> {
+    /// `QUOTA_EXCEEDED`, or when too much is queued already.
+    pub async fn begin_publish(
+        &self,
+        service: &str,
+        publish: Publish,
+    ) -> Result<propose::Ticket, Rejection> {
+        self.admit_publish(service, &publish)?;
         self.proposer.submit(Kind::Publish(publish)).await
     }
 

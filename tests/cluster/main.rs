@@ -21,3 +21,4 @@ mod failpoints;
 mod membership;
 mod process;
 mod reads;
+mod subscriptions;

@@ -78,7 +78,7 @@ impl Hub {
                 ..PublishRequest::default()
             };
             let publish = validate::publish(request, self.node.now()).unwrap();
-            self.node.publish(publish).await.unwrap();
+            self.node.publish("default", publish).await.unwrap();
         }
     }
 

@@ -11,6 +11,7 @@ mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod publish;
+mod queue;
 mod quota;
 mod read;
 mod retries;
@@ -91,6 +92,9 @@ enum Noun {
     /// Subscriptions: create, ls, info, update, rm, pause, resume, seek, stats.
     #[command(subcommand)]
     Sub(subscription::SubscriptionCommand),
+    /// How subscriptions stand: stats, top.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
     /// Events that failed and will be delivered again: ls, now, cancel.
     #[command(subcommand)]
     Retries(retries::RetriesCommand),
@@ -237,6 +241,7 @@ fn run(cli: Cli) -> Done {
         Noun::Topic(command) => block_on(topic::run(command, global)),
         Noun::Events(command) => block_on(events::run(command, global)),
         Noun::Sub(command) => block_on(subscription::run(command, global)),
+        Noun::Queue(command) => block_on(queue::run(command, global)),
         Noun::Retries(command) => block_on(retries::run(command, global)),
         Noun::Dlq(command) => block_on(dead_letters::run(command, global)),
         Noun::Quota(command) => block_on(quota::run(command, global)),
@@ -351,6 +356,9 @@ mod tests {
             "dlq purge billing --until 2026-01-01T00:00:00Z --yes",
             "quota set shop --publish-events 1000 --service admin",
             "quota get shop",
+            "queue stats",
+            "queue stats billing -o json",
+            "queue top --every 500ms",
             "quota rm shop --yes",
             "cluster init",
             "cluster join 127.0.0.1:7400",

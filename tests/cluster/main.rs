@@ -23,5 +23,6 @@ mod delivery_crash;
 mod failpoints;
 mod membership;
 mod process;
+mod quotas;
 mod reads;
 mod subscriptions;

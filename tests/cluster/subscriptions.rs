@@ -1,5 +1,6 @@
 //! Administration of subscriptions on real clusters.
 
+use futures_util::StreamExt as _;
 use message_hub::client::filter_json;
 use message_hub::model::rejection::Reason;
 use message_hub::proto::status::from_status;
@@ -11,6 +12,7 @@ use message_hub::proto::v1::{
 use prost::Message as _;
 use tonic::transport::Channel;
 
+use crate::process::get;
 use crate::support::Cluster;
 
 /// A cluster with topics `orders.created` (6 events) and `orders.paid` (1 event).
@@ -286,4 +288,29 @@ async fn pages_follow_each_other() {
         }
     }
     assert_eq!(names, (0..7).map(|n| format!("s-{n}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_hub_bears_ten_thousand_subscriptions_of_one_topic_and_no_more() {
+    let cluster = shop(1);
+    let client = connect(&cluster).await;
+    let creations = (0..10_000).map(|n| {
+        let mut client = client.clone();
+        async move { client.create_subscription(create(&format!("s-{n:05}"), "orders.>")).await }
+    });
+    let mut made = futures_util::stream::iter(creations).buffer_unordered(256);
+    while let Some(one) = made.next().await {
+        one.unwrap();
+    }
+    let one_more = client.clone().create_subscription(create("t", "orders.>")).await.unwrap_err();
+    assert_eq!(from_status(&one_more).reason, Reason::LimitReached);
+    cluster.admin(&["events", "publish", "orders.paid", "--data", "x"]).succeeds();
+    let last = cluster.admin(&["sub", "stats", "s-09999", "-o", "json"]).json();
+    assert_eq!(last["pending"], "1");
+    let listed = cluster.admin(&["sub", "ls", "-o", "json"]).json();
+    assert_eq!(listed.as_array().unwrap().len(), 10_000);
+    cluster.admin(&["topic", "rm", "orders.paid", "--yes"]).succeeds();
+    let (_, metrics) = get(&cluster.nodes[0], "/metrics");
+    let told = metrics.lines().filter(|l| l.starts_with("mhub_subscription_pending{")).count();
+    assert_eq!(told, 100, "metrics are bounded");
 }

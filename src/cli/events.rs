@@ -7,18 +7,18 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::consume::{self, ConsumeArgs};
 use super::output::{self, Lines, Output};
 use super::publish;
 use super::read::{ConsistencyArg, FromArg, instant};
 use super::value::duration;
 use super::{Done, Failure, Global};
 use crate::client::cloudevents::EnvelopeJson;
-use crate::client::{Client, EventBuilder, Reader, Receipt, receipts};
+use crate::client::{Client, EventBuilder, Reader, Receipt, receipts, recorded_events};
 use crate::model::rejection::Exit;
 use crate::proto::v1::{
-    CancelEventRequest, Event, EventBatch, EventId, GetEventRequest, KeyExpectation,
-    ReadKeyRequest, ReadRequest, RecordedEvent, cancel_event_request, get_event_request,
-    key_expectation,
+    CancelEventRequest, Event, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest,
+    ReadRequest, RecordedEvent, cancel_event_request, get_event_request, key_expectation,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -109,6 +109,11 @@ pub(super) enum EventsCommand {
         #[arg(long, default_value_t = 0)]
         limit: u64,
     },
+    /// Take events of a subscription under leases, print them, and settle them.
+    #[command(
+        after_help = "Examples:\n  mhub events consume billing\n  mhub events consume billing --limit 10 --wait 5 -o jsonl\n  mhub events consume billing --limit 1 --nack GATEWAY_DOWN --retry-after 30s\n  mhub events consume billing --limit 1 --reject MALFORMED"
+    )]
+    Consume(ConsumeArgs),
 }
 
 /// One event from flags.
@@ -305,6 +310,7 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
         EventsCommand::Cancel { topic, offset, id, source } => {
             cancel(&client, topic, offset, EventId { source, id: id.unwrap_or_default() }).await
         }
+        EventsCommand::Consume(args) => consume::run(&client, output, args).await,
         EventsCommand::Tail { topic, all, from, limit } => {
             let request = ReadRequest {
                 topic: topic.unwrap_or_default(),
@@ -374,7 +380,7 @@ async fn print_all(mut reader: Reader, output: Output, backward: bool) -> Done {
     let mut lines = Lines::new(output, EVENT);
     while let Some(part) = reader.next().await? {
         for batch in part.batches {
-            let mut events = batch_events(batch)?;
+            let mut events: Vec<RecordedEvent> = recorded_events(&batch).collect();
             if backward {
                 events.reverse();
             }
@@ -388,20 +394,7 @@ async fn print_all(mut reader: Reader, output: Output, backward: bool) -> Done {
     Ok(Exit::Ok)
 }
 
-fn batch_events(batch: EventBatch) -> Result<Vec<RecordedEvent>, Failure> {
-    let versions = batch.key_versions;
-    let events = batch.events.into_iter().enumerate().map(|(index, event)| RecordedEvent {
-        topic: batch.topic.clone(),
-        offset: batch.first_offset + index as u64,
-        position: batch.first_position + index as u64,
-        recorded_at_ms: batch.recorded_at_ms,
-        key_version: versions.get(index).copied().unwrap_or(0),
-        event,
-    });
-    Ok(events.collect())
-}
-
-fn decode(event: &Bytes) -> Result<Event, Failure> {
+pub(super) fn decode(event: &Bytes) -> Result<Event, Failure> {
     Event::decode(event.clone()).map_err(|error| {
         Failure::new(Exit::Error, format!("the hub sent a malformed event: {error}"))
     })

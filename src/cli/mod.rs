@@ -5,6 +5,7 @@ mod output;
 mod bench;
 mod cluster;
 mod config;
+mod consume;
 mod dead_letters;
 mod events;
 #[cfg(feature = "failpoints")]
@@ -331,6 +332,10 @@ mod tests {
             "events get orders 5",
             "events get orders --id x",
             "events tail orders",
+            "events consume billing",
+            "events consume billing --limit 3 --wait 2.5 --consumer c1 --ack",
+            "events consume billing --nack DOWN --retry-after 30s -o jsonl",
+            "events consume billing --reject BAD",
             "events publish orders --data x --priority 9 --ttl 30s --delay 5s --fairness-key acme",
             "events publish orders --data x --deadline 2026-01-01T00:00:00Z --deliver-at 1000",
             "events cancel orders 7",
@@ -391,6 +396,10 @@ mod tests {
             "events get orders",
             "events get orders 5 --id x",
             "events tail",
+            "events consume",
+            "events consume billing --ack --nack DOWN",
+            "events consume billing --nack",
+            "events consume billing --retry-after 30s",
             "events publish orders --data x --priority 10",
             "events publish orders --data x --ttl 30s --deadline 1000",
             "events publish orders --data x --delay 30s --deliver-at 1000",

@@ -17,6 +17,7 @@ pub mod filter_json;
 
 mod admin;
 mod builder;
+mod consumer;
 mod endpoints;
 #[cfg(test)]
 mod fake;
@@ -29,8 +30,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::EventBuilder;
+pub use self::consumer::{Consumer, ConsumerOptions, DeliveredEvent, Delivery, Settling};
 pub use self::publisher::{Pending, Publisher, Receipt, receipts};
-pub use self::reader::{ReadPart, Reader};
+pub use self::reader::{ReadPart, Reader, recorded_events};
 
 use self::endpoints::Endpoints;
 use crate::model::quota::check_service;

@@ -331,3 +331,7 @@ pub const CONSUME_LEASES_MAX: usize = 4096;
 pub const CREDIT_EVENTS_MAX: i64 = 100_000;
 /// Bytes of credit that may be open on one consume stream.
 pub const CREDIT_BYTES_MAX: i64 = 64 << 20;
+/// Batches of settlements of one consumer that are on their way; others gather meanwhile.
+pub const CONSUMER_BATCHES_MAX: usize = 4;
+/// About the bytes of one such batch.
+pub const CONSUMER_BATCH_BYTES: usize = 512 << 10;

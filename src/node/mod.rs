@@ -54,8 +54,8 @@ pub struct Node {
     raft: RaftNode,
     clock: Arc<HubClock>,
     proposer: Proposer,
-    quotas: Quotas,
     lead: Lead,
+    quotas: Quotas,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -115,8 +115,8 @@ impl Node {
             log_stats,
         });
         housekeeping::start(&node);
-        quotas::start(&node);
         lead::start(&node);
+        quotas::start(&node);
         Ok(node)
     }
 

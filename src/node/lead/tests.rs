@@ -18,7 +18,6 @@ use crate::model::event_run;
 use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::subscription::{SubscriptionConfig, SubscriptionPatch};
 use crate::model::topic::TopicPatch;
-use crate::node::quotas::DEFAULT_SERVICE;
 use crate::node::validate::{self, PublishRequest};
 use crate::proto::v1;
 use crate::runtime::shutdown::Shutdown;
@@ -79,7 +78,7 @@ impl Hub {
                 ..PublishRequest::default()
             };
             let publish = validate::publish(request, self.node.now()).unwrap();
-            self.node.publish(DEFAULT_SERVICE, publish).await.unwrap();
+            self.node.publish("default", publish).await.unwrap();
         }
     }
 

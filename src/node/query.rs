@@ -106,13 +106,16 @@ impl Node {
             let now = || reader(&raft.state().tables());
             now().or_else(|_| now())
         });
-        work.await.map_err(|_| stopping())?.map_err(|fault| {
-            self.fatal.fail(format!("read state: {fault}"));
-            Rejection::new(
-                Reason::Internal,
-                "this node cannot read its state and stops; ask another node",
-            )
-        })
+        work.await.map_err(|_| stopping())?.map_err(|fault| self.unreadable(&fault))
+    }
+
+    /// Stops the node for a fault in its state.
+    pub(super) fn unreadable(&self, fault: &Fault) -> Rejection {
+        self.fatal.fail(format!("read state: {fault}"));
+        Rejection::new(
+            Reason::Internal,
+            "this node cannot read its state and stops; ask another node",
+        )
     }
 
     /// A topic.

@@ -143,6 +143,9 @@ async fn run(
                             Ok(Vec::new())
                         }));
                     }
+                    Err(rejection) if rejection.reason == Reason::NoLeader => {
+                        return Err(deposed.await.into());
+                    }
                     Err(rejection) => return Err(rejection.into()),
                 }
             }

@@ -174,7 +174,10 @@ pub(super) async fn run(command: DeadLetterCommand, global: Global) -> Done {
             let request = ListDeadLettersRequest {
                 subscription,
                 filter: filter.filter(),
-                page_size: u32::try_from(limit).unwrap_or(PAGE),
+                page_size: u32::try_from(limit)
+                    .ok()
+                    .filter(|n| (1..PAGE).contains(n))
+                    .unwrap_or(PAGE),
                 page_token: String::new(),
                 options: Some(consistency.options()),
             };

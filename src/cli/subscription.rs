@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::output;
 use super::read::{ConsistencyArg, FromArg};
 use super::subscription_config::{SETTINGS, print, settings};
-use super::value::{duration, format_duration};
+use super::value::{duration, format_age};
 use super::{Done, Failure, Global, confirm, key_value};
 use crate::client::{Client, filter_json};
 use crate::model::filter::Filter;
@@ -206,11 +206,11 @@ pub(super) async fn run(command: SubscriptionCommand, global: Global) -> Done {
         SubscriptionCommand::Pause { name, resume_after: resume_after_ms } => {
             let request_id = String::new();
             let request = PauseSubscriptionRequest { name, resume_after_ms, request_id };
-            output::item(out, &subscription(client.pause_subscription(request).await?))?;
+            output::item(out, &brief(&client.pause_subscription(request).await?))?;
         }
         SubscriptionCommand::Resume { name } => {
             let request = ResumeSubscriptionRequest { name, request_id: String::new() };
-            output::item(out, &subscription(client.resume_subscription(request).await?))?;
+            output::item(out, &brief(&client.resume_subscription(request).await?))?;
         }
         SubscriptionCommand::Seek { name, to, dry_run } => {
             let (to, request_id) = (Some(place(to)), String::new());
@@ -266,6 +266,11 @@ fn paused(pause: Option<&Pause>) -> String {
         0 => why.to_owned(),
         at => format!("{why}, until {}", output::instant(at)),
     }
+}
+
+/// Whether a subscription hands out events.
+fn brief(subscription: &Subscription) -> Value {
+    json!({ "name": subscription.name, "paused": paused(subscription.pause.as_ref()) })
 }
 
 /// A subscription as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
@@ -334,7 +339,7 @@ pub(super) fn stats(name: &str, stats: &SubscriptionStats) -> Value {
         fields.insert(field.to_owned(), json!(count.to_string()));
     }
     fields.insert("pending_by_priority".to_owned(), json!(by_priority.join(" ")));
-    fields.insert("oldest_age".to_owned(), json!(format_duration(stats.oldest_age_ms)));
+    fields.insert("oldest_age".to_owned(), json!(format_age(stats.oldest_age_ms)));
     fields.insert("truncated".to_owned(), json!(stats.truncated));
     fields.extend(counters(&stats.counters.unwrap_or_default()));
     Value::Object(fields)

@@ -20,6 +20,11 @@ pub(super) fn format_duration(ms: u64) -> String {
     format!("{}{unit}", ms / scale)
 }
 
+/// How long ago something was: in whole seconds from one second on.
+pub(super) fn format_age(ms: u64) -> String {
+    if ms < 1000 { format_duration(ms) } else { format!("{}s", ms / 1000) }
+}
+
 /// `on` or `off`.
 pub(super) fn on_off(text: &str) -> Result<bool, String> {
     match text {
@@ -40,6 +45,7 @@ mod tests {
         {
             assert_eq!((duration(text), format_duration(ms)), (Ok(ms), text.to_owned()));
         }
+        assert_eq!([0, 70, 1999, 3_600_000].map(format_age), ["0s", "70ms", "1s", "3600s"]);
         for text in ["", "5", "s", "-1s", "1.5s", "1w", "99999999999999999999d", "1 s"] {
             assert!(duration(text).is_err(), "{text}");
         }

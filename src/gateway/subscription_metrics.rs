@@ -82,11 +82,7 @@ impl Collector for Subscriptions {
             Some(&Unit::Seconds),
         );
         family(&mut encoder, age, &samples, |s| ConstGauge::new(s.oldest_age.as_secs_f64()))?;
-        let ratio = (
-            "subscription_redelivery",
-            "Share of deliveries that were repetitions",
-            Some(&Unit::Ratios),
-        );
+        let ratio = ("subscription_redelivery_ratio", "Share of deliveries after a failure", None);
         family(&mut encoder, ratio, &samples, |s| ConstGauge::new(s.redelivery_ratio()))
     }
 }

@@ -310,6 +310,8 @@ pub const DISPATCHER_IDLE_MS: u64 = 30_000;
 pub const DISPATCH_ROUND_BYTES: usize = 8 << 20;
 /// Bytes of events that all rounds of dispatch of one node plan for.
 pub const DISPATCH_BYTES_MAX: usize = 64 << 20;
+/// Events that each of several pulls gets at least while there are more than enough.
+pub const DISPATCH_PORTION_EVENTS: u64 = 128;
 /// A dispatcher that waits looks again after so long, whatever it hears, milliseconds.
 pub const DISPATCH_LOOK_MS: u64 = 1000;
 /// Searches that see only a part and find nothing, after which a dispatcher waits.

@@ -44,9 +44,9 @@ impl SubscriptionSample {
     #[must_use]
     pub fn redelivery_ratio(&self) -> f64 {
         let Counters { delivered, redelivered, .. } = self.counters;
-        // Exact to 2⁻³², which is more than anybody reads.
-        let parts = (u128::from(redelivered) << 32) / u128::from(delivered.max(1));
-        f64::from(u32::try_from(parts).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+        // Exact to a millionth.
+        let millionths = u128::from(redelivered) * 1_000_000 / u128::from(delivered.max(1));
+        f64::from(u32::try_from(millionths).unwrap_or(u32::MAX)) / 1e6
     }
 }
 

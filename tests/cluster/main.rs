@@ -21,6 +21,7 @@ mod delivery;
 mod delivery_crash;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod failures;
 mod membership;
 mod process;
 mod quotas;

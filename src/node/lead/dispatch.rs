@@ -86,6 +86,7 @@ pub(super) fn enqueue(
         memory: Memory::default(),
         event_bytes: 0,
         fruitless: 0,
+        rest: Duration::ZERO,
     };
     tasks::spawn("dispatch", dispatcher.run());
     Ok(())
@@ -103,6 +104,9 @@ struct Dispatcher {
     event_bytes: usize,
     /// Searches in a row that did not see everything and found nothing.
     fruitless: u32,
+    /// How long hints are let gather after a look in vain: whatever happens elsewhere in the hub,
+    /// the looks in vain of all dispatchers together take about one thread.
+    rest: Duration,
 }
 
 /// What to do after a round.
@@ -227,8 +231,14 @@ impl Dispatcher {
             return;
         }
         let room = self.waiting.len() < PULLS_WAITING_MAX;
+        let rest = self.rest;
         tokio::select! {
-            _ = self.hints.changed() => {}
+            _ = self.hints.changed() => {
+                // Timers are no finer than this.
+                if rest >= Duration::from_millis(1) {
+                    tokio::time::sleep(rest).await;
+                }
+            }
             came = self.inbox.recv(), if room => self.waiting.extend(came),
             () = tokio::time::sleep_until(look.min(first).into()) => {}
             _ = leadership.changed() => {}
@@ -247,13 +257,23 @@ impl Dispatcher {
         let _room = node.lead.bytes.acquire_many(room).await.map_err(|_| stopping())?;
         let (name, memory) = (self.subscription.clone(), self.memory.clone());
         let now = node.now();
-        let look = node.read(move |db| plan::look(db, &name, now, &memory, &asks, bounds));
-        match look.await? {
+        let began = clock::now();
+        let look = node.read(move |db| plan::look(db, &name, now, &memory, &asks, bounds)).await?;
+        let took = clock::now().duration_since(began);
+        self.rest = if look.is_vain() { self.all_would_take(took) } else { Duration::ZERO };
+        match look {
             Look::Missing => Err(not_found(&self.subscription)),
             Look::Paused => Err(paused(&self.subscription)),
             Look::Full => Ok(Next::Wait(None)),
             Look::Plan(plan) => self.grant(term, *plan).await,
         }
+    }
+
+    /// What a look by every dispatcher would take.
+    fn all_would_take(&self, took: Duration) -> Duration {
+        let known = self.node.lead.dispatchers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = u32::try_from(known.len()).unwrap_or(u32::MAX);
+        took.saturating_mul(count).min(Duration::from_millis(DISPATCH_LOOK_MS))
     }
 
     fn bounds(&self, wanted: usize) -> Bounds {

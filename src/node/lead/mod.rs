@@ -28,6 +28,9 @@ use crate::model::name;
 use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::clock;
 
+/// How long those who consumed from a deposed leader wait for the name of the new one.
+const HINT_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What the leader keeps in memory.
 pub(super) struct Lead {
     /// The term that this node has announced itself in; leases are granted only then.
@@ -166,7 +169,8 @@ impl Node {
         }
     }
 
-    /// Waits until this node does not lead any more; why.
+    /// Waits until this node does not lead any more; why, with the new leader's name where that is
+    /// known soon.
     pub async fn deposed(&self) -> Rejection {
         let mut leadership = self.raft.leadership();
         while leadership.term().is_some() {
@@ -174,6 +178,15 @@ impl Node {
                 return stopping();
             }
         }
+        let named = async {
+            while not_leader(&self.raft).reason == Reason::NoLeader {
+                if leadership.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Without a name it is found by asking around.
+        drop(tokio::time::timeout(HINT_PATIENCE, named).await);
         not_leader(&self.raft)
     }
 }

@@ -13,7 +13,7 @@ use crate::machine::topic::batch::Batch;
 use crate::machine::topic::runs::{Least, RunReader, Taken};
 use crate::model::delivery::{Pick, SubscriptionInfo};
 use crate::model::ids::{TopicId, UnixMs};
-use crate::model::limits::LEASE_EVENTS_MAX;
+use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
 use crate::model::ranges::OffsetRange;
 
 /// Who asks, and for how much.
@@ -90,6 +90,16 @@ pub(super) enum Look {
     Plan(Box<Plan>),
 }
 
+impl Look {
+    /// Whether it found nothing to lease.
+    pub(super) fn is_vain(&self) -> bool {
+        match self {
+            Self::Missing | Self::Paused | Self::Full => true,
+            Self::Plan(plan) => plan.shares.iter().all(|share| share.picks.is_empty()),
+        }
+    }
+}
+
 /// Looks for events for those who ask.
 pub(super) fn look(
     kv: &impl Kv,
@@ -116,7 +126,9 @@ pub(super) fn look(
     let count = found.picks.iter().map(Pick::count).sum();
     let mut runs = runs(found.picks);
     let (mut shares, mut bytes) = (Vec::with_capacity(asks.len()), bounds.bytes);
-    for (ask, events) in asks.iter().zip(portions(count, &wanted)) {
+    // What is left over will be found again: then few large portions are better than many small.
+    let least = if found.more { DISPATCH_PORTION_EVENTS } else { 1 };
+    for (ask, events) in asks.iter().zip(portions(count, &wanted, least)) {
         let events = if bytes == 0 { 0 } else { events };
         let share = fill(kv, &mut next.reader, &mut runs, events, ask.bytes.min(bytes))?;
         bytes = bytes.saturating_sub(share.bytes());
@@ -157,11 +169,13 @@ fn wanted(kv: &impl Kv, info: &SubscriptionInfo, asks: &[Ask]) -> Result<Vec<u64
 }
 
 /// Divides events among those who want them: evenly, and what one does not want goes to the others.
-/// The first gets what cannot be divided.
-fn portions(count: u64, wanted: &[u64]) -> Vec<u64> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
+/// The first gets what cannot be divided. With fewer than `least` for each, the last get none.
+fn portions(count: u64, wanted: &[u64], least: u64) -> Vec<u64> {
+    let sharers = usize::try_from(count / least).unwrap_or(usize::MAX).max(1);
+    let asking = (0..wanted.len()).filter(|at| wanted[*at] > 0);
+    let mut order: Vec<usize> = asking.take(sharers).collect();
     order.sort_by_key(|at| wanted[*at]);
-    let (mut left, mut sharers) = (count, wanted.len() as u64);
+    let (mut left, mut sharers) = (count, order.len() as u64);
     let mut portions = vec![0; wanted.len()];
     for at in order {
         portions[at] = wanted[at].min(left.div_ceil(sharers));
@@ -254,13 +268,20 @@ mod tests {
 
     #[test]
     fn events_are_divided_evenly_as_far_as_they_are_wanted() {
-        assert_eq!(portions(10, &[5, 5]), [5, 5]);
-        assert_eq!(portions(1, &[5, 5, 5]), [1, 0, 0]);
-        assert_eq!(portions(10, &[2, 100, 100]), [2, 4, 4]);
-        assert_eq!(portions(10, &[100, 2, 100]), [4, 2, 4]);
-        assert_eq!(portions(100, &[1, 0, 3]), [1, 0, 3]);
-        assert_eq!(portions(7, &[4, 4]), [4, 3]);
-        assert!(portions(5, &[]).is_empty());
+        assert_eq!(portions(10, &[5, 5], 1), [5, 5]);
+        assert_eq!(portions(1, &[5, 5, 5], 1), [1, 0, 0]);
+        assert_eq!(portions(10, &[2, 100, 100], 1), [2, 4, 4]);
+        assert_eq!(portions(10, &[100, 2, 100], 1), [4, 2, 4]);
+        assert_eq!(portions(100, &[1, 0, 3], 1), [1, 0, 3]);
+        assert_eq!(portions(7, &[4, 4], 1), [4, 3]);
+        assert!(portions(5, &[], 1).is_empty());
+    }
+
+    #[test]
+    fn large_portions_go_to_the_longest_waiting() {
+        assert_eq!(portions(10, &[0, 9, 9, 9], 4), [0, 5, 5, 0]);
+        assert_eq!(portions(3, &[9, 9], 4), [3, 0]);
+        assert_eq!(portions(100, &[9, 9], 4), [9, 9]);
     }
 
     #[test]

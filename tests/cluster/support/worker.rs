@@ -83,6 +83,7 @@ impl Worker {
         }
     }
 
+    /// A client of the node that answered last.
     pub(crate) async fn connect(&self) -> Result<DeliveryClient<Channel>, Rejection> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.endpoints[self.at]))
             .unwrap()
@@ -91,12 +92,6 @@ impl Worker {
             |e: tonic::transport::Error| Rejection::new(Reason::Unreachable, e.to_string());
         let channel = endpoint.connect().await.map_err(unreachable)?;
         Ok(DeliveryClient::new(channel).max_decoding_message_size(64 << 20))
-    }
-
-    /// A client of the node that leads.
-    pub(crate) async fn leader(&mut self) -> DeliveryClient<Channel> {
-        self.pull(1, 0).await.into_iter().for_each(|_| panic!("nothing was to be ready"));
-        self.connect().await.unwrap()
     }
 
     /// One pull, wherever the leader is.

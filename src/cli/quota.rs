@@ -16,7 +16,7 @@ pub(super) enum QuotaCommand {
     #[command(after_help = "Example:\n  mhub quota get shop -o json")]
     Get {
         /// The service.
-        service: String,
+        name: String,
         /// How fresh.
         #[arg(long, default_value = "linearizable")]
         consistency: ConsistencyArg,
@@ -27,7 +27,7 @@ pub(super) enum QuotaCommand {
     )]
     Set {
         /// The service.
-        service: String,
+        name: String,
         /// Events that it may publish a second; 0: no limit.
         #[arg(long, value_name = "PER_SECOND", required_unless_present = "publish_bytes")]
         publish_events: Option<u64>,
@@ -46,7 +46,7 @@ pub(super) enum QuotaCommand {
     #[command(after_help = "Example:\n  mhub quota rm shop --yes")]
     Rm {
         /// The service.
-        service: String,
+        name: String,
         /// Do not ask.
         #[arg(long, env = "MHUB_YES")]
         yes: bool,
@@ -60,12 +60,12 @@ const PAGE: u32 = 1000;
 pub(super) async fn run(command: QuotaCommand, global: Global) -> Done {
     let client = global.client()?;
     match command {
-        QuotaCommand::Get { service, consistency } => {
+        QuotaCommand::Get { name: service, consistency } => {
             let options = Some(consistency.options());
             let found = client.quota(GetQuotaRequest { service, options }).await?;
             output::item(global.output, &quota(&found))?;
         }
-        QuotaCommand::Set { service, publish_events, publish_bytes } => {
+        QuotaCommand::Set { name: service, publish_events, publish_bytes } => {
             let request = GetQuotaRequest { service, options: None };
             let mut wanted = client.quota(request).await?;
             wanted.publish_events_per_s = publish_events.unwrap_or(wanted.publish_events_per_s);
@@ -77,7 +77,7 @@ pub(super) async fn run(command: QuotaCommand, global: Global) -> Done {
             let quotas = list(&client, consistency).await?;
             output::list(global.output, &COLUMNS, &quotas)?;
         }
-        QuotaCommand::Rm { service, yes } => {
+        QuotaCommand::Rm { name: service, yes } => {
             confirm(&format!("removing the quota of {service} lifts all limits"), &service, yes)?;
             client.delete_quota(DeleteQuotaRequest { service }).await?;
         }

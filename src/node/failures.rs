@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(numbers(&choice), (vec![6], None));
         let named = DeadLetterChoice { numbers: vec![5, 99, 1, 5], ..Default::default() };
         assert_eq!(numbers(&named), (vec![1, 5], None));
-        let some = DeadLetterChoice { limit: 1, ..named };
+        let some = DeadLetterChoice { numbers: vec![5, 1], limit: 1, ..Default::default() };
         assert_eq!(numbers(&some), (vec![1], Some(DeadNumber(1))));
         assert_eq!(numbers(&DeadLetterChoice { after: DeadNumber(1), ..some }), (vec![5], None));
     }

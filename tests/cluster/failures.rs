@@ -6,8 +6,11 @@ use message_hub::model::rejection::Reason;
 use message_hub::proto::status::from_status;
 use message_hub::proto::v1::settlement::Action;
 use message_hub::proto::v1::{
-    LeasedEvents, Nack, OffsetRange, PullRequest, Reject, SettleRequest, Settlement,
+    Event, EventBatch, LeasedEvents, Nack, OffsetRange, PullRequest, Reject, SettleRequest,
+    Settlement,
 };
+
+use prost::Message as _;
 
 use crate::support::worker::{Worker, ack, offsets, refused, whole};
 use crate::support::{Cluster, poll};
@@ -273,4 +276,40 @@ async fn what_is_in_flight_ends_with_its_topic() {
     cluster.admin(&["events", "publish", "orders", "--data", "x"]).succeeds();
     let anew = pull_all(&mut worker, 1).await;
     assert_eq!((anew[0].offset, anew[0].attempt), (0, 1), "another topic of the same name");
+}
+
+#[tokio::test]
+async fn retries_of_many_topics_are_moved_in_steps() {
+    let cluster = Cluster::start(1, &[]);
+    let create = ["sub", "create", "billing", "--topic", "orders.*"];
+    let slow = ["--config", "retry.strategy=fixed", "--config", "retry.initial=5m"];
+    cluster.admin(&[&create[..], &slow].concat()).succeeds();
+    for topic in ["orders.a", "orders.b", "orders.c"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+        cluster.admin(&["events", "publish", topic, "--data", "x"]).succeeds();
+    }
+    let mut worker = worker(&cluster);
+    let held = pull_all(&mut worker, 3).await;
+    settle(&mut worker, &held, nack("TIMEOUT")).await;
+    let moved =
+        |args: &[&str]| cluster.admin(&[&["retries"], args, &["-o", "json"]].concat()).json();
+    let ready = moved(&["now", "billing", "--topic", "orders.b", "--all"]);
+    assert_eq!((&ready["ready"], &ready["left"]), (&"1".into(), &"0".into()));
+    let ready = moved(&["now", "billing", "--all"]);
+    assert_eq!((&ready["ready"], &ready["left"]), (&"2".into(), &"1".into()));
+    let again = pull_all(&mut worker, 3).await;
+    assert!(again.iter().all(|held| held.attempt == 2));
+}
+
+#[tokio::test]
+async fn the_feed_can_be_subscribed_to() {
+    let cluster = billing(1, 0, &[]);
+    cluster.admin(&["sub", "create", "feed", "--topic", "hub.>", "--from", "start"]).succeeds();
+    cluster.admin(&["sub", "pause", "billing"]).succeeds();
+    let mut watcher = Worker::new(&cluster, "feed", "watcher");
+    let told = pull_all(&mut watcher, 1).await;
+    let event = EventBatch::decode(told[0].lease.batches[0].clone()).unwrap().events.remove(0);
+    let event = Event::decode(event).unwrap();
+    assert_eq!((&*event.r#type, &*event.subject), ("hub.subscription.paused", "billing"));
+    settle(&mut watcher, &told, ack()).await;
 }

@@ -314,3 +314,40 @@ async fn a_hub_bears_ten_thousand_subscriptions_of_one_topic_and_no_more() {
     let told = metrics.lines().filter(|l| l.starts_with("mhub_subscription_pending{")).count();
     assert_eq!(told, 100, "metrics are bounded");
 }
+
+#[test]
+fn the_command_line_refuses_what_it_cannot_mean() {
+    let cluster = shop(1);
+    let run = |args: &[&str]| cluster.admin(args);
+    run(&["sub", "create", "s", "--topic", "orders.>"]).succeeds();
+    let create =
+        |more: &[&str]| run(&[&["sub", "create", "t", "--topic", "orders.>"], more].concat());
+    create(&["--config", "lease=5ms"]).fails(2, "lease_ms");
+    create(&["--config", "lease=soon"]).fails(2, "lease=soon");
+    create(&["--config", "retry.initial=10m"]).fails(2, "retry.initial_ms");
+    create(&["--config", "dead_letters.trip_resume=2d"]).fails(2, "INVALID_CONFIG");
+    create(&["--filter", r#"{"sql": "type = 'x'"}"#]).fails(2, "INVALID_FILTER");
+    create(&["--filter", "/nowhere/filter.json"]).fails(2, "/nowhere/filter.json");
+    run(&["sub", "create", "s", "--topic", "orders.>"]).fails(4, "SUBSCRIPTION_EXISTS");
+    run(&["sub", "update", "s"]).fails(2, "--config or --filter");
+    run(&["sub", "update", "s", "--config", "retry.min=10m"]).fails(2, "retry.min_ms");
+    run(&["sub", "pause", "s", "--resume-after", "366d"]).fails(2, "resume_after_ms");
+    run(&["sub", "ls", "-o", "json"]).succeeds();
+    for noun in [["dlq", "ls"], ["retries", "ls"], ["sub", "stats"], ["queue", "stats"]] {
+        run(&[&noun[..], &["nope"]].concat()).fails(3, "SUBSCRIPTION_NOT_FOUND");
+        run(&[&noun[..], &["a b"]].concat()).fails(2, "INVALID_NAME");
+    }
+    run(&["dlq", "show", "s", "1"]).fails(3, "DEAD_LETTER_NOT_FOUND");
+    let publish =
+        |more: &[&str]| run(&[&["events", "publish", "orders.paid", "--data", "x"], more].concat());
+    publish(&["--ttl", "0s"]).fails(2, "DEADLINE_PAST");
+    publish(&["--delay", "366d"]).fails(2, "deliver_at");
+    publish(&["--ttl", "1h", "--delay", "2h"]).fails(2, "deliver_at");
+    publish(&["--fairness-key", &"k".repeat(65)]).fails(2, "fairness_key");
+    run(&["events", "cancel", "orders.paid", "--id", "x"]).fails(3, "EVENT_NOT_FOUND");
+    run(&["events", "read", "hub.lifecycle"]).fails(3, "TOPIC_NOT_FOUND");
+    run(&["events", "publish", "hub.lifecycle", "--data", "x"]).fails(2, "INVALID_NAME");
+    let rows = run(&["queue", "top", "--every", "200ms", "-o", "json"]).json();
+    assert_eq!((&rows[0]["subscription"], &rows[0]["acked_per_s"]), (&"s".into(), &"0".into()));
+    run(&["queue", "top", "--every", "1ms"]).fails(2, "--every");
+}

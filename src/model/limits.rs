@@ -313,7 +313,9 @@ pub const DISPATCH_BYTES_MAX: usize = 64 << 20;
 /// Events that each of several pulls gets at least while there are more than enough.
 pub const DISPATCH_PORTION_EVENTS: u64 = 128;
 /// A dispatcher that waits looks again after so long, whatever it hears, milliseconds.
-pub const DISPATCH_LOOK_MS: u64 = 1000;
+pub const DISPATCH_LOOK_MS: u64 = 5000;
+/// The longest that a dispatcher rests after looks in vain, milliseconds.
+pub const DISPATCH_REST_MS_MAX: u64 = 1000;
 /// Searches that see only a part and find nothing, after which a dispatcher waits.
 pub const DISPATCH_SEARCHES_MAX: u32 = 64;
 /// A dispatcher whose picks were all left out looks again no sooner than this, milliseconds.

@@ -64,7 +64,24 @@ async fn consume(
             return Err(failure.rejection);
         }
         let _ = attempts.next(&target, &failure);
-        attempts.pause(failure, deadline).await?;
+        tokio::select! {
+            paused = attempts.pause(failure, deadline) => paused?,
+            () = over(shared) => return Ok(()),
+        }
+    }
+}
+
+/// Waits until a consumer that ends has waited enough: without a stream there is nothing else to do.
+async fn over(shared: &Shared) {
+    loop {
+        let phase = shared.lock().phase;
+        match phase {
+            Phase::Draining(until) | Phase::Releasing(until) => {
+                return tokio::time::sleep_until(until).await;
+            }
+            Phase::Ended => return,
+            Phase::Consuming => shared.work.notified().await,
+        }
     }
 }
 
@@ -93,7 +110,11 @@ async fn converse(
         let opened = answers.message().await?;
         Ok::<_, tonic::Status>(opened.map(|_| answers))
     };
-    let answers = match tokio::time::timeout(patience, opening).await {
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(patience, opening) => opened,
+        () = over(shared) => return Ok(()),
+    };
+    let answers = match opened {
         Ok(Ok(Some(answers))) => answers,
         Ok(Ok(None)) => return Err(broken(Failure::of_rejection(ended(target)))),
         Ok(Err(status)) => return Err(broken(Failure::of_status(&status, target))),

@@ -20,8 +20,9 @@ use crate::model::command::{Kind, Lease};
 use crate::model::delivery::Leased;
 use crate::model::ids::{Term, UnixMs};
 use crate::model::limits::{
-    DISPATCH_LOOK_MS, DISPATCH_PAUSE_MS, DISPATCH_ROUND_BYTES, DISPATCH_SEARCHES_MAX,
-    DISPATCHER_IDLE_MS, DISPATCHERS_MAX, LEASE_EVENTS_MAX, OVERLOADED_RETRY_MS, PULLS_WAITING_MAX,
+    DISPATCH_LOOK_MS, DISPATCH_PAUSE_MS, DISPATCH_REST_MS_MAX, DISPATCH_ROUND_BYTES,
+    DISPATCH_SEARCHES_MAX, DISPATCHER_IDLE_MS, DISPATCHERS_MAX, LEASE_EVENTS_MAX,
+    OVERLOADED_RETRY_MS, PULLS_WAITING_MAX,
 };
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -83,10 +84,10 @@ pub(super) fn enqueue(
         subscription: subscription.to_owned(),
         inbox,
         waiting: VecDeque::new(),
-        memory: Memory::default(),
+        memory: Arc::default(),
         event_bytes: 0,
         fruitless: 0,
-        rest: Duration::ZERO,
+        vain: Duration::ZERO,
     };
     tasks::spawn("dispatch", dispatcher.run());
     Ok(())
@@ -99,14 +100,13 @@ struct Dispatcher {
     /// The longest waiting first.
     waiting: VecDeque<Waiter>,
     hints: watch::Receiver<()>,
-    memory: Memory,
+    memory: Arc<Memory>,
     /// What an event took in the last round that found any; 0: unknown.
     event_bytes: usize,
     /// Searches in a row that did not see everything and found nothing.
     fruitless: u32,
-    /// How long hints are let gather after a look in vain: whatever happens elsewhere in the hub,
-    /// the looks in vain of all dispatchers together take about one thread.
-    rest: Duration,
+    /// What looks in vain took since it last waited.
+    vain: Duration,
 }
 
 /// What to do after a round.
@@ -231,7 +231,7 @@ impl Dispatcher {
             return;
         }
         let room = self.waiting.len() < PULLS_WAITING_MAX;
-        let rest = self.rest;
+        let rest = self.rest();
         tokio::select! {
             _ = self.hints.changed() => {
                 // Timers are no finer than this.
@@ -255,12 +255,12 @@ impl Dispatcher {
         let node = Arc::clone(&self.node);
         let room = u32::try_from(bounds.bytes).unwrap_or(u32::MAX);
         let _room = node.lead.bytes.acquire_many(room).await.map_err(|_| stopping())?;
-        let (name, memory) = (self.subscription.clone(), self.memory.clone());
+        let (name, memory) = (self.subscription.clone(), Arc::clone(&self.memory));
         let now = node.now();
         let began = clock::now();
         let look = node.read(move |db| plan::look(db, &name, now, &memory, &asks, bounds)).await?;
         let took = clock::now().duration_since(began);
-        self.rest = if look.is_vain() { self.all_would_take(took) } else { Duration::ZERO };
+        self.vain = if look.is_vain() { self.vain + took } else { Duration::ZERO };
         match look {
             Look::Missing => Err(not_found(&self.subscription)),
             Look::Paused => Err(paused(&self.subscription)),
@@ -269,11 +269,14 @@ impl Dispatcher {
         }
     }
 
-    /// What a look by every dispatcher would take.
-    fn all_would_take(&self, took: Duration) -> Duration {
+    /// How long hints are let gather after looks in vain: whatever happens elsewhere in the hub, the
+    /// looks in vain of all dispatchers together take about one thread.
+    fn rest(&mut self) -> Duration {
+        let vain = std::mem::take(&mut self.vain);
+        self.fruitless = 0;
         let known = self.node.lead.dispatchers.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = u32::try_from(known.len()).unwrap_or(u32::MAX);
-        took.saturating_mul(count).min(Duration::from_millis(DISPATCH_LOOK_MS))
+        vain.saturating_mul(count).min(Duration::from_millis(DISPATCH_REST_MS_MAX))
     }
 
     fn bounds(&self, wanted: usize) -> Bounds {
@@ -287,7 +290,7 @@ impl Dispatcher {
 
     async fn grant(&mut self, term: Term, plan: Plan) -> Result<Next, Rejection> {
         let Plan { revision, shares, mut skips, more, wake_at, memory } = plan;
-        self.memory = memory;
+        self.memory = Arc::new(memory);
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
             self.fruitless += 1;

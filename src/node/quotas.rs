@@ -1,7 +1,8 @@
 //! Quotas of services: kept in the state, enforced here, where calls come in.
 //!
-//! Every node keeps the limits in memory and reads them again every second, so that whoever becomes
-//! leader has them. Where there are none, admitting a call costs one atomic read.
+//! Every node keeps the limits in memory and reads them again every second, and when leadership
+//! moves, so that whoever leads has them. Where there are none, admitting a call costs one atomic
+//! read.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,6 +130,7 @@ fn exceeded(service: &str, what: &str, rate: u64, wait: Duration) -> Rejection {
 /// Starts the task that keeps the limits up to date.
 pub(super) fn start(node: &Arc<Node>) {
     let weak = Arc::downgrade(node);
+    let mut leadership = node.raft.leadership();
     let shutdown = node.shutdown.clone();
     tasks::spawn("quotas", async move {
         let mut ticks = tokio::time::interval(EVERY);
@@ -136,6 +138,7 @@ pub(super) fn start(node: &Arc<Node>) {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                changed = leadership.changed() => if changed.is_err() { return },
                 () = shutdown.wait() => return,
             }
             let Some(node) = Weak::upgrade(&weak) else { return };

@@ -16,11 +16,12 @@ use crate::support::{Cluster, SERVING_WITHIN, poll};
 /// The longest election timeout of a node that is not told otherwise.
 const ELECTION_MAX: Duration = Duration::from_millis(1200);
 
-/// Kills the leader, and gives its index.
-fn kill_leader(cluster: &mut Cluster) -> usize {
+/// Kills the leader; its index, and when that was.
+fn kill_leader(cluster: &mut Cluster) -> (usize, Instant) {
     let leader = cluster.leader();
+    let killed_at = Instant::now();
     cluster.nodes[leader].kill();
-    leader
+    (leader, killed_at)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +35,7 @@ async fn leases_hold_over_a_change_of_leader_and_due_times_are_kept() {
     worker.settle_all(&failed, nack(6000)).await;
     let mut idle = Worker::new(&cluster, "s", "idle");
     let short = idle.pull_some(1).await;
-    let killed = kill_leader(&mut cluster);
+    let (killed, _) = kill_leader(&mut cluster);
     // What nobody has comes from the new leader at once.
     let free = worker.pull_some(1).await;
     assert_eq!(offsets(&free), [(3, 1)]);
@@ -121,8 +122,7 @@ async fn kills_of_the_leader_in_the_middle_of_work_lose_nothing_and_repeat_nothi
         let acked = |record: &Arc<Mutex<Record>>| record.lock().unwrap().acked.len();
         let before = acked(&record);
         assert!(poll(SERVING_WITHIN, || acked(&record) > before + 20), "no progress");
-        let killed_at = Instant::now();
-        let killed = tokio::task::block_in_place(|| kill_leader(&mut cluster));
+        let (killed, killed_at) = tokio::task::block_in_place(|| kill_leader(&mut cluster));
         // What was under way at the kill may still be heard of: count what comes after an election.
         let again = poll(SERVING_WITHIN, || {
             let record = record.lock().unwrap();

@@ -70,7 +70,7 @@ async fn look(node: &Node) -> Option<Duration> {
 /// Ticks until nothing is due; when the next timer is.
 async fn fire(node: &Node) -> Result<Option<UnixMs>, Rejection> {
     loop {
-        let due = node.read(|tables| next_due(tables)).await?;
+        let due = node.read(|view| next_due(view)).await?;
         if due.is_none_or(|due| due > node.now()) {
             return Ok(due);
         }

@@ -15,7 +15,7 @@ use super::apply::Machine;
 use super::kv::{Kv, Order, Table};
 use super::mem::MemKv;
 use super::query::{self, Bounds};
-use crate::model::command::CommandBatch;
+use crate::model::command::{CommandBatch, Kind};
 use crate::model::ids::{KeyVersion, LogIndex, Offset, Position, UnixMs};
 use crate::model::outcome::Outcome;
 
@@ -230,6 +230,28 @@ fn a_flipped_bit_in_a_batch_is_a_fault() {
     row[20] ^= 4;
     kv.write(vec![super::kv::Write::Put(Table::Batches, key, row.into())]);
     assert!(query::event_at(&kv, &info, Offset(0)).is_err());
+}
+
+/// Reads of one answer are no snapshot: events may come between the topic's row and the key's.
+#[test]
+fn a_key_is_whole_although_its_topic_was_read_earlier() {
+    let mut kv = MemKv::default();
+    apply(&mut kv, &[random::create("a", 0)], 1);
+    let earlier = query::topic(&kv, "a").unwrap().unwrap();
+    let event = random::TestEvent {
+        id: "i".to_owned(),
+        source: "s".to_owned(),
+        kind: "k".to_owned(),
+        key: "x".to_owned(),
+        ..random::TestEvent::default()
+    };
+    let publish = Kind::Publish(random::publish_of("a", &[event]));
+    apply(&mut kv, &[CommandBatch { stamp_ms: 0, commands: vec![publish.into()] }], 2);
+    for order in [Order::Ascending, Order::Descending] {
+        let (events, version) =
+            query::read_key(&kv, &earlier, "x", KeyVersion(1), order, 9).unwrap();
+        assert_eq!((events.len(), version), (1, KeyVersion(1)), "{order:?}");
+    }
 }
 
 /// What the golden rows say, whichever version they have.

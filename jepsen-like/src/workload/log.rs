@@ -1,0 +1,124 @@
+//! W2: a log. Writers publish distinct values; readers look at its end on every node.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use message_hub::client::Client;
+use message_hub::proto::v1::read_options::Consistency;
+use message_hub::proto::v1::read_request::From;
+use message_hub::proto::v1::{Linearizable, ReadOptions, ReadRequest, Stale};
+use tokio::task::JoinSet;
+
+use super::{Shared, TOPIC, WORKERS, event, joined, pace};
+use crate::cluster::Cluster;
+use crate::history::{Answer, Freshness, Line, Op};
+
+/// How far before the known end readers begin.
+const LOOK_BACK: u64 = 30;
+/// How often a reader reads.
+const READ_EVERY: Duration = Duration::from_millis(200);
+/// How long a whole replica may take to be read.
+const READ_BACK: Duration = Duration::from_secs(60);
+
+pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    writers(shared, tasks)?;
+    for slot in 1..=shared.nodes {
+        let client = shared.pinned(slot)?;
+        tasks.spawn(end_reader(Arc::clone(shared), client, slot));
+    }
+    Ok(())
+}
+
+/// Clients that publish.
+pub(super) fn writers(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    for label in 1..=WORKERS {
+        let client = shared.client()?;
+        tasks.spawn(writer(Arc::clone(shared), client, label));
+    }
+    Ok(())
+}
+
+async fn writer(shared: Arc<Shared>, client: Client, label: u64) {
+    let mut rng = shared.rng(label);
+    let mut process = shared.next_process();
+    let mut publisher = client.publisher();
+    while shared.goes_on() {
+        pace(&shared, WORKERS, &mut rng).await;
+        let value = shared.next_value();
+        let publish = async {
+            let receipt = publisher.publish(TOPIC, event(value).build()).await?;
+            shared.acked.fetch_max(receipt.offset + 1, Ordering::AcqRel);
+            Ok(Answer::Placed {
+                offset: receipt.offset,
+                position: receipt.position,
+                version: receipt.key_version,
+            })
+        };
+        let (known, _) = shared.record(process, Op::Publish { value }, publish).await;
+        if !known {
+            process = shared.next_process();
+            publisher = client.publisher();
+        }
+    }
+}
+
+async fn end_reader(shared: Arc<Shared>, client: Client, slot: u8) {
+    let process = shared.next_process();
+    while shared.goes_on() {
+        tokio::time::sleep(READ_EVERY).await;
+        let from = shared.acked.load(Ordering::Acquire).saturating_sub(LOOK_BACK);
+        read(&shared, &client, process, slot, from, 0, Freshness::Linearizable).await;
+    }
+}
+
+/// One read, written down.
+pub(super) async fn read(
+    shared: &Shared,
+    client: &Client,
+    process: u64,
+    node: u8,
+    from: u64,
+    limit: u64,
+    freshness: Freshness,
+) -> Option<Answer> {
+    let op = Op::Read { node, from, limit, freshness };
+    let request = request(from, limit, freshness);
+    let done = async {
+        let parts = client.read_all(request).await?;
+        joined(&parts, limit == 0)
+    };
+    shared.record(process, op, done).await.1
+}
+
+pub(super) fn request(from: u64, limit: u64, freshness: Freshness) -> ReadRequest {
+    let consistency = match freshness {
+        Freshness::Linearizable => Consistency::Linearizable(Linearizable {}),
+        Freshness::Stale => Consistency::Stale(Stale {}),
+        Freshness::AtLeast(position) => Consistency::AtLeastPosition(position),
+    };
+    ReadRequest {
+        topic: TOPIC.to_owned(),
+        from: Some(From::Offset(from)),
+        limit,
+        options: Some(ReadOptions { consistency: Some(consistency) }),
+        ..ReadRequest::default()
+    }
+}
+
+/// Writes down the whole log of each replica.
+pub(super) async fn read_back(shared: &Shared, cluster: &Cluster) -> anyhow::Result<()> {
+    for index in cluster.running() {
+        let node = &cluster.nodes[index];
+        let client = node.client(READ_BACK)?;
+        let mut reader = client.read(request(0, 0, Freshness::Linearizable));
+        loop {
+            let part = reader.next().await.with_context(|| format!("read node {}", node.slot))?;
+            let Some(part) = part else { break };
+            let Answer::Events { first, values, .. } = joined(&[part], false)? else { continue };
+            shared.recorder.tell(|_| Line::Replica { node: node.slot, first, values });
+        }
+    }
+    Ok(())
+}

@@ -91,7 +91,7 @@ impl TopicView {
         let chunk = marks::chunk_of(Offset(at));
         let base = chunk * MARKS_OFFSETS;
         let until = (end - base).min(MARKS_OFFSETS);
-        let run = self.marks(kv, chunk)?.free(at - base, until).into_iter().next();
+        let run = self.marks(kv, chunk)?.free(at - base, until).next();
         Ok(match run {
             Some(run) => Ok(OffsetRange { first: base + run.first, count: run.count }),
             None => Err(base + MARKS_OFFSETS),

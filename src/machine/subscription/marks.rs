@@ -188,20 +188,14 @@ impl Marks {
         self.done.is_empty() && self.leased.is_empty()
     }
 
-    /// The runs of places among `from..until` that are neither done nor leased.
-    #[must_use]
-    pub fn free(&self, from: u64, until: u64) -> Vec<OffsetRange> {
-        let taken = self.done.union(&self.leased);
-        let (mut at, mut free) = (from, Vec::new());
-        while at < until {
+    /// The runs of places among `from..until` that are neither done nor leased, found one by one.
+    pub fn free(&self, from: u64, until: u64) -> impl Iterator<Item = OffsetRange> + use<> {
+        let (taken, mut at) = (self.done.union(&self.leased), from);
+        std::iter::from_fn(move || {
             let first = taken.next(at, false).min(until);
-            let end = taken.next(first, true).min(until);
-            if first < end {
-                free.push(OffsetRange::between(first, end));
-            }
-            at = end.max(first + 1);
-        }
-        free
+            at = taken.next(first, true).min(until);
+            (first < at).then(|| OffsetRange::between(first, at))
+        })
     }
 }
 
@@ -276,7 +270,7 @@ mod tests {
             }
             let marks = Marks { done: bits.clone(), leased: Bits::default() };
             prop_assert_eq!(Marks::decode(&marks.encode()).unwrap(), marks.clone());
-            let free: Vec<u64> = marks.free(5, 4000).iter().flat_map(|r| r.first..r.end()).collect();
+            let free: Vec<u64> = marks.free(5, 4000).flat_map(|r| r.first..r.end()).collect();
             prop_assert_eq!(free, (5..4000).filter(|p| !plain[*p as usize]).collect::<Vec<_>>());
         }
     }

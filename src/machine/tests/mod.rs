@@ -232,7 +232,7 @@ fn a_flipped_bit_in_a_batch_is_a_fault() {
     assert!(query::event_at(&kv, &info, Offset(0)).is_err());
 }
 
-/// Reads of one answer are no snapshot: events may come between the topic's row and the key's.
+/// Who asks may have read the topic's row in an earlier look at the state.
 #[test]
 fn a_key_is_whole_although_its_topic_was_read_earlier() {
     let mut kv = MemKv::default();

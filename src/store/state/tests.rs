@@ -76,3 +76,32 @@ fn a_flipped_bit_in_a_table_file_is_a_fault_never_other_content() {
     }
     assert!(noticed > 30, "hardly any flip was noticed: {noticed}");
 }
+
+#[test]
+fn a_view_stays_as_it_was_whatever_is_written_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = StateDb::open(dir.path(), &StoreOptions::default()).unwrap();
+    let put = |n: u8| db.write(vec![Write::Put(Table::Topics, vec![n], Bytes::from_static(b"x"))]);
+    let rows = |kv: &dyn Fn(&mut Visit<'_>) -> Result<(), Fault>| {
+        let mut count = 0;
+        kv(&mut |_, _| {
+            count += 1;
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        count
+    };
+    put(1).unwrap();
+    for whole in [false, true] {
+        db.view_of(whole, |view| {
+            let scan = |visit: &mut Visit<'_>| {
+                view.scan(Table::Topics, &[0], &[9], Order::Ascending, visit)
+            };
+            let before = rows(&scan);
+            put(if whole { 3 } else { 2 }).unwrap();
+            assert_eq!(rows(&scan), before);
+            assert_eq!(view.get(Table::Topics, &[if whole { 3 } else { 2 }]).unwrap(), None);
+        });
+    }
+    assert!(db.tables().get(Table::Topics, &[3]).unwrap().is_some());
+}

@@ -1,7 +1,8 @@
 //! Generates the API types from `proto/`, without a `protoc`.
 //!
 //! Fields that hold an [`Event`] or an `EventBatch` become `bytes` in the generated Rust code (the
-//! wire is the same), so that events travel through a node without being decoded and encoded again.
+//! wire is the same), so that events travel through a node without being decoded and encoded again;
+//! those that hold a `Filter` too, so that one that is nested without end is refused by name.
 //! Reflection serves the descriptors as they are written.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,11 +15,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
-    const FILES: [&str; 5] = [
+    const FILES: [&str; 9] = [
         "messagehub/v1/event.proto",
         "messagehub/v1/topics.proto",
         "messagehub/v1/events.proto",
+        "messagehub/v1/delivery.proto",
         "messagehub/v1/cluster.proto",
+        "messagehub/v1/subscriptions.proto",
+        "messagehub/v1/failures.proto",
+        "messagehub/v1/quotas.proto",
         "messagehub/peer/v1/peer.proto",
     ];
     let mut set = protox::compile(FILES, ["proto"])?;
@@ -36,7 +41,8 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn make_events_opaque(message: &mut prost_types::DescriptorProto) {
     use prost_types::field_descriptor_proto::Type;
-    const OPAQUE: [&str; 2] = [".messagehub.v1.Event", ".messagehub.v1.EventBatch"];
+    const OPAQUE: [&str; 3] =
+        [".messagehub.v1.Event", ".messagehub.v1.EventBatch", ".messagehub.v1.Filter"];
     for field in &mut message.field {
         if OPAQUE.contains(&field.type_name()) {
             field.type_name = None;

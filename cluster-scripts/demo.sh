@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # demo.sh: installs what is missing, builds, and shows the hub at work: three nodes on this machine, events in, events
-# out of a follower, the leader killed, events in again.
+# out of a follower, a work queue with failures, the leader killed, and on it goes.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 build_mhub
 export MHUB_BIN=$mhub
@@ -35,6 +35,17 @@ echo '{"specversion":"1.0","id":"demo-1","source":"/demo","type":"order.created"
 show mhub events append orders --key order-900 --expect 1 --type order.paid --data '{"paid":true}'
 show mhub events append orders --key order-900 --expect 1 --type order.paid --data '{"paid":true}' || echo "(refused, as it should be)"
 
+step "a work queue: the urgent event overtakes the others"
+show mhub topic create mail >/dev/null
+show mhub sub create mailer --topic mail --config max_attempts=2 --config retry.strategy=fixed --config retry.initial=1s >/dev/null
+for n in 1 2 3; do show mhub events publish mail --type mail.welcome --data "\"to user $n\"" >/dev/null; done
+show mhub events publish mail --type mail.reset --data '"reset your password"' --priority 9 --ttl 10m >/dev/null
+show mhub events consume mailer --limit 2
+
+step "what fails comes again after a second, and is a dead letter after the second failure"
+show mhub events consume mailer --nack SMTP_DOWN --wait 3
+show mhub dlq ls mailer
+
 leader=$(mhub cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
 follower=$((leader % 3 + 1))
 step "read back from a follower (node $follower), linearizably"
@@ -45,6 +56,11 @@ step "kill -9 of the leader (node $leader), and publish again"
 "$here/kill-node.sh" "$leader" --dir "$dir"
 show mhub events publish orders --type order.shipped --key order-900 --data '{"carrier":"bike"}'
 show mhub cluster health || true
+
+step "the new leader knows the dead letters; redriven, they are delivered anew"
+show mhub dlq redrive mailer --all
+show mhub events consume mailer --wait 2
+show mhub queue stats
 
 step "the killed node comes back, and all nodes hold the same state"
 "$here/start-node.sh" "$leader" --dir "$dir"

@@ -129,8 +129,11 @@ pub(super) fn read_plan(request: ReadRequest, at_end: AtEnd) -> Result<ReadPlan,
     if request.backward && at_end == AtEnd::Follow {
         return Err(invalid("tail does not go backward; use read"));
     }
-    let topic =
-        if request.topic.is_empty() { None } else { Some(TopicName::parse(&request.topic)?) };
+    let topic = if request.topic.is_empty() {
+        None
+    } else {
+        Some(TopicName::parse_readable(&request.topic)?)
+    };
     let from = match request.from {
         None | Some(read_request::From::Start(_)) => From::Start,
         Some(read_request::From::End(_)) => From::End,

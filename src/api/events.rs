@@ -10,6 +10,7 @@ use super::convert::{
     recorded_event,
 };
 use super::publish_stream;
+use super::quotas::service_of;
 use crate::machine::kv::Order;
 use crate::model::ids::{KeyVersion, Offset};
 use crate::model::name::TopicName;
@@ -21,8 +22,9 @@ use crate::node::validate;
 use crate::proto::status::to_status;
 use crate::proto::v1::events_server::Events;
 use crate::proto::v1::{
-    GetEventRequest, PublishAnswer, PublishCall, PublishResult, ReadKeyRequest, ReadKeyResponse,
-    ReadRequest, ReadResponse, RecordedEvent, get_event_request,
+    CancelEventRequest, CancelEventResponse, GetEventRequest, PublishAnswer, PublishCall,
+    PublishResult, ReadKeyRequest, ReadKeyResponse, ReadRequest, ReadResponse, RecordedEvent,
+    cancel_event_request, get_event_request,
 };
 use crate::runtime::clock;
 
@@ -40,7 +42,9 @@ impl Events for EventsService {
         &self,
         request: Request<Streaming<PublishCall>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        Ok(Response::new(publish_stream::serve(Arc::clone(&self.0), request.into_inner())))
+        let service = service_of(request.metadata()).map_err(|r| to_status(&r))?;
+        let answers = publish_stream::serve(Arc::clone(&self.0), service, request.into_inner());
+        Ok(Response::new(answers))
     }
 
     async fn publish(
@@ -49,8 +53,9 @@ impl Events for EventsService {
     ) -> Result<Response<PublishResult>, Status> {
         let deadline = caller_deadline(request.metadata(), clock::now());
         let outcome = async {
-            let call = validate::publish(publish(request.into_inner())?, clock::unix_ms())?;
-            let work = self.0.publish(call);
+            let service = service_of(request.metadata())?;
+            let call = validate::publish(publish(request.into_inner())?, self.0.now())?;
+            let work = self.0.publish(&service, call);
             match deadline {
                 None => work.await,
                 Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
@@ -91,6 +96,20 @@ impl Events for EventsService {
     ) -> Result<Response<RecordedEvent>, Status> {
         self.event(request.into_inner()).await.map(Response::new).map_err(|r| to_status(&r))
     }
+
+    async fn cancel_event(
+        &self,
+        request: Request<CancelEventRequest>,
+    ) -> Result<Response<CancelEventResponse>, Status> {
+        let CancelEventRequest { topic, which } = request.into_inner();
+        let which = match which {
+            Some(cancel_event_request::Which::Offset(offset)) => Which::Offset(Offset(offset)),
+            Some(cancel_event_request::Which::Id(id)) => Which::Id(id.source, id.id),
+            None => return Err(to_status(&invalid("name the event by offset or by id"))),
+        };
+        let cancelled = self.0.cancel_event(&topic, which).await;
+        cancelled.map(|()| Response::new(CancelEventResponse {})).map_err(|r| to_status(&r))
+    }
 }
 
 fn out_of_time() -> Rejection {
@@ -112,7 +131,7 @@ impl EventsService {
     }
 
     async fn key(&self, request: ReadKeyRequest) -> Result<ReadKeyResponse, Rejection> {
-        let topic = TopicName::parse(&request.topic)?;
+        let topic = TopicName::parse_readable(&request.topic)?;
         if request.key.is_empty() {
             return Err(invalid("the key is empty; name one"));
         }
@@ -145,7 +164,7 @@ impl EventsService {
     }
 
     async fn event(&self, request: GetEventRequest) -> Result<RecordedEvent, Rejection> {
-        let topic = TopicName::parse(&request.topic)?;
+        let topic = TopicName::parse_readable(&request.topic)?;
         let which = match request.which {
             Some(get_event_request::Which::Offset(offset)) => Which::Offset(Offset(offset)),
             Some(get_event_request::Which::Id(id)) if id.id.is_empty() => {

@@ -1,10 +1,18 @@
 //! The gRPC API: thin. Convert, call the node, convert back.
 
 mod convert;
+mod convert_failures;
+mod convert_subscription;
 
 mod cluster;
+mod consume_state;
+mod consume_stream;
+mod delivery;
 mod events;
+mod failures;
 mod publish_stream;
+mod quotas;
+mod subscriptions;
 mod topics;
 
 mod connections;

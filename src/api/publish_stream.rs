@@ -18,17 +18,18 @@ use crate::node::{Node, published, validate};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::publish_answer::Answer;
 use crate::proto::v1::{PublishAnswer, PublishCall};
-use crate::runtime::{clock, tasks};
+use crate::runtime::tasks;
 
 type Sender = mpsc::Sender<PublishAnswer>;
 
 /// Serves one stream until the client ends it and every call is answered.
 pub(super) fn serve(
     node: Arc<Node>,
+    service: String,
     calls: Streaming<PublishCall>,
 ) -> BoxStream<'static, Result<PublishAnswer, Status>> {
     let (sender, answers) = mpsc::channel(STREAM_ANSWERS_QUEUED);
-    tasks::spawn("publish-stream", run(node, calls, sender));
+    tasks::spawn("publish-stream", run(node, service, calls, sender));
     unfold(answers, async |mut answers| Some((Ok(answers.recv().await?), answers))).boxed()
 }
 
@@ -39,7 +40,7 @@ struct Done {
     result: Result<Published, Rejection>,
 }
 
-async fn run(node: Arc<Node>, mut calls: Streaming<PublishCall>, answers: Sender) {
+async fn run(node: Arc<Node>, service: String, mut calls: Streaming<PublishCall>, answers: Sender) {
     let mut waiting = FuturesUnordered::new();
     let mut bytes = 0;
     let mut open = true;
@@ -61,7 +62,7 @@ async fn run(node: Arc<Node>, mut calls: Streaming<PublishCall>, answers: Sender
                     continue;
                 };
                 let (number, size) = (call.call, call.events.iter().map(bytes::Bytes::len).sum());
-                match begin(&node, call).await {
+                match begin(&node, &service, call).await {
                     Ok(ticket) => {
                         bytes += size;
                         waiting.push(wait(number, size, ticket));
@@ -78,8 +79,8 @@ async fn run(node: Arc<Node>, mut calls: Streaming<PublishCall>, answers: Sender
     }
 }
 
-async fn begin(node: &Node, call: PublishCall) -> Result<Ticket, Rejection> {
-    node.begin_publish(validate::publish(publish(call)?, clock::unix_ms())?).await
+async fn begin(node: &Node, service: &str, call: PublishCall) -> Result<Ticket, Rejection> {
+    node.begin_publish(service, validate::publish(publish(call)?, node.now())?).await
 }
 
 async fn wait(call: u64, bytes: usize, ticket: Ticket) -> Done {

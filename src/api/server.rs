@@ -13,7 +13,11 @@ use tonic_health::server::HealthReporter;
 
 use super::cluster::ClusterService;
 use super::connections;
+use super::delivery::DeliveryService;
 use super::events::EventsService;
+use super::failures::FailuresService;
+use super::quotas::QuotasService;
+use super::subscriptions::SubscriptionsService;
 use super::topics::TopicsService;
 use crate::config::Config;
 use crate::gateway;
@@ -23,7 +27,12 @@ use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::node::Node;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::cluster_server::ClusterServer;
+use crate::proto::v1::dead_letters_server::DeadLettersServer;
+use crate::proto::v1::delivery_server::DeliveryServer;
 use crate::proto::v1::events_server::EventsServer;
+use crate::proto::v1::quotas_server::QuotasServer;
+use crate::proto::v1::retries_server::RetriesServer;
+use crate::proto::v1::subscriptions_server::SubscriptionsServer;
 use crate::proto::v1::topics_server::TopicsServer;
 use crate::runtime::{fatal, shutdown::Shutdown, tasks};
 use crate::store::data_dir::DataDir;
@@ -109,6 +118,15 @@ async fn stop_signal() -> std::io::Result<&'static str> {
     })
 }
 
+/// A service whose messages are bounded in both directions.
+macro_rules! bounded {
+    ($server:ident, $service:expr) => {
+        $server::new($service)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    };
+}
+
 async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<Router> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let watched = Arc::clone(node);
@@ -120,19 +138,15 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let topics = TopicsServer::new(TopicsService(Arc::clone(node)))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let events = EventsServer::new(EventsService(Arc::clone(node)))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let cluster = ClusterServer::new(ClusterService(Arc::clone(node)))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let grpc = Routes::new(health_service)
-        .add_service(topics)
-        .add_service(events)
-        .add_service(cluster)
+        .add_service(bounded!(TopicsServer, TopicsService(Arc::clone(node))))
+        .add_service(bounded!(EventsServer, EventsService(Arc::clone(node))))
+        .add_service(bounded!(DeliveryServer, DeliveryService(Arc::clone(node))))
+        .add_service(bounded!(ClusterServer, ClusterService(Arc::clone(node))))
+        .add_service(bounded!(SubscriptionsServer, SubscriptionsService(Arc::clone(node))))
+        .add_service(bounded!(QuotasServer, QuotasService(Arc::clone(node))))
+        .add_service(bounded!(RetriesServer, FailuresService(Arc::clone(node))))
+        .add_service(bounded!(DeadLettersServer, FailuresService(Arc::clone(node))))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare()
@@ -143,7 +157,10 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
     };
     let text = {
         let metrics = Arc::clone(metrics);
-        move || metrics.encode()
+        move || {
+            let metrics = Arc::clone(&metrics);
+            async move { metrics.encode().await }
+        }
     };
     Ok(gateway::router(text, ready).fallback_service(grpc.fallback(gateway::not_found)))
 }

@@ -33,7 +33,7 @@ impl Topics for TopicsService {
         request: Request<GetTopicRequest>,
     ) -> Result<Response<Topic>, Status> {
         let GetTopicRequest { name, options } = request.into_inner();
-        let name = TopicName::parse(&name).map_err(|r| to_status(&r))?;
+        let name = TopicName::parse_readable(&name).map_err(|r| to_status(&r))?;
         let found = self.0.topic(name.as_str(), consistency(options)).await;
         found.map(|info| Response::new(topic(info))).map_err(|r| to_status(&r))
     }

@@ -1,28 +1,31 @@
 //! `mhub events`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::consume::{self, ConsumeArgs};
 use super::output::{self, Lines, Output};
 use super::publish;
-use super::read::{ConsistencyArg, FromArg};
+use super::read::{ConsistencyArg, FromArg, instant};
+use super::value::duration;
 use super::{Done, Failure, Global};
 use crate::client::cloudevents::EnvelopeJson;
-use crate::client::{Client, EventBuilder, Reader, Receipt, receipts};
+use crate::client::{Client, EventBuilder, Reader, Receipt, receipts, recorded_events};
 use crate::model::rejection::Exit;
 use crate::proto::v1::{
-    Event, EventBatch, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest, ReadRequest,
-    RecordedEvent, get_event_request, key_expectation,
+    CancelEventRequest, Event, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest,
+    ReadRequest, RecordedEvent, cancel_event_request, get_event_request, key_expectation,
 };
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum EventsCommand {
-    /// Publish events: CloudEvents in JSON, one a line, or one event from flags.
+    /// Publish events: CloudEvents in JSON, one a line, or one event from flags with --data.
     #[command(
-        after_help = "Examples:\n  mhub events publish orders events.jsonl\n  cat events.jsonl | mhub events publish orders -\n  mhub events publish orders --data '{\"id\":42}' --type order.created --key order-42"
+        after_help = "Examples:\n  mhub events publish orders events.jsonl\n  cat events.jsonl | mhub events publish orders -\n  mhub events publish orders --data '{\"id\":42}' --type order.created --key order-42\n  mhub events publish orders --data now --priority 9 --ttl 30s\n  mhub events publish orders --data later --delay 2h"
     )]
     Publish {
         /// The topic.
@@ -71,6 +74,23 @@ pub(super) enum EventsCommand {
         #[arg(long, default_value = "linearizable")]
         consistency: ConsistencyArg,
     },
+    /// Call a delayed event off, for every subscription, before it is delivered.
+    #[command(
+        after_help = "Examples:\n  mhub events cancel orders 17\n  mhub events cancel orders --id 0199-…"
+    )]
+    Cancel {
+        /// The topic.
+        topic: String,
+        /// The event's offset.
+        #[arg(required_unless_present = "id", conflicts_with = "id")]
+        offset: Option<u64>,
+        /// The event's id, on topics with index_ids=true.
+        #[arg(long)]
+        id: Option<String>,
+        /// With --id: its source.
+        #[arg(long, requires = "id", default_value = "", hide_default_value = true)]
+        source: String,
+    },
     /// Follow a topic: print what is appended, without end.
     #[command(
         after_help = "Examples:\n  mhub events tail orders\n  mhub events tail orders --from start -o jsonl"
@@ -89,6 +109,11 @@ pub(super) enum EventsCommand {
         #[arg(long, default_value_t = 0)]
         limit: u64,
     },
+    /// Take events of a subscription under leases, print them, and settle them.
+    #[command(
+        after_help = "Examples:\n  mhub events consume billing\n  mhub events consume billing --limit 10 --wait 5 -o jsonl\n  mhub events consume billing --limit 1 --nack GATEWAY_DOWN --retry-after 30s\n  mhub events consume billing --limit 1 --reject MALFORMED"
+    )]
+    Consume(ConsumeArgs),
 }
 
 /// One event from flags.
@@ -112,6 +137,55 @@ pub(super) struct EventArgs {
     /// Media type of the payload.
     #[arg(long, default_value = "", hide_default_value = true)]
     content_type: String,
+    #[command(flatten)]
+    delivery: DeliveryArgs,
+}
+
+/// How an event is to be delivered to subscriptions.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct DeliveryArgs {
+    /// 0 to 9, high first; 4 when not said.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=9))]
+    priority: Option<u32>,
+    /// Of no use after this, from now on: 30s, 5m, 12h, 14d.
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "deadline")]
+    ttl: Option<u64>,
+    /// Of no use after this instant, RFC 3339 or Unix milliseconds.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    deadline: Option<u64>,
+    /// Not to be delivered before this, from now on; at most 365d.
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "deliver_at")]
+    delay: Option<u64>,
+    /// Not to be delivered before this instant, RFC 3339 or Unix milliseconds.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    deliver_at: Option<u64>,
+    /// Whose share of a subscription's attention it takes, like a tenant's name.
+    #[arg(long, value_name = "KEY")]
+    fairness_key: Option<String>,
+}
+
+impl DeliveryArgs {
+    fn apply(self, mut builder: EventBuilder) -> EventBuilder {
+        if let Some(priority) = self.priority {
+            builder = builder.priority(priority);
+        }
+        if let Some(ttl_ms) = self.ttl {
+            builder = builder.ttl(Duration::from_millis(ttl_ms));
+        }
+        if let Some(deadline) = self.deadline {
+            builder = builder.deadline(deadline);
+        }
+        if let Some(delay_ms) = self.delay {
+            builder = builder.delay(Duration::from_millis(delay_ms));
+        }
+        if let Some(deliver_at) = self.deliver_at {
+            builder = builder.deliver_at(deliver_at);
+        }
+        if let Some(key) = self.fairness_key {
+            builder = builder.fairness_key(key);
+        }
+        builder
+    }
 }
 
 impl EventArgs {
@@ -124,7 +198,7 @@ impl EventArgs {
         if let Some(key) = self.key {
             builder = builder.key(key);
         }
-        builder.build()
+        self.delivery.apply(builder).build()
     }
 }
 
@@ -233,6 +307,10 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             output::document(output, &EnvelopeJson { recorded: &found, event: &event })?;
             Ok(Exit::Ok)
         }
+        EventsCommand::Cancel { topic, offset, id, source } => {
+            cancel(&client, topic, offset, EventId { source, id: id.unwrap_or_default() }).await
+        }
+        EventsCommand::Consume(args) => consume::run(&client, output, args).await,
         EventsCommand::Tail { topic, all, from, limit } => {
             let request = ReadRequest {
                 topic: topic.unwrap_or_default(),
@@ -243,6 +321,15 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             print_all(client.tail(request), output, false).await
         }
     }
+}
+
+async fn cancel(client: &Client, topic: String, offset: Option<u64>, id: EventId) -> Done {
+    let which = match offset {
+        Some(offset) => cancel_event_request::Which::Offset(offset),
+        None => cancel_event_request::Which::Id(id),
+    };
+    client.cancel_event(CancelEventRequest { topic, which: Some(which) }).await?;
+    Ok(Exit::Ok)
 }
 
 pub(super) const RECEIPT: &[(&str, usize)] =
@@ -293,7 +380,7 @@ async fn print_all(mut reader: Reader, output: Output, backward: bool) -> Done {
     let mut lines = Lines::new(output, EVENT);
     while let Some(part) = reader.next().await? {
         for batch in part.batches {
-            let mut events = batch_events(batch)?;
+            let mut events: Vec<RecordedEvent> = recorded_events(&batch).collect();
             if backward {
                 events.reverse();
             }
@@ -307,20 +394,7 @@ async fn print_all(mut reader: Reader, output: Output, backward: bool) -> Done {
     Ok(Exit::Ok)
 }
 
-fn batch_events(batch: EventBatch) -> Result<Vec<RecordedEvent>, Failure> {
-    let versions = batch.key_versions;
-    let events = batch.events.into_iter().enumerate().map(|(index, event)| RecordedEvent {
-        topic: batch.topic.clone(),
-        offset: batch.first_offset + index as u64,
-        position: batch.first_position + index as u64,
-        recorded_at_ms: batch.recorded_at_ms,
-        key_version: versions.get(index).copied().unwrap_or(0),
-        event,
-    });
-    Ok(events.collect())
-}
-
-fn decode(event: &Bytes) -> Result<Event, Failure> {
+pub(super) fn decode(event: &Bytes) -> Result<Event, Failure> {
     Event::decode(event.clone()).map_err(|error| {
         Failure::new(Exit::Error, format!("the hub sent a malformed event: {error}"))
     })

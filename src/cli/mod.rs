@@ -5,13 +5,21 @@ mod output;
 mod bench;
 mod cluster;
 mod config;
+mod consume;
+mod dead_letters;
 mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod publish;
+mod queue;
+mod quota;
 mod read;
+mod retries;
 mod serve;
+mod subscription;
+mod subscription_config;
 mod topic;
+mod value;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +62,16 @@ struct Global {
     /// How to print results.
     #[arg(short, long, global = true, env = "MHUB_OUTPUT", value_enum, default_value = "table")]
     output: Output,
+    /// The service whose quotas publishing counts for.
+    #[arg(
+        long,
+        global = true,
+        env = "MHUB_SERVICE",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    service: String,
     /// How long a call may take, repetitions included, seconds.
     #[arg(long, global = true, env = "MHUB_TIMEOUT", default_value_t = 10.0, value_name = "SECS")]
     timeout: f64,
@@ -68,9 +86,24 @@ enum Noun {
     /// Topics: create, ls, info, update, rm.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
-    /// Events: publish, append, read, get, tail.
+    /// Events: publish, append, read, get, cancel, tail.
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Subscriptions: create, ls, info, update, rm, pause, resume, seek, stats.
+    #[command(subcommand)]
+    Sub(subscription::SubscriptionCommand),
+    /// How subscriptions stand: stats, top.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Events that failed and will be delivered again: ls, now, cancel.
+    #[command(subcommand)]
+    Retries(retries::RetriesCommand),
+    /// Dead letters: ls, show, redrive, purge.
+    #[command(subcommand)]
+    Dlq(dead_letters::DeadLetterCommand),
+    /// Quotas of services: get, set, ls, rm.
+    #[command(subcommand)]
+    Quota(quota::QuotaCommand),
     /// The cluster: its nodes, its health, its leader.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -132,7 +165,17 @@ impl From<std::io::Error> for Failure {
 fn next_step(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::TopicNotFound => "mhub topic ls lists the topics, mhub topic create makes one",
-        Reason::TopicExists | Reason::RevisionMismatch => "mhub topic info NAME shows it as it is",
+        Reason::TopicExists => "mhub topic info NAME shows it as it is",
+        Reason::RevisionMismatch => "mhub topic info NAME or mhub sub info NAME shows it as it is",
+        Reason::SubscriptionNotFound => {
+            "mhub sub ls lists the subscriptions, mhub sub create makes one"
+        }
+        Reason::SubscriptionExists => "mhub sub info NAME shows it as it is",
+        Reason::SubscriptionPaused => "mhub sub resume NAME lets it hand out events again",
+        Reason::DeadLetterNotFound => "mhub dlq ls SUBSCRIPTION lists the dead letters",
+        Reason::QuotaExceeded => {
+            "mhub quota get SERVICE shows the limits, mhub quota set raises them"
+        }
         Reason::VersionConflict => "mhub events read TOPIC --key KEY shows the key as it is",
         Reason::EventNotFound | Reason::BeyondEnd => {
             "mhub topic info NAME shows the first and next offset"
@@ -197,6 +240,11 @@ fn run(cli: Cli) -> Done {
         }
         Noun::Topic(command) => block_on(topic::run(command, global)),
         Noun::Events(command) => block_on(events::run(command, global)),
+        Noun::Sub(command) => block_on(subscription::run(command, global)),
+        Noun::Queue(command) => block_on(queue::run(command, global)),
+        Noun::Retries(command) => block_on(retries::run(command, global)),
+        Noun::Dlq(command) => block_on(dead_letters::run(command, global)),
+        Noun::Quota(command) => block_on(quota::run(command, global)),
         Noun::Cluster(command) => block_on(cluster::run(command, global)),
         Noun::Bench(command) => block_on(bench::run(command, global)),
     }
@@ -226,7 +274,8 @@ impl Global {
         let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|_| {
             Failure::usage(format!("--timeout {} is no number of seconds", self.timeout))
         })?;
-        let options = ClientOptions { timeout, pinned, ..ClientOptions::default() };
+        let service = self.service.clone();
+        let options = ClientOptions { timeout, pinned, service, ..ClientOptions::default() };
         Ok(Client::with_options(endpoints, options)?)
     }
 }
@@ -283,6 +332,34 @@ mod tests {
             "events get orders 5",
             "events get orders --id x",
             "events tail orders",
+            "events consume billing",
+            "events consume billing --limit 3 --wait 2.5 --consumer c1 --ack",
+            "events consume billing --nack DOWN --retry-after 30s -o jsonl",
+            "events consume billing --reject BAD",
+            "events publish orders --data x --priority 9 --ttl 30s --delay 5s --fairness-key acme",
+            "events publish orders --data x --deadline 2026-01-01T00:00:00Z --deliver-at 1000",
+            "events cancel orders 7",
+            "events cancel orders --id x --source /s",
+            "sub create billing --topic orders.> --from start --config lease=5m --filter f.json",
+            "sub update billing --no-filter --if-revision 2",
+            "sub rm billing --yes",
+            "sub pause billing --resume-after 5m",
+            "sub seek billing --to pos=7 --dry-run",
+            "sub stats billing -o json",
+            "retries ls billing",
+            "retries now billing --all",
+            "retries cancel billing --topic orders --offset 7 --offset 9",
+            "dlq ls billing --reason MAX_ATTEMPTS --reason EXPIRED --type t --from 1000 --limit 5",
+            "dlq show billing 7",
+            "dlq redrive billing 7 9 --dry-run",
+            "dlq redrive billing --all --rate 500",
+            "dlq purge billing --until 2026-01-01T00:00:00Z --yes",
+            "quota set shop --publish-events 1000 --service admin",
+            "quota get shop",
+            "queue stats",
+            "queue stats billing -o json",
+            "queue top --every 500ms",
+            "quota rm shop --yes",
             "cluster init",
             "cluster join 127.0.0.1:7400",
             "cluster status -o jsonl",
@@ -319,7 +396,27 @@ mod tests {
             "events get orders",
             "events get orders 5 --id x",
             "events tail",
+            "events consume",
+            "events consume billing --ack --nack DOWN",
+            "events consume billing --nack",
+            "events consume billing --retry-after 30s",
+            "events publish orders --data x --priority 10",
+            "events publish orders --data x --ttl 30s --deadline 1000",
+            "events publish orders --data x --delay 30s --deliver-at 1000",
+            "events publish orders --data x --ttl soon",
+            "events cancel orders",
             "topic update orders",
+            "sub create billing",
+            "sub seek billing",
+            "sub pause billing --resume-after soon",
+            "retries now billing",
+            "retries now billing --offset 7",
+            "retries now billing --topic orders --offset 7 --all",
+            "dlq show billing",
+            "dlq ls billing --reason because",
+            "dlq redrive billing --all --rate 0",
+            "quota set shop",
+            "quota set shop --publish-bytes -1",
             "cluster promote",
             "topic ls -o yaml",
         ] {

@@ -43,6 +43,15 @@ impl ConsistencyArg {
     }
 }
 
+/// An instant in Unix milliseconds.
+pub(super) fn instant(time: &str) -> Result<u64, String> {
+    let instant = time.parse::<u64>().ok().or_else(|| {
+        let instant: jiff::Timestamp = time.parse().ok()?;
+        u64::try_from(instant.as_millisecond()).ok()
+    });
+    instant.ok_or_else(|| format!("{time:?} is neither RFC 3339 nor Unix milliseconds"))
+}
+
 /// `start`, `end`, an offset, `pos=POSITION`, or `@TIME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FromArg {
@@ -63,13 +72,7 @@ impl FromStr for FromArg {
             _ => {}
         }
         if let Some(time) = text.strip_prefix('@') {
-            let instant = time.parse::<u64>().ok().or_else(|| {
-                let instant: jiff::Timestamp = time.parse().ok()?;
-                u64::try_from(instant.as_millisecond()).ok()
-            });
-            return instant
-                .map(Self::Time)
-                .ok_or_else(|| format!("{time:?} is neither RFC 3339 nor Unix milliseconds"));
+            return instant(time).map(Self::Time);
         }
         let number = |text: &str| text.parse::<u64>().ok();
         match text.strip_prefix("pos=") {

@@ -1,4 +1,4 @@
-//! Topics, single reads, and the cluster.
+//! Topics, subscriptions, single reads, and the cluster.
 
 use std::time::Duration;
 
@@ -8,16 +8,28 @@ use super::retry::Repeat;
 use super::{Client, ReadPart, Reader};
 use crate::model::rejection::Rejection;
 use crate::proto::v1::cluster_client::ClusterClient;
+use crate::proto::v1::dead_letters_client::DeadLettersClient;
 use crate::proto::v1::events_client::EventsClient;
+use crate::proto::v1::quotas_client::QuotasClient;
+use crate::proto::v1::retries_client::RetriesClient;
+use crate::proto::v1::subscriptions_client::SubscriptionsClient;
 use crate::proto::v1::topics_client::TopicsClient;
 use crate::proto::v1::{
-    AddLearnerRequest, BeginVerifyRequest, CreateTopicRequest, DeleteTopicRequest, DemoteRequest,
-    GetEventRequest, GetTopicRequest, GetVerifyRequest, GetVerifyResponse, InitRequest,
-    InitResponse, JoinRequest, JoinResponse, ListTopicsRequest, ListTopicsResponse,
-    MembershipResponse, PromoteRequest, ReadKeyRequest, ReadKeyResponse, ReadRequest,
-    RecordedEvent, RemoveNodeRequest, SafeToStopRequest, SafeToStopResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse, Topic, TransferLeaderRequest,
-    UpdateTopicRequest,
+    AddLearnerRequest, BeginVerifyRequest, CancelEventRequest, CancelEventResponse,
+    CreateSubscriptionRequest, CreateTopicRequest, DeadLetter, DeleteQuotaRequest,
+    DeleteQuotaResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse, DeleteTopicRequest,
+    DeleteTopicResponse, DemoteRequest, GetDeadLetterRequest, GetEventRequest, GetQuotaRequest,
+    GetSubscriptionRequest, GetSubscriptionStatsRequest, GetTopicRequest, GetVerifyRequest,
+    GetVerifyResponse, InitRequest, InitResponse, JoinRequest, JoinResponse,
+    ListDeadLettersRequest, ListDeadLettersResponse, ListQuotasRequest, ListQuotasResponse,
+    ListRetriesRequest, ListRetriesResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
+    ListTopicsRequest, ListTopicsResponse, MembershipResponse, MoveDeadLettersResponse,
+    MoveRetriesRequest, MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest,
+    PurgeDeadLettersRequest, Quota, ReadKeyRequest, ReadKeyResponse, ReadRequest, RecordedEvent,
+    RedriveDeadLettersRequest, RemoveNodeRequest, ResumeSubscriptionRequest, SafeToStopRequest,
+    SafeToStopResponse, SeekSubscriptionRequest, SeekSubscriptionResponse, SetQuotaRequest,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, Subscription,
+    SubscriptionStats, Topic, TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
 };
 
 /// Messages of a read may hold a whole batch.
@@ -42,7 +54,58 @@ macro_rules! unary {
     };
 }
 
+/// Mutations. A request id is added when there is none, so that they are safe to repeat.
+macro_rules! mutations {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $answer:ty = $client:ident;)*) => {
+        impl Client {$(
+            $(#[$doc])*
+            /// A request id is added when there is none, so that it is safe to repeat.
+            ///
+            /// # Errors
+            /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
+            pub async fn $name(&self, mut request: $request) -> Result<$answer, Rejection> {
+                if request.request_id.is_empty() {
+                    request.request_id = uuid::Uuid::new_v4().to_string();
+                }
+                self.endpoints
+                    .call(Repeat::Recognised, async |channel, within| {
+                        let mut client = $client::new(channel);
+                        Ok(client.$name(timed(request.clone(), within)).await?.into_inner())
+                    })
+                    .await
+            }
+        )*}
+    };
+}
+
+mutations! {
+    /// Creates a topic.
+    create_topic(CreateTopicRequest) -> Topic = TopicsClient;
+    /// Changes a topic's settings.
+    update_topic(UpdateTopicRequest) -> Topic = TopicsClient;
+    /// Deletes a topic and its events.
+    delete_topic(DeleteTopicRequest) -> DeleteTopicResponse = TopicsClient;
+    /// Creates a subscription.
+    create_subscription(CreateSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    /// Changes a subscription's settings.
+    update_subscription(UpdateSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    /// Deletes a subscription with everything it has.
+    delete_subscription(DeleteSubscriptionRequest) -> DeleteSubscriptionResponse = SubscriptionsClient;
+    /// Stops handing out a subscription's events.
+    pause_subscription(PauseSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    /// Hands out a subscription's events again.
+    resume_subscription(ResumeSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    /// Moves a subscription, or counts what that would do.
+    seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient;
+}
+
 unary! {
+    /// One subscription.
+    subscription(GetSubscriptionRequest) -> Subscription = SubscriptionsClient, get_subscription, Read;
+    /// A page of subscriptions.
+    subscriptions(ListSubscriptionsRequest) -> ListSubscriptionsResponse = SubscriptionsClient, list_subscriptions, Read;
+    /// A subscription's events by what they wait for.
+    subscription_stats(GetSubscriptionStatsRequest) -> SubscriptionStats = SubscriptionsClient, get_subscription_stats, Read;
     /// One topic.
     topic(GetTopicRequest) -> Topic = TopicsClient, get_topic, Read;
     /// A page of topics.
@@ -51,6 +114,30 @@ unary! {
     read_key(ReadKeyRequest) -> ReadKeyResponse = EventsClient, read_key, Read;
     /// One event.
     event(GetEventRequest) -> RecordedEvent = EventsClient, get_event, Read;
+    /// Calls a delayed event off.
+    cancel_event(CancelEventRequest) -> CancelEventResponse = EventsClient, cancel_event, Recognised;
+    /// Replaces the limits of a service.
+    set_quota(SetQuotaRequest) -> Quota = QuotasClient, set_quota, Recognised;
+    /// The limits of a service.
+    quota(GetQuotaRequest) -> Quota = QuotasClient, get_quota, Read;
+    /// A page of services with limits.
+    quotas(ListQuotasRequest) -> ListQuotasResponse = QuotasClient, list_quotas, Read;
+    /// Takes all limits of a service away.
+    delete_quota(DeleteQuotaRequest) -> DeleteQuotaResponse = QuotasClient, delete_quota, Recognised;
+    /// A page of events that failed and will be delivered again.
+    retries(ListRetriesRequest) -> ListRetriesResponse = RetriesClient, list_retries, Read;
+    /// Makes retries ready at once, a bounded number.
+    retry_now(MoveRetriesRequest) -> MoveRetriesResponse = RetriesClient, retry_now, Recognised;
+    /// Makes retries dead letters at once, a bounded number.
+    cancel_retries(MoveRetriesRequest) -> MoveRetriesResponse = RetriesClient, cancel_retries, Recognised;
+    /// A page of dead letters.
+    dead_letters(ListDeadLettersRequest) -> ListDeadLettersResponse = DeadLettersClient, list_dead_letters, Read;
+    /// One dead letter with its event and its history.
+    dead_letter(GetDeadLetterRequest) -> DeadLetter = DeadLettersClient, get_dead_letter, Read;
+    /// Delivers dead letters anew, a bounded number.
+    redrive_dead_letters(RedriveDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, redrive_dead_letters, Recognised;
+    /// Forgets dead letters, a bounded number.
+    purge_dead_letters(PurgeDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, purge_dead_letters, Recognised;
     /// Forms a cluster of the node that answers.
     init(InitRequest) -> InitResponse = ClusterClient, init, Unsafe;
     /// Makes the node that answers join a cluster.
@@ -74,54 +161,6 @@ unary! {
 }
 
 impl Client {
-    /// Creates a topic. A request id is added when there is none, so that it is safe to repeat.
-    ///
-    /// # Errors
-    /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
-    pub async fn create_topic(&self, mut request: CreateTopicRequest) -> Result<Topic, Rejection> {
-        ensure_id(&mut request.request_id);
-        self.endpoints
-            .call(Repeat::Recognised, async |channel, within| {
-                Ok(TopicsClient::new(channel)
-                    .create_topic(timed(request.clone(), within))
-                    .await?
-                    .into_inner())
-            })
-            .await
-    }
-
-    /// Changes a topic's settings; safe to repeat as [`Client::create_topic`] is.
-    ///
-    /// # Errors
-    /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
-    pub async fn update_topic(&self, mut request: UpdateTopicRequest) -> Result<Topic, Rejection> {
-        ensure_id(&mut request.request_id);
-        self.endpoints
-            .call(Repeat::Recognised, async |channel, within| {
-                Ok(TopicsClient::new(channel)
-                    .update_topic(timed(request.clone(), within))
-                    .await?
-                    .into_inner())
-            })
-            .await
-    }
-
-    /// Deletes a topic; safe to repeat as [`Client::create_topic`] is.
-    ///
-    /// # Errors
-    /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
-    pub async fn delete_topic(&self, mut request: DeleteTopicRequest) -> Result<(), Rejection> {
-        ensure_id(&mut request.request_id);
-        self.endpoints
-            .call(Repeat::Recognised, async |channel, within| {
-                TopicsClient::new(channel)
-                    .delete_topic(timed(request.clone(), within))
-                    .await
-                    .map(drop)
-            })
-            .await
-    }
-
     /// Hands leadership over; the new leader's id.
     ///
     /// # Errors
@@ -184,10 +223,4 @@ fn timed<T>(message: T, within: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(within);
     request
-}
-
-fn ensure_id(request_id: &mut String) {
-    if request_id.is_empty() {
-        *request_id = uuid::Uuid::new_v4().to_string();
-    }
 }

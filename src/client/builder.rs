@@ -1,6 +1,9 @@
 //! Building events.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use prost_types::Timestamp;
 
 use crate::proto::v1::Event;
 
@@ -48,9 +51,61 @@ impl EventBuilder {
         self
     }
 
+    /// 0 to 9, high first; 4 when not said.
+    #[must_use]
+    pub fn priority(mut self, priority: u32) -> Self {
+        self.0.priority = Some(priority);
+        self
+    }
+
+    /// After this instant, Unix milliseconds, the event is of no use.
+    #[must_use]
+    pub fn deadline(mut self, unix_ms: u64) -> Self {
+        self.0.deadline = Some(timestamp(unix_ms));
+        self
+    }
+
+    /// The same as so long from now.
+    #[must_use]
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.deadline(in_the_future(ttl))
+    }
+
+    /// Not to be delivered before this instant, Unix milliseconds.
+    #[must_use]
+    pub fn deliver_at(mut self, unix_ms: u64) -> Self {
+        self.0.deliver_at = Some(timestamp(unix_ms));
+        self
+    }
+
+    /// The same as so long from now.
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        self.deliver_at(in_the_future(delay))
+    }
+
+    /// Whose share of a subscription's attention it takes.
+    #[must_use]
+    pub fn fairness_key(mut self, key: impl Into<String>) -> Self {
+        self.0.fairness_key = key.into();
+        self
+    }
+
     /// The event.
     #[must_use]
     pub fn build(self) -> Event {
         self.0
     }
+}
+
+fn timestamp(unix_ms: u64) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(unix_ms % 1000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+fn in_the_future(wait: Duration) -> u64 {
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    now.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,6 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::ClientOptions;
 use crate::model::limits::ENDPOINTS_MAX;
 use crate::model::rejection::{Reason, Rejection};
+use crate::proto::SERVICE_METADATA;
 
 /// `HOST:PORT` of a node's client port.
 pub(crate) type Address = Arc<str>;
@@ -69,6 +70,16 @@ impl Endpoints {
 
     pub(crate) fn options(&self) -> &ClientOptions {
         &self.options
+    }
+
+    /// Says in a request which service the client belongs to.
+    pub(crate) fn declare_service<T>(&self, request: &mut tonic::Request<T>) {
+        // The name was checked: it is plain text, so it can be sent.
+        if let Ok(service) = self.options.service.parse()
+            && !self.options.service.is_empty()
+        {
+            request.metadata_mut().insert(SERVICE_METADATA, service);
+        }
     }
 
     /// How many endpoints the caller gave.

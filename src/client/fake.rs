@@ -15,8 +15,8 @@ use crate::proto::status::{to_call_error, to_status};
 use crate::proto::v1::events_server::{Events, EventsServer};
 use crate::proto::v1::publish_answer::Answer;
 use crate::proto::v1::{
-    GetEventRequest, PublishAnswer, PublishCall, PublishResult, ReadKeyRequest, ReadKeyResponse,
-    ReadRequest, ReadResponse, RecordedEvent,
+    CancelEventRequest, CancelEventResponse, GetEventRequest, PublishAnswer, PublishCall,
+    PublishResult, ReadKeyRequest, ReadKeyResponse, ReadRequest, ReadResponse, RecordedEvent,
 };
 
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
@@ -185,6 +185,13 @@ impl Events for Service {
         &self,
         _: Request<ReadKeyRequest>,
     ) -> Result<Response<ReadKeyResponse>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
+    async fn cancel_event(
+        &self,
+        _: Request<CancelEventRequest>,
+    ) -> Result<Response<CancelEventResponse>, Status> {
         Err(Status::unimplemented("not asked for in these tests"))
     }
 

@@ -13,9 +13,11 @@
 //! ```
 
 pub mod cloudevents;
+pub mod filter_json;
 
 mod admin;
 mod builder;
+mod consumer;
 mod endpoints;
 #[cfg(test)]
 mod fake;
@@ -28,10 +30,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::EventBuilder;
+pub use self::consumer::{Consumer, ConsumerOptions, DeliveredEvent, Delivery, Settling};
 pub use self::publisher::{Pending, Publisher, Receipt, receipts};
-pub use self::reader::{ReadPart, Reader};
+pub use self::reader::{ReadPart, Reader, recorded_events};
 
 use self::endpoints::Endpoints;
+use crate::model::quota::check_service;
 use crate::model::rejection::Rejection;
 
 /// How a client behaves.
@@ -49,6 +53,8 @@ pub struct ClientOptions {
     /// Stay with the given endpoints: do not follow the hub to its leader, and do not wait for
     /// nodes that cannot be reached. For questions that are about one node.
     pub pinned: bool,
+    /// The service whose quotas publishing counts for; empty: the hub's `default`.
+    pub service: String,
 }
 
 impl Default for ClientOptions {
@@ -59,6 +65,7 @@ impl Default for ClientOptions {
             attempt_timeout: Duration::from_secs(3),
             joined_calls_max: 4,
             pinned: false,
+            service: String::new(),
         }
     }
 }
@@ -74,7 +81,8 @@ impl Client {
     /// used. To be called inside a tokio runtime.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` when there is no endpoint, or one is malformed.
+    /// `INVALID_REQUEST` when there is no endpoint, or one is malformed; `INVALID_NAME` for a
+    /// service that cannot be.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Result<Self, Rejection> {
         Self::with_options(endpoints, ClientOptions::default())
     }
@@ -87,6 +95,9 @@ impl Client {
         endpoints: impl IntoIterator<Item = E>,
         options: ClientOptions,
     ) -> Result<Self, Rejection> {
+        if !options.service.is_empty() {
+            check_service(&options.service)?;
+        }
         let given: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         Ok(Self { endpoints: Arc::new(Endpoints::new(&given, options)?) })
     }

@@ -9,15 +9,17 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::subscription_metrics::Subscriptions;
 use crate::node::Node;
 use crate::telemetry::metrics::Connections;
 use crate::telemetry::resident_bytes;
 
 /// The registry of one node.
-#[derive(Debug)]
 pub struct NodeMetrics {
     registry: Registry,
     connections: Arc<Connections>,
+    node: Arc<Node>,
+    subscriptions: Subscriptions,
 }
 
 impl NodeMetrics {
@@ -36,8 +38,10 @@ impl NodeMetrics {
             "Client connections that were refused because too many were open",
             connections.refused.clone(),
         );
-        registry.register_collector(Box::new(NodeCollector(node)));
-        Self { registry, connections }
+        registry.register_collector(Box::new(NodeCollector(Arc::clone(&node))));
+        let subscriptions = Subscriptions::default();
+        registry.register_collector(Box::new(subscriptions.clone()));
+        Self { registry, connections, node, subscriptions }
     }
 
     /// Gauges that the accept loop keeps.
@@ -48,7 +52,11 @@ impl NodeMetrics {
 
     /// All of it as OpenMetrics text.
     #[must_use]
-    pub fn encode(&self) -> String {
+    pub async fn encode(&self) -> String {
+        match self.node.subscription_metrics().await {
+            Ok(found) => self.subscriptions.set(found),
+            Err(rejection) => tracing::debug!(%rejection, "subscriptions are left out of metrics"),
+        }
         let mut out = String::new();
         if let Err(error) = text::encode(&mut out, &self.registry) {
             tracing::error!(%error, "encode metrics");

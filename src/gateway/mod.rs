@@ -1,6 +1,7 @@
 //! HTTP beside gRPC: metrics and probes.
 
 pub mod metrics;
+mod subscription_metrics;
 
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -13,8 +14,8 @@ use crate::model::rejection::Rejection;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `/metrics`, `/healthz` (the process lives) and `/readyz` (it serves, with a quorum).
-pub fn router(
-    metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
+pub fn router<Text: Future<Output = String> + Send>(
+    metrics: impl Fn() -> Text + Clone + Send + Sync + 'static,
     ready: impl Fn() -> Result<(), Rejection> + Clone + Send + Sync + 'static,
 ) -> Router {
     Router::new()
@@ -22,7 +23,7 @@ pub fn router(
             "/metrics",
             get(move || {
                 let text = metrics();
-                async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], text) }
+                async move { ([(header::CONTENT_TYPE, OPEN_METRICS)], text.await) }
             }),
         )
         .route("/healthz", get(async || "alive\n"))

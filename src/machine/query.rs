@@ -107,6 +107,14 @@ pub fn next_position(kv: &impl Kv) -> Result<Position, Fault> {
     Ok(Position(Meta::load(kv)?.next_position))
 }
 
+/// The largest stamp seen.
+///
+/// # Errors
+/// See [`topic`].
+pub fn stamp(kv: &impl Kv) -> Result<UnixMs, Fault> {
+    Ok(UnixMs(Meta::load(kv)?.stamp_ms))
+}
+
 /// Events of a topic from an offset on, upwards or downwards, the offset included.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The words of delivery: what is asked for, how it ends, what is kept of it.
 
 use super::ids::{DeadNumber, LeaseId, Position, SubscriptionId, Term, TopicId, UnixMs};
+use super::limits::RANGES_MAX;
 use super::ranges::{OffsetRange, Ranges};
 use super::rejection::Reason;
 use super::subscription::SubscriptionConfig;
@@ -78,6 +79,32 @@ pub struct Pick {
     /// Which events.
     #[prost(message, repeated, tag = "3")]
     pub ranges: Vec<OffsetRange>,
+}
+
+impl Pick {
+    /// Appends events to a list of picks: to the last one while that keeps the order of picking
+    /// and its bounds.
+    pub fn append(picks: &mut Vec<Self>, topic: TopicId, name: &str, range: OffsetRange) {
+        if let Some(pick) = picks.last_mut().filter(|pick| pick.topic_id == topic.get())
+            && let Some(last) = pick.ranges.last_mut()
+        {
+            if last.end() == range.first {
+                last.count += range.count;
+                return;
+            }
+            if last.end() < range.first && pick.ranges.len() < RANGES_MAX {
+                pick.ranges.push(range);
+                return;
+            }
+        }
+        picks.push(Self { topic: name.to_owned(), topic_id: topic.get(), ranges: vec![range] });
+    }
+
+    /// How many events.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.ranges.iter().fold(0, |sum, r| sum.saturating_add(r.count))
+    }
 }
 
 /// Events that a consumer got.

@@ -106,6 +106,24 @@ enum Attribute {
 }
 
 impl Filter {
+    /// Reads an encoded `messagehub.v1.Filter` and checks it.
+    ///
+    /// # Errors
+    /// `INVALID_FILTER`.
+    pub fn parse(encoded: &[u8]) -> Result<Self, Rejection> {
+        if encoded.len() > FILTER_BYTES_MAX {
+            return Err(refuse(&format!(
+                "has {} bytes, more than {FILTER_BYTES_MAX}",
+                encoded.len()
+            )));
+        }
+        // The decoder's own bound on nesting lies far above ours.
+        let filter = Self::decode(encoded)
+            .map_err(|_| refuse(&format!("is malformed, or far deeper than {FILTER_DEPTH_MAX}")))?;
+        filter.compile()?;
+        Ok(filter)
+    }
+
     /// Checks the grammar and every bound, and makes it ready to be asked.
     ///
     /// # Errors
@@ -347,6 +365,21 @@ mod tests {
         assert!(!holds(&of(Test::Any(list(&[&no])))));
         assert!(holds(&of(Test::Not(Box::new(no)))));
         assert!(holds(&of(Test::Not(Box::new(exact("absent", "x"))))));
+    }
+
+    #[test]
+    fn bombs_are_refused_before_they_are_unfolded() {
+        let mut bomb = exact("id", "x").encode_to_vec();
+        assert!(Filter::parse(&bomb).is_ok());
+        for _ in 0..2000 {
+            let mut outer = Vec::new();
+            prost::encoding::bytes::encode(6, &bomb, &mut outer);
+            bomb = outer;
+        }
+        assert!(bomb.len() < FILTER_BYTES_MAX);
+        for encoded in [&bomb[..], &vec![0x22; 1 << 20], b"\xff"] {
+            assert_eq!(Filter::parse(encoded).unwrap_err().reason, Reason::InvalidFilter);
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
 pub const PROPOSAL_QUEUE_MAX: usize = 8192;
 /// Bytes of commands that wait for the proposer or are in flight.
 pub const PROPOSAL_BYTES_MAX: usize = 64 << 20;
+/// How fast a leader's time is made to follow its wall clock, percent of the time that passes.
+pub const CLOCK_SLEW_PERCENT: u32 = 5;
 /// When a caller that was refused for overload is told to try again, milliseconds.
 pub const OVERLOADED_RETRY_MS: u64 = 100;
 /// Calls of one publish stream that wait for their answers; beyond that it is not read.
@@ -98,6 +100,8 @@ pub const BLOCKING_READS_MAX: usize = 64;
 pub const PAGE_SIZE_MAX: u32 = 1000;
 /// Items on a page of a list when the caller names no size.
 pub const PAGE_SIZE_DEFAULT: u32 = 50;
+/// Bytes of a page of a list, beyond which it is cut; one item goes out in any case.
+pub const PAGE_BYTES_TARGET: usize = 1 << 20;
 
 /// Bytes of a gRPC message on the client port.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -164,6 +168,10 @@ pub const ENDPOINTS_MAX: usize = 64;
 
 /// Bytes of a subscription's name.
 pub const SUBSCRIPTION_NAME_BYTES_MAX: usize = 128;
+/// Encoded bytes of a subscription's settings, and of a change of them.
+pub const SUBSCRIPTION_CONFIG_BYTES_MAX: usize = 128 << 10;
+/// The longest pause that ends by itself: 365 days, in milliseconds.
+pub const PAUSE_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 /// Bytes of a subscription's pattern.
 pub const PATTERN_BYTES_MAX: usize = 128;
 /// Subscriptions in one hub.
@@ -254,6 +262,10 @@ pub const TICK_TIMERS_MAX: usize = 1024;
 pub const TICK_EVENTS_MAX: u64 = 4096;
 /// Dead letters that one redrive or purge handles.
 pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;
+/// Bytes of events in the dead letters that one redrive or purge handles; one goes in any case.
+pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
+/// Dead letters that a search for some of them looks at.
+pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
 /// Topics that one seek counts.
@@ -272,5 +284,61 @@ pub const CANDIDATE_STREAM_ROWS: usize = 64;
 pub const CURSOR_STREAMS_MAX: usize = 4096;
 /// Rows that counting a subscription's events looks at.
 pub const STATS_ROWS_MAX: u64 = 65_536;
+/// Subscriptions that a node's metrics tell of: the first by name.
+pub const METRICS_SUBSCRIPTIONS_MAX: usize = 100;
+/// Rows that counting one of them looks at.
+pub const METRICS_ROWS_MAX: u64 = 4096;
 /// Quotas in one hub.
 pub const QUOTAS_MAX: u64 = 10_000;
+
+/// Stored batches that a reader of deliveries remembers.
+pub const RUN_READER_BATCHES: usize = 8;
+/// Encoded bytes of the events that one pull gives, unless a single one is larger; what a caller
+/// asks for beyond that is lowered to it.
+pub const PULL_BYTES_MAX: usize = 1 << 20;
+/// Events that a pull gives when its caller names no number.
+pub const PULL_EVENTS_DEFAULT: u64 = 100;
+/// The longest that a pull waits: 60 s, in milliseconds.
+pub const PULL_WAIT_MS_MAX: u64 = 60_000;
+/// Pulls of one subscription that wait at once.
+pub const PULLS_WAITING_MAX: usize = 1024;
+/// Subscriptions that one node dispatches at once.
+pub const DISPATCHERS_MAX: usize = 10_000;
+/// A dispatcher that nobody has asked for so long ends, milliseconds.
+pub const DISPATCHER_IDLE_MS: u64 = 30_000;
+/// Bytes of events that one round of dispatch plans for; at least one pull is served.
+pub const DISPATCH_ROUND_BYTES: usize = 8 << 20;
+/// Bytes of events that all rounds of dispatch of one node plan for.
+pub const DISPATCH_BYTES_MAX: usize = 64 << 20;
+/// Events that each of several pulls gets at least while there are more than enough.
+pub const DISPATCH_PORTION_EVENTS: u64 = 128;
+/// A dispatcher that waits looks again after so long, whatever it hears, milliseconds.
+pub const DISPATCH_LOOK_MS: u64 = 5000;
+/// The longest that a dispatcher rests after looks in vain, milliseconds.
+pub const DISPATCH_REST_MS_MAX: u64 = 1000;
+/// Searches that see only a part and find nothing, after which a dispatcher waits.
+pub const DISPATCH_SEARCHES_MAX: u32 = 64;
+/// A dispatcher whose picks were all left out looks again no sooner than this, milliseconds.
+pub const DISPATCH_PAUSE_MS: u64 = 20;
+/// The ticker looks for what is due no more often than this, milliseconds.
+pub const TICK_PAUSE_MS: u64 = 10;
+/// The ticker looks again after so long, whatever it hears, milliseconds.
+pub const TICK_LOOK_MS: u64 = 1000;
+
+/// Consume streams that one node serves at once.
+pub const CONSUME_STREAMS_MAX: usize = 1024;
+/// Messages of one consume stream that wait for the client to read them.
+pub const CONSUME_ANSWERS_QUEUED: usize = 2;
+/// Batches of settlements of one consume stream that wait for their outcomes; beyond that it is not
+/// read.
+pub const CONSUME_SETTLEMENTS_MAX: usize = 64;
+/// Leases that one consume stream remembers, to release them at its end.
+pub const CONSUME_LEASES_MAX: usize = 4096;
+/// Events of credit that may be open on one consume stream.
+pub const CREDIT_EVENTS_MAX: i64 = 100_000;
+/// Bytes of credit that may be open on one consume stream.
+pub const CREDIT_BYTES_MAX: i64 = 64 << 20;
+/// Batches of settlements of one consumer that are on their way; others gather meanwhile.
+pub const CONSUMER_BATCHES_MAX: usize = 4;
+/// About the bytes of one such batch.
+pub const CONSUMER_BATCH_BYTES: usize = 512 << 10;

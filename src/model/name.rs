@@ -13,18 +13,24 @@ pub const SYSTEM_PREFIX: &str = "hub.";
 pub struct TopicName(String);
 
 impl TopicName {
-    /// Checks a name that came from outside.
+    /// Checks a name that came from outside, of a topic that is to be changed.
     ///
     /// # Errors
     /// `INVALID_NAME` for anything but the grammar above, and for names that begin with `hub.`.
     pub fn parse(name: &str) -> Result<Self, Rejection> {
-        let refuse = |why: &str| {
-            Err(Rejection::new(
-                Reason::InvalidName,
-                format!("topic name {name:?} {why}; use dotted tokens of A-Z a-z 0-9 _ -, like orders.created"),
-            )
-            .with("name", name))
-        };
+        let parsed = Self::parse_readable(name)?;
+        if name.starts_with(SYSTEM_PREFIX) {
+            return Err(refuse(name, "begins with hub., which belongs to the hub"));
+        }
+        Ok(parsed)
+    }
+
+    /// Checks a name that came from outside, of a topic that is to be read: the hub's own may be.
+    ///
+    /// # Errors
+    /// `INVALID_NAME` for anything but the grammar above.
+    pub fn parse_readable(name: &str) -> Result<Self, Rejection> {
+        let refuse = |why: &str| Err(refuse(name, why));
         if name.is_empty() {
             return refuse("is empty");
         }
@@ -37,9 +43,6 @@ impl TopicName {
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')) {
             return refuse("has a character that is not allowed");
         }
-        if name.starts_with(SYSTEM_PREFIX) {
-            return refuse("begins with hub., which belongs to the hub");
-        }
         Ok(Self(name.to_owned()))
     }
 
@@ -48,6 +51,16 @@ impl TopicName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn refuse(name: &str, why: &str) -> Rejection {
+    Rejection::new(
+        Reason::InvalidName,
+        format!(
+            "topic name {name:?} {why}; use dotted tokens of A-Z a-z 0-9 _ -, like orders.created"
+        ),
+    )
+    .with("name", name)
 }
 
 impl fmt::Display for TopicName {
@@ -81,6 +94,13 @@ mod tests {
         for name in ["a", "orders.created", "A-1_b.c", &"x".repeat(128)] {
             assert_eq!(TopicName::parse(name).unwrap().as_str(), name);
         }
+    }
+
+    #[test]
+    fn the_hubs_own_topics_are_only_read() {
+        assert!(TopicName::parse_readable("hub.lifecycle").is_ok());
+        assert!(TopicName::parse("hub.lifecycle").is_err());
+        assert!(TopicName::parse_readable("hub..x").is_err());
     }
 
     #[test]

@@ -50,52 +50,59 @@ impl TopicConfig {
     /// # Errors
     /// `INVALID_CONFIG`, naming the setting.
     pub fn check(&self) -> Result<(), Rejection> {
-        let refuse = |setting: &str, why: String| {
-            Err(Rejection::new(
-                Reason::InvalidConfig,
-                format!("{setting} {why}; correct the setting"),
-            )
-            .with("setting", setting))
-        };
         if self.max_event_bytes == 0 || self.max_event_bytes > EVENT_BYTES_MAX {
-            return refuse(
+            return Err(refuse(
                 "max_event_bytes",
                 format!("{} is not in 1..={EVENT_BYTES_MAX}", self.max_event_bytes),
-            );
+            ));
         }
         let window = self.dedup_window_ms;
         if window != 0 && !(DEDUP_WINDOW_MS_MIN..=DEDUP_WINDOW_MS_MAX).contains(&window) {
-            return refuse(
+            return Err(refuse(
                 "dedup_window_ms",
                 format!(
                     "{window} is neither 0 nor in {DEDUP_WINDOW_MS_MIN}..={DEDUP_WINDOW_MS_MAX}"
                 ),
-            );
+            ));
         }
         if self.description.len() > DESCRIPTION_BYTES_MAX {
-            return refuse("description", format!("is longer than {DESCRIPTION_BYTES_MAX} bytes"));
+            return Err(refuse(
+                "description",
+                format!("is longer than {DESCRIPTION_BYTES_MAX} bytes"),
+            ));
         }
-        if self.labels.len() > LABELS_MAX {
-            return refuse("labels", format!("are more than {LABELS_MAX}"));
-        }
-        for (name, value) in &self.labels {
-            if name.is_empty() || name.len() > LABEL_NAME_BYTES_MAX {
-                return refuse(
-                    "labels",
-                    format!(
-                        "have a name that is not 1 to {LABEL_NAME_BYTES_MAX} bytes long: {name:?}"
-                    ),
-                );
-            }
-            if value.len() > LABEL_VALUE_BYTES_MAX {
-                return refuse(
-                    "labels",
-                    format!("have a value of more than {LABEL_VALUE_BYTES_MAX} bytes: {name:?}"),
-                );
-            }
-        }
-        Ok(())
+        check_labels(&self.labels)
     }
+}
+
+/// Checks labels.
+///
+/// # Errors
+/// `INVALID_CONFIG`.
+pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Rejection> {
+    if labels.len() > LABELS_MAX {
+        return Err(refuse("labels", format!("are more than {LABELS_MAX}")));
+    }
+    for (name, value) in labels {
+        if name.is_empty() || name.len() > LABEL_NAME_BYTES_MAX {
+            return Err(refuse(
+                "labels",
+                format!("have a name that is not 1 to {LABEL_NAME_BYTES_MAX} bytes long: {name:?}"),
+            ));
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            return Err(refuse(
+                "labels",
+                format!("have a value of more than {LABEL_VALUE_BYTES_MAX} bytes: {name:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn refuse(setting: &str, why: String) -> Rejection {
+    Rejection::new(Reason::InvalidConfig, format!("{setting} {why}; correct the setting"))
+        .with("setting", setting)
 }
 
 /// Settings to change; absent ones stay.

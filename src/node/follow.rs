@@ -117,7 +117,7 @@ impl Node {
                 ("offset", first, end, start)
             }
             None => {
-                let end = self.read(|tables| query::next_position(tables)).await?.get();
+                let end = self.read(|view| query::next_position(view)).await?.get();
                 let start = match plan.from {
                     From::Start => 0,
                     From::End => end,

@@ -3,11 +3,18 @@
 
 pub mod validate;
 
+pub mod failures;
+mod hub_clock;
 pub mod propose;
+pub mod quotas;
+pub mod settle;
+pub mod subscriptions;
 pub mod topics;
 
 pub mod follow;
 pub mod query;
+
+pub mod lead;
 
 pub mod cluster;
 pub mod housekeeping;
@@ -17,9 +24,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use self::hub_clock::HubClock;
+use self::lead::Lead;
 use self::propose::Proposer;
+use self::quotas::Quotas;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
+use crate::model::ids::UnixMs;
 use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
@@ -41,7 +52,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A running node.
 pub struct Node {
     raft: RaftNode,
+    clock: Arc<HubClock>,
     proposer: Proposer,
+    lead: Lead,
+    quotas: Quotas,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -83,8 +97,12 @@ impl Node {
         })
         .await?;
         let request_timeout = Duration::from_millis(config.limits.request_timeout_ms);
+        let clock = Arc::new(HubClock::default());
         let node = Arc::new(Self {
-            proposer: Proposer::start(raft.clone(), request_timeout),
+            proposer: Proposer::start(raft.clone(), Arc::clone(&clock), request_timeout),
+            clock,
+            lead: Lead::new(timing(config).election_max),
+            quotas: Quotas::default(),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -97,6 +115,8 @@ impl Node {
             log_stats,
         });
         housekeeping::start(&node);
+        lead::start(&node);
+        quotas::start(&node);
         Ok(node)
     }
 
@@ -124,26 +144,38 @@ impl Node {
         &self.shutdown
     }
 
+    /// The hub's time, as far as this node knows it.
+    #[must_use]
+    pub fn now(&self) -> UnixMs {
+        self.clock.now(&self.raft)
+    }
+
     /// When a request that begins now has to be answered, unless its caller is in more of a hurry.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         clock::now() + self.request_timeout
     }
 
-    /// Appends events that were validated.
+    /// Appends events of a service that were validated.
     ///
     /// # Errors
-    /// What the state refuses, and everything that keeps a proposal from an outcome.
-    pub async fn publish(&self, publish: Publish) -> Result<Published, Rejection> {
-        let ticket = self.proposer.submit(Kind::Publish(publish)).await?;
+    /// `QUOTA_EXCEEDED`, what the state refuses, and everything that keeps a proposal from an
+    /// outcome.
+    pub async fn publish(&self, service: &str, publish: Publish) -> Result<Published, Rejection> {
+        let ticket = self.begin_publish(service, publish).await?;
         published(ticket.outcome().await)
     }
 
-    /// Queues events that were validated; the outcome comes with the ticket.
+    /// Queues events of a service that were validated; the outcome comes with the ticket.
     ///
     /// # Errors
-    /// When too much is queued already.
-    pub async fn begin_publish(&self, publish: Publish) -> Result<propose::Ticket, Rejection> {
+    /// `QUOTA_EXCEEDED`, or when too much is queued already.
+    pub async fn begin_publish(
+        &self,
+        service: &str,
+        publish: Publish,
+    ) -> Result<propose::Ticket, Rejection> {
+        self.admit_publish(service, &publish)?;
         self.proposer.submit(Kind::Publish(publish)).await
     }
 

@@ -13,6 +13,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::hub_clock::HubClock;
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::limits::{
     ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, OVERLOADED_RETRY_MS, PROPOSAL_BYTES_MAX,
@@ -85,10 +86,10 @@ fn unknown(why: &str) -> Rejection {
 
 impl Proposer {
     /// Starts the task that gathers and proposes.
-    pub fn start(raft: RaftNode, timeout: Duration) -> Self {
+    pub(super) fn start(raft: RaftNode, clock: Arc<HubClock>, timeout: Duration) -> Self {
         let (queue, inbox) = mpsc::channel(PROPOSAL_QUEUE_MAX);
         let stats = Arc::new(ProposeStats::default());
-        let worker = Worker { raft, timeout, stats: Arc::clone(&stats) };
+        let worker = Worker { raft, clock, timeout, stats: Arc::clone(&stats) };
         tasks::spawn("proposer", worker.run(inbox));
         let room = Arc::new(Semaphore::new(PROPOSAL_BYTES_MAX));
         Self { queue, room, stats, timeout }
@@ -143,6 +144,7 @@ impl Proposer {
 
 struct Worker {
     raft: RaftNode,
+    clock: Arc<HubClock>,
     timeout: Duration,
     stats: Arc<ProposeStats>,
 }
@@ -223,7 +225,7 @@ impl Worker {
     }
 
     async fn replicate(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Rejection> {
-        let batch = CommandBatch { stamp_ms: clock::unix_ms().get(), commands };
+        let batch = CommandBatch { stamp_ms: self.clock.now(&self.raft).get(), commands };
         let mut entry = BytesMut::with_capacity(batch.encoded_len());
         batch.encode_raw(&mut entry);
         let entry = entry.freeze();

@@ -14,7 +14,7 @@ use crate::model::outcome::TopicInfo;
 use crate::model::rejection::{Reason, Rejection};
 use crate::raft::ReadError;
 use crate::runtime::tasks;
-use crate::store::state::Tables;
+use crate::store::state::View;
 
 /// How fresh a read has to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,11 +90,11 @@ impl Node {
         Rejection::new(reason, error.to_string())
     }
 
-    /// Runs a reader on the pool of blocking threads. A snapshot that is being installed may take
+    /// Runs a reader of the state at one moment on the pool of blocking threads. A snapshot that is being installed may take
     /// the files away under it: then it reads the new state. Any other fault stops the node.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        reader: impl Fn(&Tables<'_>) -> Result<T, Fault> + Send + Sync + 'static,
+        reader: impl Fn(&View<'_>) -> Result<T, Fault> + Send + Sync + 'static,
     ) -> Result<T, Rejection> {
         let stopping =
             || Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
@@ -103,16 +103,19 @@ impl Node {
         let raft = self.raft.clone();
         let work = tasks::spawn_blocking("read", move || {
             let _permit = permit;
-            let now = || reader(&raft.state().tables());
-            now().or_else(|_| now())
+            let once = || raft.state().view(&reader);
+            once().or_else(|_| once())
         });
-        work.await.map_err(|_| stopping())?.map_err(|fault| {
-            self.fatal.fail(format!("read state: {fault}"));
-            Rejection::new(
-                Reason::Internal,
-                "this node cannot read its state and stops; ask another node",
-            )
-        })
+        work.await.map_err(|_| stopping())?.map_err(|fault| self.unreadable(&fault))
+    }
+
+    /// Stops the node for a fault in its state.
+    pub(super) fn unreadable(&self, fault: &Fault) -> Rejection {
+        self.fatal.fail(format!("read state: {fault}"));
+        Rejection::new(
+            Reason::Internal,
+            "this node cannot read its state and stops; ask another node",
+        )
     }
 
     /// A topic.

@@ -1,7 +1,9 @@
-//! Mutations of topics.
+//! Mutations of topics, and of what is scheduled in them.
 
+use super::query::Which;
 use super::{Node, unexpected, validate};
-use crate::model::command::{CreateTopic, DeleteTopic, Kind, UpdateTopic};
+use crate::model::command::{CancelEvent, CreateTopic, DeleteTopic, Kind, UpdateTopic};
+use crate::model::limits::{ATTRIBUTE_BYTES_MAX, URI_BYTES_MAX};
 use crate::model::name::TopicName;
 use crate::model::outcome::{Outcome, TopicInfo};
 use crate::model::rejection::{Reason, Rejection};
@@ -67,6 +69,35 @@ impl Node {
         }
         let delete = DeleteTopic { name: name.to_string(), request_id };
         match self.execute(Kind::DeleteTopic(delete)).await? {
+            Outcome::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Calls a delayed event off, for every subscription.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`, `EVENT_NOT_FOUND`, `NOT_SCHEDULED`, and those of any proposal.
+    pub async fn cancel_event(&self, topic: &str, which: Which) -> Result<(), Rejection> {
+        let topic = TopicName::parse(topic)?.to_string();
+        let cancel = match which {
+            Which::Offset(offset) => {
+                CancelEvent { topic, offset: offset.get(), ..CancelEvent::default() }
+            }
+            Which::Id(source, id) => {
+                let too_long = id.len() > ATTRIBUTE_BYTES_MAX || source.len() > URI_BYTES_MAX;
+                if id.is_empty() || too_long {
+                    return Err(Rejection::new(
+                        Reason::InvalidRequest,
+                        format!(
+                            "an event id has 1 to {ATTRIBUTE_BYTES_MAX} bytes, a source at most {URI_BYTES_MAX}; give those that it was published with"
+                        ),
+                    ));
+                }
+                CancelEvent { topic, source, id, ..CancelEvent::default() }
+            }
+        };
+        match self.execute(Kind::CancelEvent(cancel)).await? {
             Outcome::Done => Ok(()),
             other => Err(unexpected(&other)),
         }

@@ -166,6 +166,38 @@ mod tests {
     }
 
     #[test]
+    fn times_are_judged_by_the_clock() {
+        use crate::model::limits::DELIVER_AT_MS_MAX;
+        use crate::proto::v1::Event;
+        let judge = |deadline_ms: Option<u64>, deliver_at_ms: Option<u64>| {
+            let at = |ms: u64| prost_types::Timestamp {
+                seconds: (ms / 1000).cast_signed(),
+                nanos: (ms % 1000) as i32 * 1_000_000,
+            };
+            let event = Event {
+                id: "1".to_owned(),
+                source: "/s".to_owned(),
+                r#type: "t".to_owned(),
+                deadline: deadline_ms.map(at),
+                deliver_at: deliver_at_ms.map(at),
+                ..Event::default()
+            };
+            let events = vec![prost::Message::encode_to_vec(&event).into()];
+            let request =
+                PublishRequest { topic: "t".to_owned(), events, ..PublishRequest::default() };
+            publish(request, UnixMs(5000)).map(|p| p.special).map_err(|r| r.reason)
+        };
+        assert_eq!(judge(None, None), Ok(false));
+        assert_eq!(judge(Some(5001), None), Ok(true));
+        assert_eq!(judge(Some(5000), None), Err(Reason::DeadlinePast));
+        assert_eq!(judge(None, Some(1)), Ok(true));
+        assert_eq!(judge(None, Some(5000 + DELIVER_AT_MS_MAX)), Ok(true));
+        assert_eq!(judge(None, Some(5001 + DELIVER_AT_MS_MAX)), Err(Reason::EventInvalid));
+        assert_eq!(judge(Some(6000), Some(5999)), Ok(true));
+        assert_eq!(judge(Some(6000), Some(6000)), Err(Reason::EventInvalid));
+    }
+
+    #[test]
     fn the_index_of_a_bad_event_is_told() {
         // Fields 1 to 3, each "x".
         let good = Bytes::from_static(b"\x0a\x01x\x12\x01x\x1a\x01x");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
@@ -21,10 +22,10 @@ use super::verify;
 use crate::machine::apply::Machine;
 use crate::machine::topic::heads::Heads;
 use crate::machine::{Fault, query};
-use crate::model::ids::{LogIndex, Position};
+use crate::model::ids::{LogIndex, Position, UnixMs};
 use crate::model::outcome::{Effect, Outcome};
 use crate::runtime::fatal::FatalSender;
-use crate::runtime::tasks;
+use crate::runtime::{clock, tasks};
 use crate::store::shard::ShardState;
 
 /// How far this node has applied.
@@ -34,11 +35,20 @@ pub struct AppliedMark {
     pub index: LogIndex,
     /// The next position to be given out.
     pub position: Position,
+    /// The largest stamp seen.
+    pub stamp: UnixMs,
+    /// When this node last applied commands that were proposed since it started: what it finds in
+    /// its log at the start tells nothing about now. `None`: never.
+    pub stamped_at: Option<Instant>,
 }
 
 /// What the thread and the rest of the node share.
 pub(super) struct Shared {
     pub(super) applied: watch::Sender<AppliedMark>,
+    /// Something may be ready for a subscription.
+    pub(super) hints: watch::Sender<()>,
+    /// The last entry that was in the log when the node started.
+    pub(super) found: LogIndex,
     pub(super) verify: verify::Results,
     /// Bytes of the entries that were applied since the start.
     pub(super) bytes: AtomicU64,
@@ -116,6 +126,8 @@ struct Batch {
     membership: Option<StoredMembership>,
     last: Option<LogId>,
     bytes: u64,
+    /// The last entry that had commands.
+    commands_at: LogIndex,
 }
 
 impl Worker {
@@ -157,7 +169,7 @@ impl Worker {
             }
         }
         let Some(last) = batch.last else { return Ok(()) };
-        let position = machine.next_position();
+        let (position, stamp) = (machine.next_position(), machine.now());
         let (mut writes, heads) = machine.finish();
         self.heads = heads;
         writes.push(rows::applied(&last));
@@ -167,21 +179,32 @@ impl Worker {
         fail::fail_point!("apply::after_write");
         self.shared.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
         // Readers first: a caller that was answered may read at once, on this node too.
-        self.shared.applied.send_replace(AppliedMark { index: LogIndex(last.index), position });
+        let index = LogIndex(last.index);
+        let is_new = batch.commands_at > self.shared.found;
+        let stamped_at =
+            if is_new { Some(clock::now()) } else { self.shared.applied.borrow().stamped_at };
+        self.shared.applied.send_replace(AppliedMark { index, position, stamp, stamped_at });
         for (responder, reply) in batch.replies {
             responder.send(reply);
         }
-        for effect in batch.effects {
+        self.act_on(batch.effects);
+        Ok(())
+    }
+
+    fn act_on(&self, effects: Vec<Effect>) {
+        let mut hint = false;
+        for effect in effects {
             match effect {
                 Effect::HashState(index) => {
                     let (snapshots, fatal) = (self.snapshots.clone(), self.shared.fatal.clone());
-                    self.shared.verify.start(index, db.clone(), snapshots, fatal);
+                    self.shared.verify.start(index, self.state.db(), snapshots, fatal);
                 }
-                // For the leader's dispatch, which does not exist yet.
-                Effect::Wake(_) | Effect::TopicAppended(_) => {}
+                Effect::Wake(_) | Effect::TopicAppended(_) => hint = true,
             }
         }
-        Ok(())
+        if hint {
+            self.shared.hints.send_replace(());
+        }
     }
 }
 
@@ -195,6 +218,7 @@ fn apply_entry<K: crate::machine::kv::Kv>(
         EntryPayload::Blank => Ok(Vec::new()),
         EntryPayload::Normal(data) => {
             batch.bytes += data.0.len() as u64;
+            batch.commands_at = LogIndex(entry.log_id.index);
             let applied = machine.apply(LogIndex(entry.log_id.index), &data.0)?;
             batch.effects.extend(applied.effects);
             Ok(applied.outcomes)
@@ -213,6 +237,7 @@ fn apply_entry<K: crate::machine::kv::Kv>(
 pub(super) fn mark(state: &ShardState) -> Result<AppliedMark, Fault> {
     let db = state.db();
     let tables = db.tables();
-    let index = rows::load(&tables)?.applied.map_or(0, |log_id| log_id.index);
-    Ok(AppliedMark { index: LogIndex(index), position: query::next_position(&tables)? })
+    let index = LogIndex(rows::load(&tables)?.applied.map_or(0, |log_id| log_id.index));
+    let (position, stamp) = (query::next_position(&tables)?, query::stamp(&tables)?);
+    Ok(AppliedMark { index, position, stamp, stamped_at: None })
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout_at;
 
 use super::apply::{self, AppliedMark, Shared};
+use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::options::{self, RaftOptions};
@@ -118,6 +119,8 @@ impl RaftNode {
         let (applied, applied_rx) = watch::channel(mark);
         let shared = Arc::new(Shared {
             applied,
+            hints: watch::Sender::default(),
+            found: options.log.last_index(),
             verify: verify::Results::default(),
             bytes: AtomicU64::new(0),
             fatal: options.fatal.clone(),
@@ -225,6 +228,19 @@ impl RaftNode {
     #[must_use]
     pub fn status(&self) -> RaftStatus {
         self.core.status()
+    }
+
+    /// Hears when something may be ready for a subscription. A hint: it may come for nothing, and
+    /// nothing may depend on it.
+    #[must_use]
+    pub fn hints(&self) -> watch::Receiver<()> {
+        self.core.shared.hints.subscribe()
+    }
+
+    /// Hears when this node begins and ends to lead.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        Leadership::new(self.core.raft.server_metrics())
     }
 
     /// Whether this node leads.

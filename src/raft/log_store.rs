@@ -120,6 +120,11 @@ impl LogStore {
         Arc::clone(&self.0.flusher.stats)
     }
 
+    /// The last entry; 0 when there is none.
+    pub(super) fn last_index(&self) -> LogIndex {
+        LogIndex(self.state().last.map_or(0, |last| last.index))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

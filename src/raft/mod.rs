@@ -15,6 +15,7 @@
 
 pub mod apply;
 pub mod handle;
+pub mod leadership;
 pub mod log_flusher;
 pub mod log_store;
 mod log_tail;
@@ -46,6 +47,7 @@ mod tests;
 
 pub use apply::AppliedMark;
 pub use handle::{LeaderHint, ProposeError, RaftNode, StartError};
+pub use leadership::Leadership;
 pub use membership::{Care, SafeToStop};
 pub use options::{RaftOptions, Timing, Upkeep};
 pub use read_index::ReadError;

@@ -65,7 +65,7 @@ impl Results {
         let results = self.clone();
         let installs = snapshots.installs();
         let hash = move || {
-            let hashed = db.view(|view| {
+            let hashed = db.view_whole(|view| {
                 let _ = pinned.send(());
                 verify::hash(view)
             });

@@ -14,10 +14,16 @@ mod support;
 
 mod bad_input;
 mod connections;
+mod consume_stream;
 mod corruption;
 mod crash;
+mod delivery;
+mod delivery_crash;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod failures;
 mod membership;
 mod process;
+mod quotas;
 mod reads;
+mod subscriptions;

@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::{Cluster, Node, SERVING_WITHIN, free_port, mhub, poll};
 
 /// The status line and the body of an answer to a GET.
-fn get(node: &Node, path: &str) -> (String, String) {
+pub(crate) fn get(node: &Node, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", node.client_port)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();

@@ -1,5 +1,6 @@
 //! `mhub bench`: what a running hub does, measured from outside.
 
+mod consume;
 mod publish;
 mod read;
 mod tail;
@@ -36,6 +37,24 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value = "stale")]
         consistency: ConsistencyArg,
     },
+    /// Consume and acknowledge what was published before.
+    #[command(
+        after_help = "Examples:\n  mhub bench consume --consumers 8 --preload 500000\n  mhub bench consume --mixed-priorities --deadlines    the most urgent first\n  mhub bench consume --keys 10000                      in order by key"
+    )]
+    Consume(consume::ConsumeArgs),
+    /// Publish, deliver and acknowledge one event after the other.
+    #[command(name = "e2e", after_help = "Example:\n  mhub bench e2e --secs 5")]
+    EndToEnd {
+        /// Bytes of each event's payload.
+        #[arg(long, default_value_t = 256)]
+        size: usize,
+        /// Seconds to measure, after one second of warming up.
+        #[arg(long, default_value_t = 5.0)]
+        secs: f64,
+    },
+    /// Publish at full load, and consume and acknowledge it meanwhile.
+    #[command(after_help = "Example:\n  mhub bench mixed --workers 4 --depth 512 --consumers 8")]
+    Mixed(consume::MixedArgs),
     /// Follow a topic while it is published to at full load: how far behind the tail is.
     #[command(
         after_help = "Example:\n  mhub bench tail --workers 4 --depth 512 --reader 127.0.0.1:7500"
@@ -91,6 +110,16 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
         BenchCommand::Read { topic, secs, consistency } => {
             let told = read::run(&client, topic, seconds(secs)?, consistency).await?;
             output::item(global.output, &told)?;
+        }
+        BenchCommand::Consume(args) => {
+            output::item(global.output, &consume::run(&client, &args).await?)?;
+        }
+        BenchCommand::EndToEnd { size, secs } => {
+            let told = consume::end_to_end(&client, size, seconds(secs)?).await?;
+            output::item(global.output, &told)?;
+        }
+        BenchCommand::Mixed(args) => {
+            output::item(global.output, &consume::mixed(&client, &args).await?)?;
         }
         BenchCommand::Tail { publish, reader } => {
             let reader = match reader {

@@ -1,7 +1,8 @@
 //! CloudEvents 1.0 in the JSON format, as `messagehub.v1.Event`.
 //!
 //! Extension attributes that have a field of their own are mapped: `correlationid`, `causationid`,
-//! `partitionkey` (the key), `expirytime` (the deadline), `traceparent`, `priority` and `deliverat`.
+//! `partitionkey` (the key), `expirytime` (the deadline), `traceparent`, `priority`, `deliverat` and
+//! `fairnesskey`.
 //! `sequence` belongs to the hub and `headers` has no form as an attribute: both are refused.
 //! JSON data stays the text that it was, so that no number is rounded.
 

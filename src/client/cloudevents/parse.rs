@@ -80,6 +80,7 @@ fn attribute(event: &mut Event, name: String, raw: &RawValue) -> Result<()> {
         "deliverat" => event.deliver_at = Some(time(&name, raw)?),
         "traceparent" => event.traceparent = text(&name, raw)?,
         "priority" => event.priority = Some(priority(raw)?),
+        "fairnesskey" => event.fairness_key = text(&name, raw)?,
         _ => {
             check_extension_name(&name)?;
             let value = extension(&name, raw)?;

@@ -33,6 +33,7 @@ impl Serialize for EventJson<'_> {
             ("correlationid", &event.correlation_id),
             ("causationid", &event.causation_id),
             ("traceparent", &event.traceparent),
+            ("fairnesskey", &event.fairness_key),
         ] {
             if !value.is_empty() {
                 map.serialize_entry(name, value)?;

@@ -11,12 +11,13 @@ fn json(event: &Event) -> String {
     serde_json::to_string(&EventJson(event)).unwrap()
 }
 
-const FULL: &str = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"sub","datacontenttype":"application/json","dataschema":"http://x/y","partitionkey":"order-1","correlationid":"c","causationid":"d","traceparent":"00-x","time":"2026-01-31T12:00:00.5Z","expirytime":"2999-01-01T00:00:00Z","deliverat":"2998-01-01T00:00:00Z","priority":7,"flag":true,"n":-3,"other":"text","data":{"big":12345678901234567890123,"a":[1.0,2]}}"#;
+const FULL: &str = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"sub","datacontenttype":"application/json","dataschema":"http://x/y","partitionkey":"order-1","correlationid":"c","causationid":"d","traceparent":"00-x","fairnesskey":"acme","time":"2026-01-31T12:00:00.5Z","expirytime":"2999-01-01T00:00:00Z","deliverat":"2998-01-01T00:00:00Z","priority":7,"flag":true,"n":-3,"other":"text","data":{"big":12345678901234567890123,"a":[1.0,2]}}"#;
 
 #[test]
 fn a_full_event_comes_back_as_it_was() {
     let event = from_json(FULL).unwrap();
     assert_eq!((event.key.as_str(), event.priority), ("order-1", Some(7)));
+    assert_eq!(event.fairness_key, "acme");
     assert_eq!(event.extensions["n"].attr, Some(Attr::CeInteger(-3)));
     assert_eq!(event.time, Some(Timestamp { seconds: 1_769_860_800, nanos: 500_000_000 }));
     assert_eq!(json(&event), FULL);

@@ -69,9 +69,10 @@ async fn converse(
         return (Some(Failure::of_status(&status, target)), false);
     }
     let path = PathAndQuery::from_static("/messagehub.v1.Events/PublishStream");
-    let calls = CallStream::open(shared.clone());
+    let mut request = Request::new(CallStream::open(shared.clone()));
+    endpoints.declare_service(&mut request);
     let opened = tokio::select! {
-        opened = client.streaming(Request::new(calls), path, CallCodec) => opened,
+        opened = client.streaming(request, path, CallCodec) => opened,
         why = shared.interrupted() => return (interrupted(why, endpoints, target), false),
     };
     let mut answers = match opened {

@@ -13,7 +13,7 @@ use super::spawn::now;
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::v1::events_client::EventsClient;
 use crate::proto::v1::read_request::From;
-use crate::proto::v1::{EventBatch, ReadRequest, ReadResponse};
+use crate::proto::v1::{EventBatch, ReadRequest, ReadResponse, RecordedEvent};
 
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
@@ -26,6 +26,18 @@ pub struct ReadPart {
     pub applied_position: u64,
     /// Where to go on: an offset, or a position when the whole hub is read.
     pub next: u64,
+}
+
+/// The events of a batch, each with its place.
+pub fn recorded_events(batch: &EventBatch) -> impl Iterator<Item = RecordedEvent> + '_ {
+    batch.events.iter().enumerate().map(|(index, event)| RecordedEvent {
+        topic: batch.topic.clone(),
+        offset: batch.first_offset + index as u64,
+        position: batch.first_position + index as u64,
+        recorded_at_ms: batch.recorded_at_ms,
+        key_version: batch.key_versions.get(index).copied().unwrap_or(0),
+        event: event.clone(),
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

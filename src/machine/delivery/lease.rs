@@ -57,11 +57,7 @@ pub(crate) fn apply<K: Kv>(
 fn check<K: Kv>(machine: &Machine<'_, K>, work: &Work, command: &Lease) -> Result<(), Rejection> {
     let name = &command.subscription;
     if work.state.pause.is_some() {
-        return Err(Rejection::new(
-            Reason::SubscriptionPaused,
-            format!("subscription {name} is paused; resume it with: mhub sub resume {name}"),
-        )
-        .with("subscription", name));
+        return Err(paused(name));
     }
     if command.revision != work.record.revision {
         return Err(Rejection::new(
@@ -85,6 +81,16 @@ fn check<K: Kv>(machine: &Machine<'_, K>, work: &Work, command: &Lease) -> Resul
         ));
     }
     Ok(())
+}
+
+/// The refusal for a subscription that is paused.
+#[must_use]
+pub fn paused(name: &str) -> Rejection {
+    Rejection::new(
+        Reason::SubscriptionPaused,
+        format!("subscription {name} is paused; resume it with: mhub sub resume {name}"),
+    )
+    .with("subscription", name)
 }
 
 /// Marks events as done that the filter does not let through; how many.

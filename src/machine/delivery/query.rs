@@ -75,6 +75,23 @@ pub fn retries(
     Ok(found)
 }
 
+/// Hands out the dead letters of a subscription after one, the oldest first.
+///
+/// # Errors
+/// See [`leases()`].
+pub fn each_dead_letter(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    after: DeadNumber,
+    visit: &mut dyn FnMut(DeadNumber, DeadLetter) -> Result<ControlFlow<()>, Fault>,
+) -> Result<(), Fault> {
+    let low = dead::row_key(subscription, DeadNumber(after.get().saturating_add(1)));
+    let high = dead::row_key(subscription.next(), DeadNumber(0));
+    kv.scan(Table::DeadLetters, &low, &high, Order::Ascending, &mut |row, value| {
+        visit(dead::number_of(row)?, DeadLetter::decode(value)?)
+    })
+}
+
 /// Dead letters of a subscription after one, the oldest first.
 ///
 /// # Errors
@@ -85,14 +102,12 @@ pub fn dead_letters(
     after: DeadNumber,
     limit: usize,
 ) -> Result<Vec<(DeadNumber, DeadLetter)>, Fault> {
-    let (low, mut found) =
-        (dead::row_key(subscription, DeadNumber(after.get().saturating_add(1))), Vec::new());
-    let high = dead::row_key(subscription.next(), DeadNumber(0));
-    kv.scan(Table::DeadLetters, &low, &high, Order::Ascending, &mut |row, value| {
+    let mut found = Vec::new();
+    each_dead_letter(kv, subscription, after, &mut |number, letter| {
         if found.len() == limit {
             return Ok(ControlFlow::Break(()));
         }
-        found.push((dead::number_of(row)?, DeadLetter::decode(value)?));
+        found.push((number, letter));
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)

@@ -14,7 +14,6 @@ use crate::machine::subscription::state::SubscriptionState;
 use crate::model::delivery::Pick;
 use crate::model::filter::Compiled;
 use crate::model::ids::{Offset, TopicId, UnixMs};
-use crate::model::limits::RANGES_MAX;
 use crate::model::ranges::OffsetRange;
 use crate::model::subscription::DeliveryOrder;
 
@@ -168,30 +167,13 @@ impl<'k, K: Kv> Search<'k, K> {
 
     pub(super) fn pick(&mut self, topic: TopicId, range: OffsetRange) -> Result<(), Fault> {
         let name = self.topic(topic)?.info.name.clone();
-        push(&mut self.picks, topic, name, range);
+        Pick::append(&mut self.picks, topic, &name, range);
         Ok(())
     }
 
     pub(super) fn skip(&mut self, topic: TopicId, offset: Offset) -> Result<(), Fault> {
         let name = self.topic(topic)?.info.name.clone();
-        push(&mut self.skips, topic, name, OffsetRange::one(offset));
+        Pick::append(&mut self.skips, topic, &name, OffsetRange::one(offset));
         Ok(())
     }
-}
-
-/// Appends to the last pick while that keeps the order of picking.
-fn push(picks: &mut Vec<Pick>, topic: TopicId, name: String, range: OffsetRange) {
-    if let Some(pick) = picks.last_mut().filter(|pick| pick.topic_id == topic.get())
-        && let Some(last) = pick.ranges.last_mut()
-    {
-        if last.end() == range.first {
-            last.count += range.count;
-            return;
-        }
-        if last.end() < range.first && pick.ranges.len() < RANGES_MAX {
-            pick.ranges.push(range);
-            return;
-        }
-    }
-    picks.push(Pick { topic: name, topic_id: topic.get(), ranges: vec![range] });
 }

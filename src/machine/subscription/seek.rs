@@ -76,6 +76,22 @@ pub fn preview(
     }
 }
 
+/// The end that a place lies beyond; `None`: it lies within, or what it is of does not exist.
+///
+/// # Errors
+/// When the store fails or is corrupt.
+pub fn beyond(kv: &impl Kv, pattern: &str, place: &Place) -> Result<Option<u64>, Fault> {
+    let (at, end) = match place.at {
+        Some(At::Position(position)) => (position, query::next_position(kv)?.get()),
+        Some(At::Offset(offset)) => {
+            let topic = query::topic(kv, pattern)?;
+            (offset, topic.map_or(u64::MAX, |topic| topic.next_offset.get()))
+        }
+        None | Some(At::Start(_) | At::End(_) | At::TimeMs(_)) => return Ok(None),
+    };
+    Ok((at > end).then_some(end))
+}
+
 /// Where a subscription goes: a position, and the floor in its one topic when an offset was named.
 pub(crate) struct Target {
     pub(crate) start: Position,

@@ -7,10 +7,10 @@ use super::marks::{self, Marks};
 use super::progress::{self, ProgressRecord};
 use super::record::{self, SubscriptionRecord};
 use super::{query as subscriptions, state};
-use crate::machine::Fault;
 use crate::machine::delivery::failures::{self, FailureRecord, Standing};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::schedule::specials::{self, SpecialRecord};
+use crate::machine::{Fault, query};
 use crate::model::ids::{Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{MARKS_OFFSETS, PRIORITY_DEFAULT, PRIORITY_MAX, STATS_ROWS_MAX};
 use crate::model::outcome::TopicInfo;
@@ -30,11 +30,15 @@ pub struct Stats {
     pub leased: u64,
     /// Failed or redriven, and not with a consumer.
     pub retrying: u64,
+    /// Of these, those that may be delivered now.
+    pub due: u64,
     /// Dead letters that are kept.
     pub dead: u64,
     /// `pending` by priority, 0 to 9.
     pub pending_by_priority: [u64; 10],
-    /// Rows were left uncounted: there are more than `limits::STATS_ROWS_MAX`.
+    /// When the oldest event that is not done was recorded; those that failed are not looked at.
+    pub oldest: Option<UnixMs>,
+    /// Rows were left uncounted: there are more than `limits::STATS_ROWS_MAX`, or than were allowed.
     pub truncated: bool,
 }
 
@@ -43,10 +47,23 @@ pub struct Stats {
 /// # Errors
 /// When the store fails or is corrupt.
 pub fn stats(kv: &impl Kv, name: &str, now: UnixMs) -> Result<Option<Stats>, Fault> {
+    stats_within(kv, name, now, STATS_ROWS_MAX)
+}
+
+/// The same with a bound of one's own on the rows that are looked at.
+///
+/// # Errors
+/// When the store fails or is corrupt.
+pub fn stats_within(
+    kv: &impl Kv,
+    name: &str,
+    now: UnixMs,
+    rows: u64,
+) -> Result<Option<Stats>, Fault> {
     let Some(record) = record::get(kv, name)? else { return Ok(None) };
     let id = record.subscription_id();
     let state = state::get(kv, id)?.unwrap_or_default();
-    let mut count = Count { rows: STATS_ROWS_MAX, stats: Stats::default(), now };
+    let mut count = Count { rows, stats: Stats::default(), now };
     count.stats.leased = state.in_flight;
     count.stats.dead = state.dead_letters;
     let pattern = TopicPattern::from_checked(&record.config.pattern);
@@ -103,6 +120,8 @@ impl Count {
             })?;
         }
         let plain = free.saturating_sub(special);
+        let oldest = query::recorded_at(kv, topic.id, Offset(progress.floor))?;
+        self.stats.oldest = self.stats.oldest.into_iter().chain(oldest).min();
         self.pending(PRIORITY_DEFAULT, plain);
         if progress.failures > 0 {
             self.failures(kv, id, topic.id)?;
@@ -148,8 +167,9 @@ impl Count {
         let low = failures::row_key(id, topic, Offset(0));
         let high = failures::row_key(id, topic, Offset(u64::MAX));
         kv.scan(Table::Failures, &low, &high, Order::Ascending, &mut |_, value| {
-            let waits = FailureRecord::decode(value)?.stands() != Standing::Leased;
-            self.stats.retrying += u64::from(waits);
+            let story = FailureRecord::decode(value)?;
+            self.stats.retrying += u64::from(story.stands() != Standing::Leased);
+            self.stats.due += u64::from(story.is_due(self.now));
             Ok(self.row())
         })
     }

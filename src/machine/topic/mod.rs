@@ -6,6 +6,7 @@ pub mod ids;
 pub mod keys;
 pub(crate) mod reader;
 pub mod record;
+pub mod runs;
 
 pub mod create;
 pub mod delete;

@@ -9,6 +9,7 @@ use openraft::{EntryPayload, StorageError};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::model::ids::LogIndex;
 use crate::proto::peer;
 use crate::raft::apply::{AppliedMark, Shared};
 use crate::raft::codec::log_id_from_proto;
@@ -33,6 +34,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {
         let snapshots = Snapshots::open(dir.path().join("snapshots"), fatal.clone()).unwrap();
         let shared = Arc::new(Shared {
             applied: watch::Sender::new(AppliedMark::default()),
+            hints: watch::Sender::default(),
+            found: LogIndex(0),
             verify: verify::Results::default(),
             bytes: AtomicU64::new(0),
             fatal,

@@ -129,7 +129,16 @@ impl StateDb {
 
     /// Runs a reader over the state as it is now, whatever is written meanwhile.
     pub fn view<R>(&self, read: impl FnOnce(&View<'_>) -> R) -> R {
-        read(&View { tables: self.tables(), snapshot: self.0.db.snapshot() })
+        self.view_of(false, read)
+    }
+
+    /// The same for who reads all of it: scans read ahead, and leave the cache alone.
+    pub fn view_whole<R>(&self, read: impl FnOnce(&View<'_>) -> R) -> R {
+        self.view_of(true, read)
+    }
+
+    fn view_of<R>(&self, whole: bool, read: impl FnOnce(&View<'_>) -> R) -> R {
+        read(&View { tables: self.tables(), snapshot: self.0.db.snapshot(), whole })
     }
 
     /// Reads from a checkpoint without changing it.
@@ -311,6 +320,13 @@ impl Kv for Tables<'_> {
 pub struct View<'d> {
     tables: Tables<'d>,
     snapshot: Snapshot<'d>,
+    whole: bool,
+}
+
+impl std::fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View({:?})", self.tables)
+    }
 }
 
 impl Kv for View<'_> {
@@ -334,8 +350,10 @@ impl Kv for View<'_> {
             return Ok(());
         }
         let mut options = range_options(start, end);
-        options.set_readahead_size(READAHEAD_BYTES);
-        options.fill_cache(false);
+        if self.whole {
+            options.set_readahead_size(READAHEAD_BYTES);
+            options.fill_cache(false);
+        }
         walk(self.snapshot.raw_iterator_cf_opt(self.tables.family(table)?, options), order, visit)
     }
 }

@@ -187,9 +187,14 @@ impl Writer {
             "a valid call was refused: {rejection}"
         );
         self.channel = None;
-        let hinted = rejection
-            .fact("leader_endpoint")
-            .and_then(|leader| self.endpoints.iter().position(|e| e == leader));
+        let hinted = rejection.fact("leader_endpoint").map(|leader| {
+            // Nodes that joined meanwhile may lead, too.
+            let known = self.endpoints.iter().position(|e| e == leader);
+            known.unwrap_or_else(|| {
+                self.endpoints.push(leader.to_owned());
+                self.endpoints.len() - 1
+            })
+        });
         match hinted {
             Some(leader) if rejection.reason == Reason::NotLeader && leader != self.at => {
                 self.at = leader

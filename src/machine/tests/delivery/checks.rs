@@ -60,7 +60,12 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
     let mut expected = Stats { dead: sub.dead.len() as u64, ..Stats::default() };
     for (_, topic) in topics(world, sub) {
         for (offset, event) in (0..).zip(&topic.events) {
-            match sub.story(topic, offset).status {
+            let story = sub.story(topic, offset);
+            if story.status != Status::Done && !story.failing {
+                let recorded = UnixMs(world.recorded[event.position as usize]);
+                expected.oldest = expected.oldest.into_iter().chain([recorded]).min();
+            }
+            match story.status {
                 Status::Free if event.cancelled => expected.cancelled += 1,
                 Status::Free if event.ready_at > world.now => expected.delayed += 1,
                 Status::Free => {
@@ -68,7 +73,11 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
                     expected.pending_by_priority[event.priority as usize] += 1;
                 }
                 Status::Leased => expected.leased += 1,
-                Status::Retry | Status::Ready => expected.retrying += 1,
+                Status::Retry | Status::Ready => {
+                    expected.retrying += 1;
+                    let due = story.status == Status::Ready || story.due <= world.now;
+                    expected.due += u64::from(due);
+                }
                 Status::Done => {}
             }
         }

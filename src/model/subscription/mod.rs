@@ -1,7 +1,10 @@
 //! A subscription's settings.
 
+mod patch;
+
 use std::collections::BTreeMap;
 
+pub use self::patch::{DeadLetterPatch, RetryPatch, SubscriptionPatch};
 use super::filter::Filter;
 use super::limits::{
     ATTEMPTS_MAX, BASE_WAIT_MS, DEAD_LETTER_RETENTION_MS_MAX, DESCRIPTION_BYTES_MAX,
@@ -12,6 +15,7 @@ use super::limits::{
 };
 use super::pattern::TopicPattern;
 use super::rejection::{Reason, Rejection};
+use super::topic::check_labels;
 
 /// How the delays of retries grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
@@ -143,6 +147,9 @@ pub struct SubscriptionConfig {
     /// Free text.
     #[prost(string, tag = "13")]
     pub description: String,
+    /// Free labels.
+    #[prost(btree_map = "string, string", tag = "14")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl SubscriptionConfig {
@@ -179,6 +186,7 @@ impl SubscriptionConfig {
             slack_ms: 0,
             fairness_weights: BTreeMap::new(),
             description: String::new(),
+            labels: BTreeMap::new(),
         }
     }
 
@@ -198,8 +206,8 @@ impl SubscriptionConfig {
         within("max_in_flight", u64::from(self.max_in_flight), 1, in_flight_max)?;
         let per_consumer = u64::from(self.max_in_flight_per_consumer);
         within("max_in_flight_per_consumer", per_consumer, 1, in_flight_max)?;
-        known("order", DeliveryOrder::try_from(self.order).is_ok())?;
-        known("priority_mode", PriorityMode::try_from(self.priority_mode).is_ok())?;
+        known("ordering", DeliveryOrder::try_from(self.order).is_ok())?;
+        known("priority_policy", PriorityMode::try_from(self.priority_mode).is_ok())?;
         within("base_wait_ms", self.base_wait_ms, *BASE_WAIT_MS.start(), *BASE_WAIT_MS.end())?;
         within("slack_ms", self.slack_ms, 0, SLACK_MS_MAX)?;
         within(
@@ -213,6 +221,7 @@ impl SubscriptionConfig {
             let (min, max) = (*FAIRNESS_WEIGHT_MILLI.start(), *FAIRNESS_WEIGHT_MILLI.end());
             within("fairness_weights", *weight, min, max)?;
         }
+        check_labels(&self.labels)?;
         within("description", self.description.len() as u64, 0, DESCRIPTION_BYTES_MAX as u64)
     }
 }
@@ -267,85 +276,6 @@ fn known(setting: &str, known: bool) -> Result<(), Rejection> {
     if known { Ok(()) } else { Err(refuse(setting, "has a value that does not exist")) }
 }
 
-/// Settings to change; absent ones stay.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct SubscriptionPatch {
-    /// The new filter, when `replace_filter`; absent then: all events.
-    #[prost(message, optional, tag = "1")]
-    pub filter: Option<Filter>,
-    /// Whether `filter` counts.
-    #[prost(bool, tag = "2")]
-    pub replace_filter: bool,
-    /// See [`SubscriptionConfig`].
-    #[prost(message, optional, tag = "3")]
-    pub retry: Option<RetryPolicy>,
-    /// See [`SubscriptionConfig`].
-    #[prost(message, optional, tag = "4")]
-    pub dead_letters: Option<DeadLetterPolicy>,
-    /// See [`SubscriptionConfig`].
-    #[prost(uint64, optional, tag = "5")]
-    pub lease_ms: Option<u64>,
-    /// See [`SubscriptionConfig`].
-    #[prost(uint32, optional, tag = "6")]
-    pub max_in_flight: Option<u32>,
-    /// See [`SubscriptionConfig`].
-    #[prost(uint32, optional, tag = "7")]
-    pub max_in_flight_per_consumer: Option<u32>,
-    /// See [`SubscriptionConfig`].
-    #[prost(enumeration = "DeliveryOrder", optional, tag = "8")]
-    pub order: Option<i32>,
-    /// See [`SubscriptionConfig`].
-    #[prost(enumeration = "PriorityMode", optional, tag = "9")]
-    pub priority_mode: Option<i32>,
-    /// See [`SubscriptionConfig`].
-    #[prost(uint64, optional, tag = "10")]
-    pub base_wait_ms: Option<u64>,
-    /// See [`SubscriptionConfig`].
-    #[prost(uint64, optional, tag = "11")]
-    pub slack_ms: Option<u64>,
-    /// The weights that replace the old ones, when `replace_fairness_weights`.
-    #[prost(btree_map = "string, uint64", tag = "12")]
-    pub fairness_weights: BTreeMap<String, u64>,
-    /// Whether `fairness_weights` counts.
-    #[prost(bool, tag = "13")]
-    pub replace_fairness_weights: bool,
-    /// See [`SubscriptionConfig`].
-    #[prost(string, optional, tag = "14")]
-    pub description: Option<String>,
-}
-
-impl SubscriptionPatch {
-    /// The settings after this change.
-    #[must_use]
-    pub fn onto(&self, old: &SubscriptionConfig) -> SubscriptionConfig {
-        let mut new = old.clone();
-        if self.replace_filter {
-            new.filter.clone_from(&self.filter);
-        }
-        if self.replace_fairness_weights {
-            new.fairness_weights.clone_from(&self.fairness_weights);
-        }
-        if let Some(retry) = &self.retry {
-            new.retry.clone_from(retry);
-        }
-        if let Some(dead_letters) = &self.dead_letters {
-            new.dead_letters.clone_from(dead_letters);
-        }
-        if let Some(description) = &self.description {
-            new.description.clone_from(description);
-        }
-        new.lease_ms = self.lease_ms.unwrap_or(old.lease_ms);
-        new.max_in_flight = self.max_in_flight.unwrap_or(old.max_in_flight);
-        new.max_in_flight_per_consumer =
-            self.max_in_flight_per_consumer.unwrap_or(old.max_in_flight_per_consumer);
-        new.order = self.order.unwrap_or(old.order);
-        new.priority_mode = self.priority_mode.unwrap_or(old.priority_mode);
-        new.base_wait_ms = self.base_wait_ms.unwrap_or(old.base_wait_ms);
-        new.slack_ms = self.slack_ms.unwrap_or(old.slack_ms);
-        new
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,11 +315,5 @@ mod tests {
         ] {
             assert_eq!(refused(change), Reason::InvalidConfig);
         }
-    }
-
-    #[test]
-    fn an_empty_patch_changes_nothing() {
-        let config = SubscriptionConfig::defaults("a");
-        assert_eq!(SubscriptionPatch::default().onto(&config), config);
     }
 }

@@ -1,0 +1,253 @@
+//! The consume stream: credits and settlements in, deliveries and results out, one task for all.
+//!
+//! A delivery is leased when there is credit for it and room to send it. What a client has not
+//! read is bounded by its credits, by the few messages that are queued here, and by the flow control
+//! of its connection; while it does not read, nothing is read from it.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::consume_state::{Credits, Held, Named};
+use super::convert::invalid;
+use super::delivery::{item, leased_events, results};
+use crate::model::delivery::Settled;
+use crate::model::limits::{
+    CONSUME_ANSWERS_QUEUED, CONSUME_SETTLEMENTS_MAX, PULL_WAIT_MS_MAX, SETTLE_ITEMS_MAX,
+};
+use crate::model::rejection::{Reason, Rejection};
+use crate::node::Node;
+use crate::node::lead::{Delivery, PullRequest};
+use crate::node::propose::Ticket;
+use crate::node::settle::settled;
+use crate::proto::status::{to_call_error, to_status};
+use crate::proto::v1::consume_request::Request;
+use crate::proto::v1::consume_response::Response;
+use crate::proto::v1::{
+    ConsumeOpened, ConsumeRequest, ConsumeResponse, Deliveries, OpenConsume, SettleBatch,
+    SettleBatchResult,
+};
+use crate::runtime::tasks;
+
+/// How soon a paused subscription is looked at again.
+const PAUSED_LOOK: Duration = Duration::from_millis(200);
+
+type Answers = mpsc::Sender<Result<ConsumeResponse, Status>>;
+type Pulling = Pin<Box<dyn Future<Output = Result<Vec<Delivery>, Rejection>> + Send>>;
+
+/// Serves one stream until its client ends it or is gone, or this node cannot serve it any more.
+///
+/// # Errors
+/// `OVERLOADED` when too many are open.
+pub(super) fn serve(
+    node: Arc<Node>,
+    requests: Streaming<ConsumeRequest>,
+) -> Result<BoxStream<'static, Result<ConsumeResponse, Status>>, Rejection> {
+    let permit = node.admit_consumer()?;
+    let (answers, responses) = mpsc::channel(CONSUME_ANSWERS_QUEUED);
+    tasks::spawn("consume-stream", async move {
+        let served = run(node, requests, &answers).await;
+        if let Err(End::Refused(rejection)) = served {
+            // A client that is gone needs no reason.
+            drop(answers.send(Err(to_status(&rejection))).await);
+        }
+        drop(permit);
+    });
+    Ok(ReceiverStream::new(responses).boxed())
+}
+
+/// Why a stream ends before its client ends it.
+enum End {
+    /// The client is gone: its leases run out.
+    Gone,
+    Refused(Rejection),
+}
+
+impl From<Rejection> for End {
+    fn from(rejection: Rejection) -> Self {
+        Self::Refused(rejection)
+    }
+}
+
+struct Stream<'a> {
+    node: Arc<Node>,
+    open: OpenConsume,
+    credits: Credits,
+    held: Held,
+    answers: &'a Answers,
+}
+
+/// A batch of settlements whose outcome has come.
+struct Done {
+    batch: u64,
+    named: Vec<Named>,
+    result: Result<Vec<Settled>, Rejection>,
+}
+
+async fn run(
+    node: Arc<Node>,
+    mut requests: Streaming<ConsumeRequest>,
+    answers: &Answers,
+) -> Result<(), End> {
+    let open = match next(&mut requests).await? {
+        Some(Request::Open(open)) => open,
+        Some(_) => return Err(invalid("the stream is not open; send open first").into()),
+        None => return Ok(()),
+    };
+    let term = node.begin_consume(&open.subscription, &open.consumer, open.lease_ms).await?;
+    let (credits, held) = (Credits::default(), Held::default());
+    let mut stream = Stream { node: Arc::clone(&node), open, credits, held, answers };
+    stream.send(Response::Opened(ConsumeOpened { term: term.get() })).await?;
+    let mut settling = FuturesUnordered::new();
+    let mut pulling: Option<Pulling> = None;
+    let deposed = node.deposed();
+    tokio::pin!(deposed);
+    loop {
+        if pulling.is_none() {
+            pulling = stream.pull();
+        }
+        let pulled = async {
+            match &mut pulling {
+                Some(pulling) => pulling.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            rejection = &mut deposed => return Err(rejection.into()),
+            () = answers.closed() => return Err(End::Gone),
+            Some(done) = settling.next(), if !settling.is_empty() => stream.settled(done).await?,
+            request = next(&mut requests), if settling.len() < CONSUME_SETTLEMENTS_MAX => {
+                match request? {
+                    Some(Request::Credit(credit)) => stream.credits.grant(credit)?,
+                    Some(Request::Settle(batch)) => settling.push(stream.settle(batch).await),
+                    Some(Request::Open(_)) => {
+                        return Err(invalid("the stream is open already; open another one").into());
+                    }
+                    None => break,
+                }
+            }
+            pulled = pulled => {
+                pulling = None;
+                match pulled {
+                    Ok(deliveries) => stream.deliver(deliveries).await?,
+                    Err(rejection) if rejection.reason == Reason::SubscriptionPaused => {
+                        pulling = Some(Box::pin(async {
+                            tokio::time::sleep(PAUSED_LOOK).await;
+                            Ok(Vec::new())
+                        }));
+                    }
+                    Err(rejection) if rejection.reason == Reason::NoLeader => {
+                        return Err(deposed.await.into());
+                    }
+                    Err(rejection) => return Err(rejection.into()),
+                }
+            }
+        }
+    }
+    // What it would get now is released.
+    drop(pulling);
+    while let Some(done) = settling.next().await {
+        stream.settled(done).await?;
+    }
+    stream.release().await;
+    Ok(())
+}
+
+/// The next request; `None`: the client has ended its side.
+async fn next(requests: &mut Streaming<ConsumeRequest>) -> Result<Option<Request>, End> {
+    match requests.message().await {
+        Ok(Some(ConsumeRequest { request: Some(request) })) => Ok(Some(request)),
+        Ok(Some(ConsumeRequest { request: None })) => {
+            Err(invalid("a request says nothing; send open, credit or settle").into())
+        }
+        Ok(None) => Ok(None),
+        Err(_) => Err(End::Gone),
+    }
+}
+
+impl Stream<'_> {
+    async fn send(&self, response: Response) -> Result<(), End> {
+        let response = ConsumeResponse { response: Some(response) };
+        self.answers.send(Ok(response)).await.map_err(|_| End::Gone)
+    }
+
+    /// Asks for as much as there is credit for.
+    fn pull(&self) -> Option<Pulling> {
+        let (max_events, max_bytes) = self.credits.open()?;
+        let request = PullRequest {
+            subscription: self.open.subscription.clone(),
+            consumer: self.open.consumer.clone(),
+            max_events,
+            max_bytes,
+            lease_ms: self.open.lease_ms,
+            wait: Duration::from_millis(PULL_WAIT_MS_MAX),
+        };
+        let node = Arc::clone(&self.node);
+        Some(Box::pin(async move { node.pull(request).await }))
+    }
+
+    async fn deliver(&mut self, deliveries: Vec<Delivery>) -> Result<(), End> {
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let now = self.node.now();
+        for delivery in &deliveries {
+            self.credits.spend(delivery.events(), delivery.bytes());
+            self.held.add(delivery, now);
+        }
+        let leased = deliveries.into_iter().map(|d| leased_events(d, now)).collect();
+        self.send(Response::Deliveries(Deliveries { leased })).await
+    }
+
+    /// Begins to settle a batch.
+    async fn settle(&self, batch: SettleBatch) -> impl Future<Output = Done> + use<> {
+        let SettleBatch { batch, items } = batch;
+        let named = items.iter().map(Named::of).collect();
+        let items = items.into_iter().map(item).collect();
+        let OpenConsume { subscription, consumer, .. } = self.open.clone();
+        let begun = self.node.begin_settle(subscription, consumer, items).await;
+        async move {
+            let result = match begun.map(Ticket::outcome) {
+                Ok(outcome) => settled(outcome.await),
+                Err(rejection) => Err(rejection),
+            };
+            Done { batch, named, result }
+        }
+    }
+
+    async fn settled(&mut self, done: Done) -> Result<(), End> {
+        let Done { batch, named, result } = done;
+        let response = match result {
+            Ok(settled) => {
+                self.held.note(&named, &settled);
+                let results = results(settled, self.node.now());
+                SettleBatchResult { batch, results, error: None }
+            }
+            Err(rejection) => {
+                let error = Some(to_call_error(&rejection));
+                SettleBatchResult { batch, results: Vec::new(), error }
+            }
+        };
+        self.send(Response::Settled(response)).await
+    }
+
+    /// Releases what was not settled. When it fails, leases run out.
+    async fn release(self) {
+        let OpenConsume { subscription, consumer, .. } = self.open;
+        for items in self.held.into_items().chunks(SETTLE_ITEMS_MAX) {
+            let settled =
+                self.node.settle(subscription.clone(), consumer.clone(), items.to_vec()).await;
+            if let Err(rejection) = settled {
+                tracing::debug!(%rejection, subscription, consumer, "leases are not released");
+                return;
+            }
+        }
+    }
+}

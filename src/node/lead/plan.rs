@@ -1,0 +1,299 @@
+//! What one round of dispatch asks the state for: who is to get which events, and their bytes.
+//! It reads only, and runs off the async threads.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::machine::Fault;
+use crate::machine::delivery::loads;
+use crate::machine::kv::Kv;
+use crate::machine::schedule::candidates::candidates;
+use crate::machine::schedule::cursor::Cursor;
+use crate::machine::subscription::query::subscription;
+use crate::machine::topic::batch::Batch;
+use crate::machine::topic::runs::{Least, RunReader, Taken};
+use crate::model::delivery::{Pick, SubscriptionInfo};
+use crate::model::ids::{TopicId, UnixMs};
+use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
+use crate::model::ranges::OffsetRange;
+
+/// Who asks, and for how much.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) consumer: String,
+    pub(super) events: u64,
+    pub(super) bytes: usize,
+}
+
+/// The bounds of a round, over all who ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) events: u64,
+    /// One event for each who asks may go over it.
+    pub(super) bytes: usize,
+}
+
+/// Neighbouring events of one topic with their bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) topic: TopicId,
+    pub(super) range: OffsetRange,
+    pub(super) batch: Batch,
+}
+
+/// What one of those who asked is to get.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Share {
+    /// In the order of wishing.
+    pub(super) picks: Vec<Pick>,
+    /// The same events.
+    pub(super) parts: Vec<Part>,
+}
+
+impl Share {
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.batch.encoded.len()).sum()
+    }
+}
+
+/// What the searches of one dispatcher remember.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    pub(super) cursor: Cursor,
+    pub(super) reader: RunReader,
+}
+
+/// What to lease.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) revision: u64,
+    /// One for each of those who asked.
+    pub(super) shares: Vec<Share>,
+    /// What the filter does not let through.
+    pub(super) skips: Vec<Pick>,
+    /// Look again, whatever comes of this.
+    pub(super) more: bool,
+    /// Look again then.
+    pub(super) wake_at: Option<UnixMs>,
+    pub(super) memory: Memory,
+}
+
+/// What a look at a subscription led to.
+#[derive(Clone, Debug)]
+pub(super) enum Look {
+    /// There is no such subscription.
+    Missing,
+    /// It is paused.
+    Paused,
+    /// As many events as allowed are in flight.
+    Full,
+    /// What to lease; may be nothing.
+    Plan(Box<Plan>),
+}
+
+impl Look {
+    /// Whether it found nothing to lease.
+    pub(super) fn is_vain(&self) -> bool {
+        match self {
+            Self::Missing | Self::Paused | Self::Full => true,
+            Self::Plan(plan) => plan.shares.iter().all(|share| share.picks.is_empty()),
+        }
+    }
+}
+
+/// Looks for events for those who ask.
+pub(super) fn look(
+    kv: &impl Kv,
+    name: &str,
+    now: UnixMs,
+    memory: &Memory,
+    asks: &[Ask],
+    bounds: Bounds,
+) -> Result<Look, Fault> {
+    let Some(info) = subscription(kv, name)? else { return Ok(Look::Missing) };
+    if info.pause.is_some() {
+        return Ok(Look::Paused);
+    }
+    let room = u64::from(info.config.max_in_flight).saturating_sub(info.in_flight);
+    let wanted = wanted(kv, &info, asks)?;
+    let events = wanted.iter().sum::<u64>().min(room).min(bounds.events);
+    if events == 0 {
+        return Ok(Look::Full);
+    }
+    let mut next = memory.clone();
+    let Some(found) = candidates(kv, name, now, &mut next.cursor, events)? else {
+        return Ok(Look::Missing);
+    };
+    let count = found.picks.iter().map(Pick::count).sum();
+    let mut runs = runs(found.picks);
+    let (mut shares, mut bytes) = (Vec::with_capacity(asks.len()), bounds.bytes);
+    // What is left over will be found again: then few large portions are better than many small.
+    let least = if found.more { DISPATCH_PORTION_EVENTS } else { 1 };
+    for (ask, events) in asks.iter().zip(portions(count, &wanted, least)) {
+        let events = if bytes == 0 { 0 } else { events };
+        let share = fill(kv, &mut next.reader, &mut runs, events, ask.bytes.min(bytes))?;
+        bytes = bytes.saturating_sub(share.bytes());
+        shares.push(share);
+    }
+    if !runs.is_empty() {
+        // What was found and is not asked for now has to be found again.
+        next.cursor = memory.cursor.clone();
+    }
+    Ok(Look::Plan(Box::new(Plan {
+        revision: found.revision,
+        shares,
+        skips: bounded(found.skips),
+        more: found.more || !runs.is_empty(),
+        wake_at: found.wake_at,
+        memory: next,
+    })))
+}
+
+/// How many events each may be given, as far as its consumer has room for them.
+fn wanted(kv: &impl Kv, info: &SubscriptionInfo, asks: &[Ask]) -> Result<Vec<u64>, Fault> {
+    let mut rooms = BTreeMap::new();
+    let mut wanted = Vec::with_capacity(asks.len());
+    for ask in asks {
+        let room = match rooms.get_mut(ask.consumer.as_str()) {
+            Some(room) => room,
+            None => {
+                let load = loads::get(kv, info.id, &ask.consumer)?;
+                let most = u64::from(info.config.max_in_flight_per_consumer);
+                rooms.entry(ask.consumer.as_str()).or_insert(most.saturating_sub(load))
+            }
+        };
+        let events = ask.events.min(*room);
+        *room -= events;
+        wanted.push(events);
+    }
+    Ok(wanted)
+}
+
+/// Divides events among those who want them: evenly, and what one does not want goes to the others.
+/// The first gets what cannot be divided. With fewer than `least` for each, the last get none.
+fn portions(count: u64, wanted: &[u64], least: u64) -> Vec<u64> {
+    let sharers = usize::try_from(count / least).unwrap_or(usize::MAX).max(1);
+    let asking = (0..wanted.len()).filter(|at| wanted[*at] > 0);
+    let mut order: Vec<usize> = asking.take(sharers).collect();
+    order.sort_by_key(|at| wanted[*at]);
+    let (mut left, mut sharers) = (count, order.len() as u64);
+    let mut portions = vec![0; wanted.len()];
+    for at in order {
+        portions[at] = wanted[at].min(left.div_ceil(sharers));
+        left -= portions[at];
+        sharers -= 1;
+    }
+    portions
+}
+
+/// Neighbouring events that were found.
+struct Run {
+    topic: TopicId,
+    name: String,
+    range: OffsetRange,
+}
+
+fn runs(picks: Vec<Pick>) -> VecDeque<Run> {
+    let of_pick = |pick: Pick| {
+        let (topic, name) = (TopicId(pick.topic_id), pick.topic);
+        let run = move |range| Run { topic, name: name.clone(), range };
+        pick.ranges.into_iter().map(run)
+    };
+    picks.into_iter().flat_map(of_pick).collect()
+}
+
+/// Takes the first of the runs, within bounds; at least one event of what there is.
+fn fill(
+    kv: &impl Kv,
+    reader: &mut RunReader,
+    runs: &mut VecDeque<Run>,
+    events_max: u64,
+    bytes_max: usize,
+) -> Result<Share, Fault> {
+    let mut share = Share::default();
+    let (mut events, mut bytes) = (events_max, bytes_max);
+    while events > 0
+        && let Some(run) = runs.front_mut()
+    {
+        let range = OffsetRange { count: run.range.count.min(events), ..run.range };
+        let least = if share.parts.is_empty() { Least::One } else { Least::None };
+        let taken = match reader.take(kv, run.topic, range, bytes, least)? {
+            Taken::Batch(batch) => batch,
+            Taken::Full => break,
+            Taken::Gone => {
+                runs.pop_front();
+                continue;
+            }
+        };
+        let range = OffsetRange { first: range.first, count: u64::from(taken.count) };
+        Pick::append(&mut share.picks, run.topic, &run.name, range);
+        events -= range.count;
+        bytes = bytes.saturating_sub(taken.encoded.len());
+        share.parts.push(Part { topic: run.topic, range, batch: taken });
+        run.range = OffsetRange::between(range.end(), run.range.end());
+        if run.range.count == 0 {
+            runs.pop_front();
+        }
+    }
+    Ok(share)
+}
+
+/// The same picks, none of more events than a command takes of it.
+fn bounded(picks: Vec<Pick>) -> Vec<Pick> {
+    let mut all = Vec::with_capacity(picks.len());
+    for mut pick in picks {
+        while pick.count() > LEASE_EVENTS_MAX {
+            let mut first = Pick { ranges: Vec::new(), ..pick.clone() };
+            let mut left = LEASE_EVENTS_MAX;
+            while left > 0
+                && let Some(range) = pick.ranges.first_mut()
+            {
+                let count = range.count.min(left);
+                first.ranges.push(OffsetRange { first: range.first, count });
+                *range = OffsetRange::between(range.first + count, range.end());
+                left -= count;
+                if range.count == 0 {
+                    pick.ranges.remove(0);
+                }
+            }
+            all.push(first);
+        }
+        all.push(pick);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_divided_evenly_as_far_as_they_are_wanted() {
+        assert_eq!(portions(10, &[5, 5], 1), [5, 5]);
+        assert_eq!(portions(1, &[5, 5, 5], 1), [1, 0, 0]);
+        assert_eq!(portions(10, &[2, 100, 100], 1), [2, 4, 4]);
+        assert_eq!(portions(10, &[100, 2, 100], 1), [4, 2, 4]);
+        assert_eq!(portions(100, &[1, 0, 3], 1), [1, 0, 3]);
+        assert_eq!(portions(7, &[4, 4], 1), [4, 3]);
+        assert!(portions(5, &[], 1).is_empty());
+    }
+
+    #[test]
+    fn large_portions_go_to_the_longest_waiting() {
+        assert_eq!(portions(10, &[0, 9, 9, 9], 4), [0, 5, 5, 0]);
+        assert_eq!(portions(3, &[9, 9], 4), [3, 0]);
+        assert_eq!(portions(100, &[9, 9], 4), [9, 9]);
+    }
+
+    #[test]
+    fn a_pick_of_many_events_becomes_several() {
+        let range = |first, count| OffsetRange { first, count };
+        let pick = |ranges: Vec<OffsetRange>| Pick { topic: "t".to_owned(), topic_id: 1, ranges };
+        let few = vec![pick(vec![range(0, 10), range(20, 4086)])];
+        assert_eq!(bounded(few.clone()), few);
+        let many = bounded(vec![pick(vec![range(0, 4000), range(5000, 5000)])]);
+        let counts: Vec<u64> = many.iter().map(Pick::count).collect();
+        assert_eq!(counts, [4096, 4096, 808]);
+        assert_eq!(many[0].ranges, [range(0, 4000), range(5000, 96)]);
+        assert_eq!(many[2].ranges, [range(9192, 808)]);
+    }
+}

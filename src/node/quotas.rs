@@ -1,0 +1,289 @@
+//! Quotas of services: kept in the state, enforced here, where calls come in.
+//!
+//! Every node keeps the limits in memory and reads them again every second, and when leadership
+//! moves, so that whoever leads has them. Where there are none, admitting a call costs one atomic
+//! read.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::query::Consistency;
+use super::{Node, unexpected};
+use crate::machine::quota;
+use crate::model::command::{Kind, Publish, SetQuota};
+use crate::model::limits::QUOTAS_MAX;
+use crate::model::outcome::Outcome;
+use crate::model::quota::{QuotaLimits, check_service};
+use crate::model::rejection::{Reason, Rejection};
+use crate::runtime::{clock, tasks};
+
+/// How often the limits are read again.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The service of calls that name none.
+pub const DEFAULT_SERVICE: &str = "default";
+
+/// The limits of all services, with what is left of them.
+#[derive(Debug, Default)]
+pub(super) struct Quotas {
+    /// Whether there are any.
+    any: AtomicBool,
+    services: Mutex<HashMap<String, Service>>,
+}
+
+#[derive(Debug)]
+struct Service {
+    limits: QuotaLimits,
+    events: Bucket,
+    bytes: Bucket,
+}
+
+/// A token bucket that holds a second's worth: as the time at which it will be full again.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    full_at: Instant,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Bucket {
+    /// How long until this much may be taken; `None`: now. More than a second's worth may be once
+    /// the bucket is full.
+    fn wait(self, now: Instant, cost: Duration) -> Option<Duration> {
+        let owed = self.full_at.saturating_duration_since(now) + cost.min(SECOND);
+        owed.checked_sub(SECOND).filter(|wait| !wait.is_zero())
+    }
+
+    /// Takes, on credit if need be.
+    fn take(&mut self, now: Instant, cost: Duration) {
+        self.full_at = self.full_at.max(now) + cost;
+    }
+}
+
+/// How long it takes to earn an amount; no time without a limit.
+fn cost(amount: u64, rate: u64) -> Duration {
+    let nanos = u128::from(amount) * SECOND.as_nanos() / u128::from(rate.max(1));
+    let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(DEBT_MAX);
+    if rate == 0 { Duration::ZERO } else { time }
+}
+
+/// The longest that one call is paid for.
+const DEBT_MAX: Duration = Duration::from_secs(3600);
+
+impl Quotas {
+    fn admit(
+        &self,
+        service: &str,
+        (events, bytes): (u64, u64),
+        now: Instant,
+    ) -> Result<(), Rejection> {
+        if !self.any.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = services.get_mut(service) else { return Ok(()) };
+        let limits = known.limits;
+        let events = cost(events, limits.publish_events_per_s);
+        let bytes = cost(bytes, limits.publish_bytes_per_s);
+        if let Some(wait) = known.events.wait(now, events) {
+            return Err(exceeded(service, "events", limits.publish_events_per_s, wait));
+        }
+        if let Some(wait) = known.bytes.wait(now, bytes) {
+            return Err(exceeded(service, "bytes", limits.publish_bytes_per_s, wait));
+        }
+        known.events.take(now, events);
+        known.bytes.take(now, bytes);
+        Ok(())
+    }
+
+    /// Takes the limits over; what is left of those that stay as they were stays too.
+    fn refresh(&self, quotas: Vec<(String, QuotaLimits)>, now: Instant) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut old = std::mem::take(&mut *services);
+        for (name, limits) in quotas {
+            let full = Bucket { full_at: now };
+            let service = old
+                .remove(&name)
+                .filter(|service| service.limits == limits)
+                .unwrap_or(Service { limits, events: full, bytes: full });
+            services.insert(name, service);
+        }
+        self.any.store(!services.is_empty(), Ordering::Relaxed);
+    }
+}
+
+fn exceeded(service: &str, what: &str, rate: u64, wait: Duration) -> Rejection {
+    let wait_ms = u64::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+    Rejection::new(
+        Reason::QuotaExceeded,
+        format!(
+            "service {service} publishes more than {rate} {what} a second, its quota; go on in {wait_ms} ms, or raise it with: mhub quota set {service}"
+        ),
+    )
+    .with("service", service)
+    .with("limit", rate)
+    .retry_after_ms(wait_ms)
+}
+
+/// Starts the task that keeps the limits up to date.
+pub(super) fn start(node: &Arc<Node>) {
+    let weak = Arc::downgrade(node);
+    let mut leadership = node.raft.leadership();
+    let shutdown = node.shutdown.clone();
+    tasks::spawn("quotas", async move {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = leadership.changed() => if changed.is_err() { return },
+                () = shutdown.wait() => return,
+            }
+            let Some(node) = Weak::upgrade(&weak) else { return };
+            if node.refresh_quotas().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+impl Node {
+    /// Whether a publish of a service is within its quota; then it counts as done.
+    ///
+    /// # Errors
+    /// `QUOTA_EXCEEDED`, with when to try again.
+    pub(super) fn admit_publish(&self, service: &str, publish: &Publish) -> Result<(), Rejection> {
+        // Elsewhere it is refused anyway.
+        if !self.raft.is_leader() {
+            return Ok(());
+        }
+        let amount = (u64::from(publish.count), publish.events.len() as u64);
+        self.quotas.admit(service, amount, clock::now())
+    }
+
+    async fn refresh_quotas(&self) -> Result<(), Rejection> {
+        let most = usize::try_from(QUOTAS_MAX).unwrap_or(usize::MAX);
+        let quotas = self.read(move |db| quota::list(db, "", most)).await?;
+        self.quotas.refresh(quotas, clock::now());
+        Ok(())
+    }
+
+    /// Replaces the limits of a service; none at all forgets it.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, `LIMIT_REACHED`, and those of any proposal.
+    pub async fn set_quota(&self, service: &str, limits: QuotaLimits) -> Result<(), Rejection> {
+        check_service(service)?;
+        let set = SetQuota { service: service.to_owned(), limits };
+        match self.execute(Kind::SetQuota(set)).await? {
+            Outcome::Done => self.refresh_quotas().await,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The limits of a service.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, and those of [`Node::fresh`].
+    pub async fn quota(
+        &self,
+        service: &str,
+        wanted: Consistency,
+    ) -> Result<QuotaLimits, Rejection> {
+        check_service(service)?;
+        self.fresh(wanted, self.deadline()).await?;
+        let service = service.to_owned();
+        Ok(self.read(move |db| quota::get(db, &service)).await?.unwrap_or_default())
+    }
+
+    /// Services with limits, after a name.
+    ///
+    /// # Errors
+    /// Those of [`Node::fresh`].
+    pub async fn quotas(
+        &self,
+        after: String,
+        limit: usize,
+        wanted: Consistency,
+    ) -> Result<Vec<(String, QuotaLimits)>, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        self.read(move |db| quota::list(db, &after, limit)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(events: u64, bytes: u64) -> QuotaLimits {
+        QuotaLimits {
+            publish_events_per_s: events,
+            publish_bytes_per_s: bytes,
+            ..QuotaLimits::default()
+        }
+    }
+
+    fn of(events: u64) -> (u64, u64) {
+        (events, events * 10)
+    }
+
+    #[test]
+    fn a_service_gets_its_rate_and_a_second_in_advance() {
+        let (quotas, start) = (Quotas::default(), clock::now());
+        assert_eq!(quotas.admit("shop", of(1_000_000), start), Ok(()), "no quota at all");
+        quotas.refresh(vec![("shop".to_owned(), limited(10, 0))], start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for _ in 0..10 {
+            assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        }
+        let refused = quotas.admit("shop", of(1), start).unwrap_err();
+        assert_eq!(refused.reason, Reason::QuotaExceeded);
+        assert_eq!(refused.retry_delay_ms(), Some(100));
+        assert_eq!(quotas.admit("other", of(100), start), Ok(()));
+        assert_eq!(quotas.admit("shop", of(1), at(100)), Ok(()));
+        assert!(quotas.admit("shop", of(1), at(199)).is_err());
+        // Nothing is saved up beyond a second.
+        let later = (0..100).filter(|_| quotas.admit("shop", of(1), at(60_000)).is_ok()).count();
+        assert_eq!(later, 10);
+    }
+
+    #[test]
+    fn a_large_call_is_taken_whole_and_paid_for() {
+        let (quotas, start) = (Quotas::default(), clock::now());
+        quotas.refresh(vec![("shop".to_owned(), limited(0, 100))], start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert_eq!(quotas.admit("shop", of(30), start), Ok(()), "300 bytes, 100 a second");
+        let refused = quotas.admit("shop", of(1), start).unwrap_err();
+        assert_eq!(refused.retry_delay_ms(), Some(2100));
+        assert!(quotas.admit("shop", of(1), at(2099)).is_err());
+        assert_eq!(quotas.admit("shop", of(1), at(2100)), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_takes_nothing() {
+        let (quotas, start) = (Quotas::default(), clock::now());
+        quotas.refresh(vec![("shop".to_owned(), limited(1000, 10))], start);
+        assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        for _ in 0..5000 {
+            assert!(quotas.admit("shop", of(1), start).is_err());
+        }
+        let service = quotas.services.lock().unwrap()["shop"].events;
+        assert!(service.full_at - start < Duration::from_millis(2));
+    }
+
+    #[test]
+    fn a_changed_limit_starts_full_and_an_equal_one_goes_on() {
+        let (quotas, start) = (Quotas::default(), clock::now());
+        let shop = |events| vec![("shop".to_owned(), limited(events, 0))];
+        quotas.refresh(shop(1), start);
+        assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        quotas.refresh(shop(1), start);
+        assert!(quotas.admit("shop", of(1), start).is_err());
+        quotas.refresh(shop(2), start);
+        assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        quotas.refresh(Vec::new(), start);
+        assert_eq!(quotas.admit("shop", of(99), start), Ok(()));
+    }
+}

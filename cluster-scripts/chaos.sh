@@ -11,6 +11,7 @@ install_tools() {
   command -v nft >/dev/null || missing+=(nftables)
   command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
   command -v unshare >/dev/null || missing+=(util-linux)
+  command -v strace >/dev/null || missing+=(strace)
   command -v perl >/dev/null || missing+=(perl-base)
   [ ${#missing[@]} -eq 0 ] && return
   if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

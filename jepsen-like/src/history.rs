@@ -41,7 +41,7 @@ pub enum Freshness {
     Linearizable,
     /// Whatever the node has.
     Stale,
-    /// Sees everything below this position.
+    /// Sees everything up to this position, the event there included.
     AtLeast(u64),
 }
 

@@ -26,7 +26,10 @@ pub enum Extent {
 /// The runs.
 #[must_use]
 pub fn pairs(extent: Extent) -> Vec<Pair> {
-    use Nemesis::{Bridge, Kill, Membership, OneWay, Partition, Pause, Power, Resets};
+    use Nemesis::{
+        Bridge, Damage, Failing, Full, Kill, Loss, Membership, OneWay, Partition, Pause, Power,
+        Resets, Slow,
+    };
     let runs: &[(Workload, &[Nemesis], u8)] = match extent {
         Extent::Quick => &[
             (Workload::Log, &[Power, Kill], 3),
@@ -43,8 +46,9 @@ pub fn pairs(extent: Extent) -> Vec<Pair> {
             (Workload::Log, &[Power], 3),
             (Workload::Log, &[Power, Kill, Partition], 5),
             (Workload::Log, &[Membership, Power], 3),
-            (Workload::Replay, &[Partition, Pause], 3),
-            (Workload::Replay, &[Kill, Membership], 3),
+            (Workload::Log, &[Failing, Full, Damage], 3),
+            (Workload::Replay, &[Partition, Loss, Pause], 3),
+            (Workload::Replay, &[Kill, Membership, Slow], 3),
         ],
     };
     runs.iter()

@@ -90,8 +90,8 @@ impl Acked {
                 before.checked_sub(1).map(|last| self.by_time[last].1)
             }
             Freshness::AtLeast(position) => {
-                let below = self.by_position.partition_point(|(at, _)| *at < position);
-                below.checked_sub(1).map(|last| self.by_position[last].1 + 1)
+                let until = self.by_position.partition_point(|(at, _)| *at <= position);
+                until.checked_sub(1).map(|last| self.by_position[last].1 + 1)
             }
         }
     }
@@ -127,7 +127,7 @@ mod tests {
             read(0, Freshness::Linearizable, &[10, 11], 20),
             read(0, Freshness::Linearizable, &[10, 11, 12], 12),
             read(0, Freshness::Stale, &[10], 30),
-            read(0, Freshness::AtLeast(2), &[10, 11], 30),
+            read(0, Freshness::AtLeast(1), &[10, 11], 30),
             read(3, Freshness::Linearizable, &[], 30),
         ] {
             let check = judged(good.clone());
@@ -139,7 +139,7 @@ mod tests {
     fn bad_reads_are_found() {
         for (bad, says) in [
             (read(0, Freshness::Linearizable, &[10, 11], 21), "although offset 2"),
-            (read(0, Freshness::AtLeast(3), &[10, 11], 30), "although offset 2"),
+            (read(0, Freshness::AtLeast(2), &[10, 11], 30), "although offset 2"),
             (read(0, Freshness::Stale, &[10, 12], 30), "was read at offset 1"),
             (read(0, Freshness::Stale, &[10, 11, 12, 13], 30), "was read at offset 3"),
         ] {

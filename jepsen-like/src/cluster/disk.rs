@@ -68,11 +68,10 @@ impl Disk {
     /// # Errors
     /// When there still is some.
     pub async fn fill(&self) -> anyhow::Result<()> {
-        let told = command("df", &["--output=avail", "-B1", text(&self.mount_point)?]).await?;
-        let room = told.split_whitespace().last().context("df tells nothing")?;
-        command("fallocate", &["-l", room, text(&self.ballast())?]).await?;
-        let probe = std::fs::write(self.mount_point.join("probe"), vec![0; 1 << 20]);
-        ensure!(probe.is_err(), "{} has still room", self.mount_point.display());
+        let ballast = format!("of={}", text(&self.ballast())?);
+        // It ends with an error, as it must, once there is no room.
+        let filled = command("dd", &["if=/dev/zero", &ballast, "bs=1M", "conv=fsync"]).await;
+        ensure!(filled.is_err(), "{} has still room", self.mount_point.display());
         Ok(())
     }
 
@@ -81,10 +80,8 @@ impl Disk {
     /// # Errors
     /// When the ballast cannot be deleted.
     pub async fn empty(&self) -> anyhow::Result<()> {
-        for file in [self.ballast(), self.mount_point.join("probe")] {
-            if file.exists() {
-                tokio::fs::remove_file(&file).await?;
-            }
+        if self.ballast().exists() {
+            tokio::fs::remove_file(self.ballast()).await?;
         }
         Ok(())
     }

@@ -63,7 +63,11 @@ pub const ALL: &[(&str, Nemesis, &str)] = &[
     ("N9", Nemesis::Slow, "syncs take 5 to 400 ms longer"),
     ("N10", Nemesis::Failing, "a sync fails with EIO: the node has to stop"),
     ("N11", Nemesis::Full, "the disk is full"),
-    ("N12", Nemesis::Clock, "the wall clock jumps by up to an hour, or to and fro"),
+    (
+        "N12",
+        Nemesis::Clock,
+        "the wall clock jumps by up to an hour, or to and fro; hangs a hub that uses jemalloc",
+    ),
     ("N13", Nemesis::Membership, "leader transfer; a member is replaced, added, removed, wiped"),
     ("N14", Nemesis::Damage, "a bit flips, or a file loses its end, on one follower"),
 ];

@@ -140,7 +140,11 @@ pub async fn full(world: &mut World) -> anyhow::Result<Fault> {
     let index = *nodes.first().context("no node runs")?;
     world.cluster.nodes[index].excuse();
     let disk = world.cluster.nodes[index].disk().context("the node has no disk of its own")?;
-    disk.fill().await?;
+    if let Err(error) = disk.fill().await {
+        // No fault may stay behind that nobody heals.
+        room(world, index).await?;
+        return Err(error);
+    }
     let detail = format!("the disk of {who} ({}) is full", world.slots(&nodes));
     Ok(Fault { detail, undo: Undo::Full(index) })
 }

@@ -64,7 +64,7 @@ async fn reads_own_writes(shared: Arc<Shared>, writes: Client, reads: Client, sl
             publisher = writes.publisher();
         }
         let Some(Answer::Placed { offset, position, .. }) = answer else { continue };
-        let freshness = Freshness::AtLeast(position + 1);
+        let freshness = Freshness::AtLeast(position);
         read(&shared, &reads, process, slot, offset, 0, freshness).await;
     }
 }

@@ -155,6 +155,21 @@ impl Work {
         Ok(free)
     }
 
+    /// Changes the marks of offsets, chunk by chunk.
+    fn mark<K: Kv>(
+        &mut self,
+        machine: &Machine<'_, K>,
+        topic: TopicId,
+        offsets: &Ranges,
+        change: impl Fn(&mut Marks, u64, u64),
+    ) -> Result<(), Fault> {
+        for (chunk, from, until) in offsets.as_slice().iter().flat_map(|r| chunks(*r)) {
+            change(self.marks(machine, topic, chunk)?, from, until);
+        }
+        self.topic(topic)?.changed = true;
+        Ok(())
+    }
+
     /// Marks offsets that were free as leased.
     pub(crate) fn lease<K: Kv>(
         &mut self,
@@ -162,11 +177,7 @@ impl Work {
         topic: TopicId,
         offsets: &Ranges,
     ) -> Result<(), Fault> {
-        for (chunk, from, until) in offsets.as_slice().iter().flat_map(|r| chunks(*r)) {
-            self.marks(machine, topic, chunk)?.leased.set(from, until);
-        }
-        self.topic(topic)?.changed = true;
-        Ok(())
+        self.mark(machine, topic, offsets, |marks, from, until| marks.leased.set(from, until))
     }
 
     /// Marks leased offsets as free again.
@@ -176,11 +187,7 @@ impl Work {
         topic: TopicId,
         offsets: &Ranges,
     ) -> Result<(), Fault> {
-        for (chunk, from, until) in offsets.as_slice().iter().flat_map(|r| chunks(*r)) {
-            self.marks(machine, topic, chunk)?.leased.clear(from, until);
-        }
-        self.topic(topic)?.changed = true;
-        Ok(())
+        self.mark(machine, topic, offsets, |marks, from, until| marks.leased.clear(from, until))
     }
 
     /// Marks free or leased offsets as done, and moves the floor up.
@@ -190,11 +197,10 @@ impl Work {
         topic: TopicId,
         offsets: &Ranges,
     ) -> Result<(), Fault> {
-        for (chunk, from, until) in offsets.as_slice().iter().flat_map(|r| chunks(*r)) {
-            let marks = self.marks(machine, topic, chunk)?;
+        self.mark(machine, topic, offsets, |marks, from, until| {
             marks.done.set(from, until);
             marks.leased.clear(from, until);
-        }
+        })?;
         let mut floor = self.topic(topic)?.progress.floor;
         loop {
             let chunk = marks::chunk_of(Offset(floor));
@@ -205,8 +211,7 @@ impl Work {
                 break;
             }
         }
-        let work = self.topic(topic)?;
-        (work.progress.floor, work.changed) = (floor, true);
+        self.topic(topic)?.progress.floor = floor;
         Ok(())
     }
 

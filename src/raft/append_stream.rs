@@ -136,3 +136,57 @@ fn decode(
         None => Err(malformed("append response without a result")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::raft::types::{Entry, Vote};
+
+    /// Far more than a commit is held back.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn request(committed: u64, entries: u64) -> AppendEntriesRequest<TypeConfig> {
+        let log_id = |index| codec::log_id_from_proto(&peer::LogId { term: 1, node_id: 1, index });
+        let entry =
+            |n| Entry { log_id: log_id(committed + n), payload: openraft::EntryPayload::Blank };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(log_id(committed)),
+            leader_commit: Some(log_id(committed)),
+            entries: (1..=entries).map(entry).collect(),
+        }
+    }
+
+    /// What goes over the wire: committed index and number of entries.
+    async fn sent(
+        requests: Vec<AppendEntriesRequest<TypeConfig>>,
+        count: usize,
+    ) -> Vec<(u64, usize)> {
+        // An input that stays open, as that of a leader with nothing to say.
+        let input = stream::iter(requests).chain(stream::pending());
+        let (messages, _window) = super::requests(Box::pin(input), Some(peer::Envelope::default()));
+        let told = messages.map(|m| (m.committed.map_or(0, |id| id.index), m.entries.len()));
+        tokio::time::timeout(PATIENCE, told.take(count).collect()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_commit_without_entries_after_it_is_told_soon() {
+        assert_eq!(sent(vec![request(1, 1), request(2, 0)], 2).await, [(1, 1), (2, 0)]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_travels_with_the_entries_after_it() {
+        let requests = vec![request(1, 1), request(2, 0), request(2, 3), request(5, 0)];
+        assert_eq!(sent(requests, 3).await, [(1, 1), (2, 3), (5, 0)]);
+    }
+
+    #[tokio::test]
+    async fn the_first_request_is_not_held_back_and_the_last_is_not_lost() {
+        let input = Box::pin(stream::iter(vec![request(1, 0), request(2, 0)]));
+        let (messages, _window) = super::requests(input, Some(peer::Envelope::default()));
+        let told: Vec<_> = messages.map(|m| m.committed.map_or(0, |id| id.index)).collect().await;
+        assert_eq!(told, [1, 2]);
+    }
+}

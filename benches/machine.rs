@@ -168,7 +168,7 @@ fn delivering(c: &mut Criterion) {
         revision: 1,
         term: 1,
         consumer: "c".to_owned(),
-        picks: vec![Pick { topic: "t".to_owned(), topic_id: 1, ranges }],
+        picks: vec![Pick { topic: "t".to_owned(), topic_id: 1, ranges, seen: None }],
         ..Lease::default()
     };
     let action = Some(Action::Ack(Ack {}));

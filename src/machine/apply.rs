@@ -13,6 +13,7 @@ use super::producers::{self, ProducerRecord};
 use super::record::{Kind as RecordKind, decode_message, encode_message};
 use super::topic::batch::OpenBatch;
 use super::topic::heads::Heads;
+use super::topic::keys::Head;
 use super::topic::record::TopicRecord;
 use super::{delivery, housekeeping, nodes, quota, schedule, subscription, topic};
 use crate::model::command::{Command, CommandBatch, Kind};
@@ -238,16 +239,18 @@ impl<'k, K: Kv> Machine<'k, K> {
 
     /// A key's version; 0 when no event has it.
     pub(crate) fn key_version(&mut self, topic: TopicId, key: &str) -> Result<KeyVersion, Fault> {
-        self.heads.get(&self.overlay, topic, key)
+        Ok(self.heads.get(&self.overlay, topic, key)?.version)
     }
 
-    /// Counts a key up, which gives its new version; to be written by the caller.
-    pub(crate) fn next_key_version(
+    /// Notes a key's next event; what was its newest before, and what is it now, to be written by
+    /// the caller.
+    pub(crate) fn advance_key(
         &mut self,
         topic: TopicId,
         key: &str,
-    ) -> Result<KeyVersion, Fault> {
-        self.heads.advance(&self.overlay, topic, key)
+        offset: Offset,
+    ) -> Result<(Head, Head), Fault> {
+        self.heads.advance(&self.overlay, topic, key, offset)
     }
 
     /// The time of the entry that is being applied.

@@ -428,7 +428,7 @@ pub fn read_key(
     order: Order,
     limit: usize,
 ) -> Result<(Vec<StoredEvent>, KeyVersion), Fault> {
-    let version = keys::head(kv, topic.id, key)?;
+    let version = keys::head(kv, topic.id, key)?.version;
     let entry = |version| keys::entry_key(topic.id, key, version);
     let (low, high) = match order {
         Order::Ascending => (entry(from), entry(version.next())),

@@ -109,6 +109,7 @@ fn topic_of(info: &TopicInfo) -> TopicRecord {
         updated_at_ms: info.updated_at.get(),
         revision: info.revision,
         specials: info.specials,
+        cancels: info.cancels,
         ..TopicRecord::default()
     }
 }

@@ -79,25 +79,66 @@ pub struct Pick {
     /// Which events.
     #[prost(message, repeated, tag = "3")]
     pub ranges: Vec<OffsetRange>,
+    /// What a search knew of them; without it each event is looked at again.
+    #[prost(message, optional, tag = "4")]
+    pub seen: Option<Seen>,
+}
+
+/// What a search knew of the events that it picked, beyond that they were free.
+///
+/// All of them were ready then and none was cancelled. While the topic's cancellations are as many
+/// and the first deadline is far enough, that still holds, and nothing of it has to be looked up
+/// event by event again.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Seen {
+    /// When the search was, hub time, Unix milliseconds.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// How many events of the topic had been cancelled.
+    #[prost(uint64, tag = "2")]
+    pub cancels: u64,
+    /// The first of the events' deadlines, Unix milliseconds; 0: none has one.
+    #[prost(uint64, tag = "3")]
+    pub deadline_ms: u64,
+}
+
+impl Seen {
+    /// Both of two sets of events of one search.
+    fn and(self, other: Self) -> Self {
+        let deadlines = [self.deadline_ms, other.deadline_ms].into_iter().filter(|ms| *ms > 0);
+        Self { deadline_ms: deadlines.min().unwrap_or(0), ..self }
+    }
 }
 
 impl Pick {
     /// Appends events to a list of picks: to the last one while that keeps the order of picking
     /// and its bounds.
-    pub fn append(picks: &mut Vec<Self>, topic: TopicId, name: &str, range: OffsetRange) {
-        if let Some(pick) = picks.last_mut().filter(|pick| pick.topic_id == topic.get())
-            && let Some(last) = pick.ranges.last_mut()
-        {
-            if last.end() == range.first {
-                last.count += range.count;
-                return;
-            }
-            if last.end() < range.first && pick.ranges.len() < RANGES_MAX {
-                pick.ranges.push(range);
+    pub fn append(
+        picks: &mut Vec<Self>,
+        topic: TopicId,
+        name: &str,
+        range: OffsetRange,
+        seen: Option<Seen>,
+    ) {
+        if let Some(pick) = picks.last_mut().filter(|pick| pick.topic_id == topic.get()) {
+            let full = pick.ranges.len() == RANGES_MAX;
+            if let Some(last) = pick
+                .ranges
+                .last_mut()
+                .filter(|last| last.end() == range.first || (last.end() < range.first && !full))
+            {
+                let touches = last.end() == range.first;
+                pick.seen = pick.seen.zip(seen).map(|(a, b)| a.and(b));
+                if touches {
+                    last.count += range.count;
+                } else {
+                    pick.ranges.push(range);
+                }
                 return;
             }
         }
-        picks.push(Self { topic: name.to_owned(), topic_id: topic.get(), ranges: vec![range] });
+        let (topic_id, ranges) = (topic.get(), vec![range]);
+        picks.push(Self { topic: name.to_owned(), topic_id, ranges, seen });
     }
 
     /// How many events.

@@ -279,7 +279,7 @@ pub const CANDIDATE_FLOWS_MAX: usize = 64;
 /// Rows and events that one search for events to deliver looks at.
 pub const CANDIDATE_ROWS_MAX: u64 = 16_384;
 /// Rows that a stream of candidates reads at once.
-pub const CANDIDATE_STREAM_ROWS: usize = 64;
+pub const CANDIDATE_STREAM_ROWS: usize = 256;
 /// Streams whose place a cursor remembers.
 pub const CURSOR_STREAMS_MAX: usize = 4096;
 /// Rows that counting a subscription's events looks at.

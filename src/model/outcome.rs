@@ -83,6 +83,8 @@ pub struct TopicInfo {
     pub revision: u64,
     /// Its events off the defaults of delivery.
     pub specials: u64,
+    /// Of these, those that were cancelled.
+    pub cancels: u64,
 }
 
 /// A wish that applying left behind. Effects are hints: a new leader rebuilds them from state.

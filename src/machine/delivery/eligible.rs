@@ -6,41 +6,45 @@
 use super::work::Work;
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
-use crate::machine::kv::{Kv, Table};
-use crate::machine::topic::keys;
-use crate::machine::topic::reader::EventReader;
-use crate::model::event;
-use crate::model::ids::{KeyVersion, Offset, TopicId};
+use crate::machine::kv::Kv;
+use crate::machine::topic::batch::Backs;
+use crate::model::ids::{Offset, TopicId};
 use crate::model::ranges::{OffsetRange, Ranges};
 
-/// The event of the same key before one; `None` when it has no key, or is the first of it.
-///
-/// # Errors
-/// When the store fails or a row is corrupt.
-pub(crate) fn predecessor(
-    kv: &impl Kv,
-    reader: &mut EventReader,
-    topic: TopicId,
-    offset: Offset,
-) -> Result<Option<Offset>, Fault> {
-    let Some(read) = reader.read(kv, topic, offset)? else { return Ok(None) };
-    let version = read.version.get();
-    if version <= 1 {
-        return Ok(None);
+/// Looks up the events before: remembers the stored batch that it came to last.
+#[derive(Debug, Default)]
+pub(crate) struct Predecessors {
+    known: Option<(TopicId, Backs)>,
+}
+
+impl Predecessors {
+    /// The event of the same key before one; `None` when it has no key, or is the first of it.
+    ///
+    /// # Errors
+    /// When the store fails or a row is corrupt.
+    pub(crate) fn of(
+        &mut self,
+        kv: &impl Kv,
+        topic: TopicId,
+        offset: Offset,
+    ) -> Result<Option<Offset>, Fault> {
+        let holds = |(t, backs): &(TopicId, Backs)| *t == topic && backs.has(offset);
+        if !self.known.as_ref().is_some_and(holds) {
+            let found = Backs::containing(kv, topic, offset)?;
+            self.known = found.map(|backs| (topic, backs));
+        }
+        Ok(self.known.as_ref().and_then(|(_, backs)| backs.before(offset)))
     }
-    let key = event::key_of(&read.event)?;
-    let row = kv.get(Table::Keys, &keys::entry_key(topic, key, KeyVersion(version - 1)))?;
-    row.map(|row| keys::decode_entry(&row)).transpose()
 }
 
 /// Whether the event before it is done.
 pub(crate) fn is_next<K: Kv>(
     machine: &Machine<'_, K>,
     work: &mut Work,
-    reader: &mut EventReader,
+    predecessors: &mut Predecessors,
     (topic, offset): (TopicId, Offset),
 ) -> Result<bool, Fault> {
-    match predecessor(machine.overlay(), reader, topic, offset)? {
+    match predecessors.of(machine.overlay(), topic, offset)? {
         Some(before) => work.is_done(machine, topic, before),
         None => Ok(true),
     }
@@ -54,12 +58,12 @@ pub(crate) fn in_turn<K: Kv>(
     offsets: &Ranges,
     limit: u64,
 ) -> Result<Ranges, Fault> {
-    let (mut free, mut count, mut reader) = (Ranges::new(), 0, EventReader::default());
+    let (mut free, mut count, mut before) = (Ranges::new(), 0, Predecessors::default());
     for offset in offsets.iter() {
         if count == limit {
             break;
         }
-        if is_next(machine, work, &mut reader, (topic, offset))? {
+        if is_next(machine, work, &mut before, (topic, offset))? {
             free.push(OffsetRange::one(offset));
             count += 1;
         }

@@ -6,20 +6,19 @@
 
 use std::collections::BTreeMap;
 
-use super::eligible;
+use super::eligible::{self, Predecessors};
 use super::fail::{self, bury};
 use super::failures::{self, FailureRecord, Standing};
 use super::leases::{self, LeaseRecord};
 use super::timers::{self, Due};
-use super::work::Work;
+use super::work::{TopicWork, Work};
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::schedule::specials;
 use crate::machine::subscription::record::not_found;
-use crate::machine::topic::reader::EventReader;
 use crate::model::command::Lease;
-use crate::model::delivery::{DeadReason, Granted, Leased, Pick};
+use crate::model::delivery::{DeadReason, Granted, Leased, Pick, Seen};
 use crate::model::ids::{LeaseId, Offset, Term, TopicId, UnixMs};
 use crate::model::limits::{LEASE_EVENTS_MAX, LEASE_MS};
 use crate::model::outcome::Outcome;
@@ -44,7 +43,7 @@ pub(crate) fn apply<K: Kv>(
         let topic = TopicId(pick.topic_id);
         if work.enter(machine, topic, Some(&pick.topic))? {
             let named = first(&Ranges::from_unsorted(&pick.ranges), LEASE_EVENTS_MAX);
-            plan.take(machine, &mut work, topic, &named)?;
+            plan.take(machine, &mut work, topic, &named, pick.seen.as_ref())?;
         }
     }
     leased.filtered += plan.cancelled;
@@ -168,11 +167,14 @@ impl Plan {
         work: &mut Work,
         topic: TopicId,
         offsets: &Ranges,
+        seen: Option<&Seen>,
     ) -> Result<(), Fault> {
-        self.retry(machine, work, topic, offsets)?;
         let mut fresh = work.free(machine, topic, offsets)?;
+        if work.topic(topic)?.progress.failures > 0 {
+            self.retry(machine, work, topic, &offsets.minus(&fresh))?;
+        }
         let mut dated = Vec::new();
-        if work.topic(topic)?.specials > 0 {
+        if !self.still_holds(machine.now(), work.topic(topic)?, seen) {
             dated = self.sort_out(machine, work, topic, &mut fresh)?;
         }
         if self.by_key {
@@ -193,6 +195,16 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether fresh events are all ready, none is cancelled, and no deadline cuts their lease short.
+    fn still_holds(&self, now: UnixMs, topic: &TopicWork, seen: Option<&Seen>) -> bool {
+        let far = |seen: &Seen| {
+            seen.deadline_ms == 0 || UnixMs(seen.deadline_ms).since(now) >= self.lease_ms
+        };
+        let holds =
+            |seen: &Seen| seen.at_ms <= now.get() && seen.cancels == topic.cancels && far(seen);
+        topic.specials == 0 || seen.is_some_and(holds)
+    }
+
     fn put(&mut self, sheaf: Sheaf, events: &Ranges) {
         if !events.is_empty() {
             self.sheaves.entry(sheaf).or_default().extend_from_slice(events.as_slice());
@@ -207,10 +219,7 @@ impl Plan {
         topic: TopicId,
         offsets: &Ranges,
     ) -> Result<(), Fault> {
-        if work.topic(topic)?.progress.failures == 0 {
-            return Ok(());
-        }
-        let (now, mut reader) = (machine.now(), EventReader::default());
+        let (now, mut before) = (machine.now(), Predecessors::default());
         let limit = usize::try_from(LEASE_EVENTS_MAX).unwrap_or(usize::MAX);
         for (offset, story) in failures::among(machine.overlay(), work.id, topic, offsets, limit)? {
             if !story.is_due(now) || self.room == 0 || (story.failures > 0 && self.retries == 0) {
@@ -222,7 +231,7 @@ impl Plan {
                 self.expire_story(machine, work, (topic, offset), story)?;
                 continue;
             }
-            if self.by_key && !eligible::is_next(machine, work, &mut reader, (topic, offset))? {
+            if self.by_key && !eligible::is_next(machine, work, &mut before, (topic, offset))? {
                 continue;
             }
             self.take_story(machine, work, (topic, offset), story, deadline);

@@ -39,6 +39,7 @@ pub(crate) struct TopicWork {
     pub(crate) first_offset: Offset,
     pub(crate) next_offset: Offset,
     pub(crate) specials: u64,
+    pub(crate) cancels: u64,
     chunks: BTreeMap<u64, Marks>,
     changed: bool,
 }
@@ -100,7 +101,7 @@ impl Work {
             return Ok(false);
         }
         let (first_offset, next_offset) = (Offset(found.first_offset), Offset(found.next_offset));
-        let (specials, info) = (found.specials, found.info(&name));
+        let (specials, cancels, info) = (found.specials, found.cancels, found.info(&name));
         let changed = stored.is_none();
         let progress = match stored {
             Some(stored) => stored,
@@ -110,7 +111,8 @@ impl Work {
             }
         };
         let chunks = BTreeMap::new();
-        let work = TopicWork { progress, first_offset, next_offset, specials, chunks, changed };
+        let work =
+            TopicWork { progress, first_offset, next_offset, specials, cancels, chunks, changed };
         self.topics.insert(topic, work);
         Ok(true)
     }

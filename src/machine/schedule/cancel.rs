@@ -16,7 +16,7 @@ pub(crate) fn apply<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: &CancelEvent,
 ) -> Result<Outcome, Fault> {
-    let Some(topic) = machine.topic(&command.topic)?.cloned() else {
+    let Some(mut topic) = machine.topic(&command.topic)?.cloned() else {
         return Ok(Outcome::Rejected(not_found(&command.topic)));
     };
     machine.close_batch();
@@ -32,8 +32,11 @@ pub(crate) fn apply<K: Kv>(
     match special {
         Some(special) if special.cancelled => Ok(Outcome::Done),
         Some(special) if special.ready_at_ms > machine.now().get() => {
-            index::call_off(machine, TopicId(topic.id), offset, special);
-            machine.appended(TopicId(topic.id));
+            let id = topic.topic_id();
+            index::call_off(machine, id, offset, special);
+            topic.cancels += 1;
+            machine.put_topic(&command.topic, topic);
+            machine.appended(id);
             Ok(Outcome::Done)
         }
         _ => Ok(Outcome::Rejected(

@@ -72,7 +72,7 @@ pub(crate) fn candidates_within(
     if state.pause.is_some() {
         return Ok(Some(empty));
     }
-    cursor.turn_to(id, revision);
+    cursor.turn_to(id, revision, state.counters.released);
     let mut search = Search::new(kv, record, &state, now, rows)?;
     enter_topics(&mut search, cursor)?;
     serve(&mut search, cursor, events.min(LEASE_EVENTS_MAX))?;
@@ -143,7 +143,7 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
                 break;
             }
             let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
-            let left = serve_lane(search, cursor, lane, &mut wanted, share)?;
+            let left = serve_lane(search, lane, &mut wanted, share)?;
             *hungry = left.is_some();
             cursor.flow_after = Some(lane.flow.clone());
             match left.filter(|_| !alone) {
@@ -170,13 +170,12 @@ fn share<K: Kv>(search: &Search<'_, K>, cursor: &Cursor, flow: &str) -> u64 {
 /// more events.
 fn serve_lane<K: Kv>(
     search: &mut Search<'_, K>,
-    cursor: &mut Cursor,
     lane: &mut Lane,
     wanted: &mut u64,
     mut share: u64,
 ) -> Result<Option<u64>, Fault> {
     while *wanted > 0 && share >= 1000 {
-        let Some(taken) = lane.take(search, cursor, (*wanted).min(share / 1000))? else {
+        let Some(taken) = lane.take(search, (*wanted).min(share / 1000))? else {
             return Ok(None);
         };
         *wanted = wanted.saturating_sub(taken);

@@ -30,7 +30,9 @@ pub(super) enum Which {
 pub struct Cursor {
     /// The subscription and the revision that all this is about.
     about: Option<(SubscriptionId, u64)>,
-    /// The keys that streams begin at: every event before is done.
+    /// How many events had been released: those were leased and are free again.
+    released: u64,
+    /// The keys that streams begin at: every event before is done or leased.
     begins: BTreeMap<StreamId, Vec<u8>>,
     /// The keys that streams go on at, after a search that ended before them; `key::END` for those
     /// that it came to the end of.
@@ -46,10 +48,15 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Forgets everything that is about another subscription or revision.
-    pub(super) fn turn_to(&mut self, id: SubscriptionId, revision: u64) {
+    /// Forgets everything that is about another subscription or revision, and what does not hold
+    /// any more since events were released.
+    pub(super) fn turn_to(&mut self, id: SubscriptionId, revision: u64, released: u64) {
         if self.about != Some((id, revision)) {
-            *self = Self { about: Some((id, revision)), ..Self::default() };
+            *self = Self { about: Some((id, revision)), released, ..Self::default() };
+        }
+        if self.released != released {
+            self.released = released;
+            self.begins.clear();
         }
     }
 
@@ -61,7 +68,8 @@ impl Cursor {
         self.resumes.get(stream).is_some_and(|at| *at == key::END)
     }
 
-    /// Notes that every event of a stream before a key is done.
+    /// Notes that no search has to look at a stream's events before a key: they are done or leased,
+    /// or another stream has them too.
     pub(super) fn begin_at(&mut self, stream: StreamId, key: Vec<u8>) {
         self.begins.insert(stream, key);
         while self.begins.len() > CURSOR_STREAMS_MAX {

@@ -1,6 +1,8 @@
 //! Indexing special events as they are published.
 
-use super::scheduled::{OrderKey, deadline_value, scheduled_value};
+use bytes::Bytes;
+
+use super::scheduled::{OrderKey, Waiting, deadline_value};
 use super::specials::{self, SpecialRecord};
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
@@ -71,7 +73,7 @@ fn put<K: Kv>(
     let overlay = machine.overlay_mut();
     overlay.put(Table::Specials, specials::row_key(topic, offset), special.encode());
     if let Some(row) = scheduled {
-        overlay.put(Table::Scheduled, row, scheduled_value());
+        overlay.put(Table::Scheduled, row, waiting(special));
     }
     if let Some(row) = deadline {
         overlay.put(Table::Deadlines, row, deadline_value(UnixMs(special.ready_at_ms)));
@@ -79,7 +81,12 @@ fn put<K: Kv>(
     }
 }
 
-/// Takes an event out of both orders. It stays special: subscriptions have to skip it.
+fn waiting(special: &SpecialRecord) -> Bytes {
+    Waiting { deadline_ms: special.deadline_ms, cancelled: special.cancelled }.encode()
+}
+
+/// Calls a delayed event off. It stays special, and in the order of readiness: subscriptions have
+/// to skip it when they come to it.
 pub(crate) fn call_off<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: TopicId,
@@ -87,14 +94,14 @@ pub(crate) fn call_off<K: Kv>(
     mut special: SpecialRecord,
 ) {
     let (scheduled, deadline) = keys(topic, offset, &special);
+    special.cancelled = true;
     let overlay = machine.overlay_mut();
     if let Some(row) = scheduled {
-        overlay.delete(Table::Scheduled, row);
+        overlay.put(Table::Scheduled, row, waiting(&special));
     }
     if let Some(row) = deadline {
         overlay.delete(Table::Deadlines, row);
     }
-    special.cancelled = true;
     overlay.put(Table::Specials, specials::row_key(topic, offset), special.encode());
     if let Some(deadline) = special.deadline() {
         timers::clear(machine, deadline, Due::Deadline(topic, offset));

@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Which};
 use super::scheduled;
-use super::search::Search;
+use super::search::{Item, Search};
 use super::streams::{Stream, deadlines_from, ready_prefix};
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
@@ -23,23 +23,24 @@ impl Lane {
         let ranked = special || failing || search.topics.len() > 1;
         for (topic, view) in &search.topics {
             if flow.is_empty() {
-                streams.push(Stream::log(id(*topic, Which::Log), ranked, view.first(), cursor));
+                let from = view.first().to_be_bytes().to_vec();
+                streams.push(Stream::new(id(*topic, Which::Log), ranked, (from, &[]), cursor));
             }
             if view.info.specials == 0 {
                 continue;
             }
             for priority in (0..=PRIORITY_MAX).filter_map(|p| u8::try_from(p).ok()) {
-                let prefix = || scheduled::prefix(*topic, flow, priority);
+                let prefix = scheduled::prefix(*topic, flow, priority);
                 let scheduled = id(*topic, Which::Scheduled(priority));
-                streams.push(Stream::new(scheduled, true, prefix(), cursor));
+                streams.push(Stream::new(scheduled, true, (prefix.clone(), &prefix), cursor));
                 let deadlines = id(*topic, Which::Deadlines(priority));
                 let from = deadlines_from(*topic, flow, priority, search.now);
-                streams.push(Stream::new(deadlines, true, prefix(), cursor).not_below(from));
+                streams.push(Stream::new(deadlines, true, (from, &prefix), cursor));
             }
         }
         if failing {
-            let ready = id(TopicId(0), Which::Ready);
-            streams.push(Stream::new(ready, true, ready_prefix(search, flow), cursor));
+            let (ready, prefix) = (id(TopicId(0), Which::Ready), ready_prefix(search, flow));
+            streams.push(Stream::new(ready, true, (prefix.clone(), &prefix), cursor));
         }
         Self { flow: flow.to_owned(), streams }
     }
@@ -48,23 +49,37 @@ impl Lane {
     pub(super) fn take<K: Kv>(
         &mut self,
         search: &mut Search<'_, K>,
-        cursor: &mut Cursor,
         limit: u64,
     ) -> Result<Option<u64>, Fault> {
         if search.rows == 0 {
             return Ok(None);
         }
-        let mut best = None;
+        let (mut best, mut second): (Option<(Item, usize)>, Option<Item>) = (None, None);
         for (at, stream) in self.streams.iter_mut().enumerate() {
-            let Some(item) = stream.peek(search, cursor)? else { continue };
-            if best.is_none_or(|(least, _)| item < least) {
-                best = Some((item, at));
+            let Some(item) = stream.peek(search)? else { continue };
+            match best {
+                Some((least, _)) if item >= least => {
+                    second = Some(second.map_or(item, |known| known.min(item)));
+                }
+                _ => {
+                    second = best.map(|(least, _)| least);
+                    best = Some((item, at));
+                }
             }
         }
-        match best.and_then(|(_, at)| self.streams.get_mut(at)) {
-            Some(stream) => stream.take(search, limit).map(Some),
-            None => Ok(None),
+        let Some(stream) = best.and_then(|(_, at)| self.streams.get_mut(at)) else {
+            return Ok(None);
+        };
+        // All that comes before anything of the other streams.
+        let mut taken = stream.take(search, limit)?;
+        while taken < limit
+            && search.rows > 0
+            && let Some(item) = stream.peek(search)?
+            && second.is_none_or(|second| item < second)
+        {
+            taken += stream.take(search, limit - taken)?;
         }
+        Ok(Some(taken))
     }
 
     /// Notes where streams go on, when the search ran out of rows. A search that did not, and that
@@ -72,10 +87,8 @@ impl Lane {
     pub(super) fn close<K: Kv>(self, search: &mut Search<'_, K>, cursor: &mut Cursor) {
         for stream in self.streams {
             search.partial |= cursor.resumes.remove(&stream.id).is_some();
-            if search.rows == 0 {
-                search.partial = true;
-                cursor.resumes.insert(stream.id.clone(), stream.place());
-            }
+            search.partial |= search.rows == 0;
+            stream.close(search.rows == 0, cursor);
         }
     }
 }

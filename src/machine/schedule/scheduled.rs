@@ -7,7 +7,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::machine::record::{Kind, body, encode, finish, start};
+use crate::machine::record::{Kind, body, finish, start};
 use crate::machine::{Fault, key};
 use crate::model::ids::{Offset, TopicId, UnixMs};
 
@@ -70,10 +70,36 @@ pub fn flow_prefix(topic: TopicId, flow: &str) -> Vec<u8> {
     row
 }
 
-/// The value of a row in `Scheduled`: nothing.
-#[must_use]
-pub fn scheduled_value() -> Bytes {
-    encode(Kind::Scheduled, &[])
+/// The value of a row in `Scheduled`: what else a search has to know of the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Unix milliseconds; 0: none.
+    pub deadline_ms: u64,
+    /// It was called off: subscriptions that still have it skip it.
+    pub cancelled: bool,
+}
+
+impl Waiting {
+    /// The row to store.
+    #[must_use]
+    pub fn encode(self) -> Bytes {
+        let mut buf = start(Kind::Scheduled, 9);
+        buf.put_u64_le(self.deadline_ms);
+        buf.put_u8(u8::from(self.cancelled));
+        finish(buf)
+    }
+
+    /// Reads a stored row.
+    ///
+    /// # Errors
+    /// When it is corrupt.
+    pub fn decode(row: &[u8]) -> Result<Self, Fault> {
+        let mut rest = body(Kind::Scheduled, row)?;
+        if rest.len() != 9 {
+            return Err(Fault::Corrupt { record: Kind::Scheduled, what: "length".to_owned() });
+        }
+        Ok(Self { deadline_ms: rest.get_u64_le(), cancelled: rest.get_u8() != 0 })
+    }
 }
 
 /// The value of a row in `Deadlines`: when the event is ready.
@@ -112,5 +138,7 @@ mod tests {
         assert_eq!(OrderKey::decode(&key.encode()).unwrap(), key);
         assert!(OrderKey::decode(&key.encode()[1..]).is_err());
         assert_eq!(ready_at_in(&deadline_value(UnixMs(7))).unwrap(), UnixMs(7));
+        let waiting = Waiting { deadline_ms: 9, cancelled: true };
+        assert_eq!(Waiting::decode(&waiting.encode()).unwrap(), waiting);
     }
 }

@@ -11,7 +11,7 @@ use crate::machine::kv::Kv;
 use crate::machine::record::Kind;
 use crate::machine::subscription::record::SubscriptionRecord;
 use crate::machine::subscription::state::SubscriptionState;
-use crate::model::delivery::Pick;
+use crate::model::delivery::{Pick, Seen};
 use crate::model::filter::Compiled;
 use crate::model::ids::{Offset, TopicId, UnixMs};
 use crate::model::ranges::OffsetRange;
@@ -23,6 +23,8 @@ pub(super) struct Item {
     pub(super) rank: Rank,
     pub(super) topic: TopicId,
     pub(super) range: OffsetRange,
+    /// The events' deadline, Unix milliseconds; 0: none.
+    pub(super) deadline_ms: u64,
 }
 
 pub(super) struct Search<'k, K> {
@@ -42,7 +44,7 @@ pub(super) struct Search<'k, K> {
     by_key: bool,
     /// Retries that the budget still allows.
     retries: u64,
-    /// Single events that were found: another stream may come to them too.
+    /// Events with a deadline that were found: another stream comes to them too.
     taken: BTreeSet<(TopicId, Offset)>,
 }
 
@@ -79,8 +81,7 @@ impl<'k, K: Kv> Search<'k, K> {
     }
 
     pub(super) fn topic(&mut self, topic: TopicId) -> Result<&mut TopicView, Fault> {
-        let what = "a topic that was just read is gone".to_owned();
-        self.topics.get_mut(&topic).ok_or(Fault::Corrupt { record: Kind::Topic, what })
+        self.topics.get_mut(&topic).ok_or_else(gone)
     }
 
     pub(super) fn mark(&mut self, topic: TopicId, offset: Offset) -> Result<Mark, Fault> {
@@ -121,19 +122,30 @@ impl<'k, K: Kv> Search<'k, K> {
         Ok(true)
     }
 
-    /// Takes a single event of the log, unless it was taken before or may not go; how many.
-    pub(super) fn take_one(&mut self, topic: TopicId, offset: Offset) -> Result<u64, Fault> {
-        if !self.taken.insert((topic, offset)) {
+    /// Takes a single free event, unless it was taken before or may not go; how many.
+    pub(super) fn take_one(
+        &mut self,
+        topic: TopicId,
+        offset: Offset,
+        deadline_ms: u64,
+    ) -> Result<u64, Fault> {
+        // Two streams have those with a deadline.
+        if deadline_ms > 0 && !self.taken.insert((topic, offset)) {
             return Ok(0);
         }
-        self.take(topic, OffsetRange::one(offset))
+        self.take(topic, OffsetRange::one(offset), deadline_ms)
     }
 
-    /// Takes free events of the log that may go, and skips what the filter does not let through;
-    /// how many were taken.
-    pub(super) fn take(&mut self, topic: TopicId, range: OffsetRange) -> Result<u64, Fault> {
+    /// Takes free events that may go, and skips what the filter does not let through; how many
+    /// were taken.
+    pub(super) fn take(
+        &mut self,
+        topic: TopicId,
+        range: OffsetRange,
+        deadline_ms: u64,
+    ) -> Result<u64, Fault> {
         if !self.looks_inside() {
-            self.pick(topic, range)?;
+            self.pick(topic, range, deadline_ms)?;
             return Ok(range.count);
         }
         let (kv, mut count) = (self.kv, 0);
@@ -146,7 +158,7 @@ impl<'k, K: Kv> Search<'k, K> {
             if self.by_key && !self.topic(topic)?.is_in_turn(kv, offset)? {
                 continue;
             }
-            self.pick(topic, OffsetRange::one(offset))?;
+            self.pick(topic, OffsetRange::one(offset), deadline_ms)?;
             count += 1;
         }
         Ok(count)
@@ -160,20 +172,36 @@ impl<'k, K: Kv> Search<'k, K> {
         let kv = self.kv;
         let read = self.topic(topic)?.reader.read(kv, topic, offset)?;
         match (&self.filter, read) {
-            (Some(filter), Some(read)) => Ok(filter.matches(&read.event)?),
+            (Some(filter), Some(event)) => Ok(filter.matches(&event)?),
             _ => Ok(true),
         }
     }
 
-    pub(super) fn pick(&mut self, topic: TopicId, range: OffsetRange) -> Result<(), Fault> {
-        let name = self.topic(topic)?.info.name.clone();
-        Pick::append(&mut self.picks, topic, &name, range);
+    /// Picks events that may go, with their first deadline.
+    pub(super) fn pick(
+        &mut self,
+        topic: TopicId,
+        range: OffsetRange,
+        deadline_ms: u64,
+    ) -> Result<(), Fault> {
+        let info = &view(&self.topics, topic)?.info;
+        let seen = Seen { at_ms: self.now.get(), cancels: info.cancels, deadline_ms };
+        Pick::append(&mut self.picks, topic, &info.name, range, Some(seen));
         Ok(())
     }
 
     pub(super) fn skip(&mut self, topic: TopicId, offset: Offset) -> Result<(), Fault> {
-        let name = self.topic(topic)?.info.name.clone();
-        Pick::append(&mut self.skips, topic, &name, OffsetRange::one(offset));
+        let info = &view(&self.topics, topic)?.info;
+        Pick::append(&mut self.skips, topic, &info.name, OffsetRange::one(offset), None);
         Ok(())
     }
+}
+
+fn view(topics: &BTreeMap<TopicId, TopicView>, topic: TopicId) -> Result<&TopicView, Fault> {
+    topics.get(&topic).ok_or_else(gone)
+}
+
+fn gone() -> Fault {
+    let what = "a topic that was just read is gone".to_owned();
+    Fault::Corrupt { record: Kind::Topic, what }
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::cursor::{Cursor, StreamId, Which};
 use super::rank::Rank;
-use super::scheduled::{self, OrderKey};
+use super::scheduled::{self, OrderKey, Waiting};
 use super::search::{Item, Search};
 use super::specials::{self, SpecialRecord};
 use super::topics::Mark;
@@ -27,64 +27,54 @@ pub(super) struct Stream {
     at: Vec<u8>,
     high: Vec<u8>,
     rows: VecDeque<(Vec<u8>, Vec<u8>)>,
+    /// Special events ahead of the log: all of those below `specials_end`.
     specials: VecDeque<(Offset, SpecialRecord)>,
-    /// Every event so far is done.
-    all_done: bool,
+    specials_end: u64,
+    /// The stored batch that the log came to last, and when it was recorded.
+    batch: (OffsetRange, UnixMs),
+    /// No search needs to look again at anything so far.
+    passing: bool,
+    /// Where later searches begin.
+    begin: Option<Vec<u8>>,
     head: Option<Item>,
     /// The key of the head.
     head_at: Vec<u8>,
     pub(super) ended: bool,
     /// Rows that the next reading takes at most.
-    batch: usize,
+    rows_max: usize,
 }
 
 /// Rows that a stream reads at first: most have none or few.
 const STREAM_ROWS_FIRST: usize = 4;
 
 impl Stream {
-    pub(super) fn new(id: StreamId, ranked: bool, prefix: Vec<u8>, cursor: &Cursor) -> Self {
-        let high = key::after_prefix(&prefix);
-        let begin = cursor.begin(&id).map_or(prefix, <[u8]>::to_vec);
+    /// From a key on, to the end of the rows that begin with a prefix. The log's keys are offsets,
+    /// and its prefix is empty.
+    pub(super) fn new(
+        id: StreamId,
+        ranked: bool,
+        (from, prefix): (Vec<u8>, &[u8]),
+        cursor: &Cursor,
+    ) -> Self {
+        let low = cursor.begin(&id).map_or(from.clone(), |begin| from.max(begin.to_vec()));
         let ended = cursor.has_ended(&id);
-        let resume = cursor.resumes.get(&id).filter(|at| **at > begin);
-        let all_done = resume.is_none();
-        let at = resume.cloned().unwrap_or(begin);
-        let (rows, specials) = (VecDeque::new(), VecDeque::new());
+        let resume = cursor.resumes.get(&id).filter(|at| **at > low);
         Self {
-            id,
             ranked,
-            at,
-            high,
-            rows,
-            specials,
-            all_done,
+            // Rows of `Ready` go when their events do.
+            passing: resume.is_none() && id.2 != Which::Ready,
+            at: resume.cloned().unwrap_or(low),
+            high: key::after_prefix(prefix),
+            rows: VecDeque::new(),
+            specials: VecDeque::new(),
+            specials_end: 0,
+            batch: (OffsetRange::default(), UnixMs(0)),
+            begin: None,
             head: None,
             head_at: Vec::new(),
             ended,
-            batch: STREAM_ROWS_FIRST,
-        }
-    }
-
-    /// Of the log: keys are offsets.
-    pub(super) fn log(id: StreamId, ranked: bool, first: u64, cursor: &Cursor) -> Self {
-        let ended = cursor.has_ended(&id);
-        let resume = cursor.resumes.get(&id).cloned();
-        let at = first.to_be_bytes().to_vec();
-        let at = resume.map_or(at.clone(), |resume| resume.max(at));
-        let high = u64::MAX.to_be_bytes().to_vec();
-        let (rows, specials) = (VecDeque::new(), VecDeque::new());
-        Self {
+            rows_max: STREAM_ROWS_FIRST,
             id,
-            ranked,
-            at,
-            high,
-            rows,
-            specials,
-            all_done: false,
-            head: None,
-            head_at: Vec::new(),
-            ended,
-            batch: STREAM_ROWS_FIRST,
         }
     }
 
@@ -96,15 +86,32 @@ impl Stream {
     pub(super) fn peek<K: Kv>(
         &mut self,
         search: &mut Search<'_, K>,
-        cursor: &mut Cursor,
     ) -> Result<Option<Item>, Fault> {
         if self.head.is_none() && !self.ended {
             self.head = match self.id.2 {
                 Which::Log => self.next_of_log(search)?,
-                _ => self.next_row(search, cursor)?,
+                _ => self.next_row(search)?,
             };
         }
         Ok(self.head)
+    }
+
+    /// Moves on to a key: what lies before is leased or done, or another stream's to find.
+    fn pass(&mut self, to: Vec<u8>) {
+        if self.passing {
+            self.begin = Some(to.clone());
+        }
+        self.at = to;
+    }
+
+    /// Notes where later searches begin, and go on when this one ran out of rows.
+    pub(super) fn close(self, out_of_rows: bool, cursor: &mut Cursor) {
+        if out_of_rows {
+            cursor.resumes.insert(self.id.clone(), self.place());
+        }
+        if let Some(begin) = self.begin {
+            cursor.begin_at(self.id, begin);
+        }
     }
 
     /// Takes what was peeked at, at most so many events.
@@ -114,29 +121,31 @@ impl Stream {
         limit: u64,
     ) -> Result<u64, Fault> {
         let Some(item) = self.head.take() else { return Ok(0) };
+        let offset = Offset(item.range.first);
         match self.id.2 {
             Which::Log if item.range.count == 1 => {
-                search.take_one(item.topic, Offset(item.range.first))
+                search.take_one(item.topic, offset, item.deadline_ms)
             }
             Which::Log => {
                 let range = OffsetRange { count: item.range.count.min(limit), ..item.range };
                 self.at = range.end().to_be_bytes().to_vec();
-                search.take(item.topic, range)
+                search.take(item.topic, range, item.deadline_ms)
             }
             Which::Ready => {
-                let offset = Offset(item.range.first);
                 if !search.may_retry(item.topic, offset)? {
                     return Ok(0);
                 }
-                search.pick(item.topic, item.range)?;
+                search.pick(item.topic, item.range, 0)?;
                 Ok(1)
             }
-            _ => search.take_one(item.topic, Offset(item.range.first)),
+            Which::Scheduled(_) | Which::Deadlines(_) => {
+                search.take_one(item.topic, offset, item.deadline_ms)
+            }
         }
     }
 
     /// Where to go on when the search ends before the stream does.
-    pub(super) fn place(&self) -> Vec<u8> {
+    fn place(&self) -> Vec<u8> {
         match &self.head {
             Some(_) => self.head_at.clone(),
             None if self.ended => key::END.to_vec(),
@@ -155,82 +164,91 @@ impl Stream {
             let (end, special) = (view.info.next_offset.get(), view.info.specials > 0);
             let mut run = match view.free_run(kv, at)? {
                 Ok(run) => run,
-                Err(next) if next >= end => {
-                    self.ended = true;
-                    return Ok(None);
-                }
                 Err(next) => {
                     search.spend(1);
-                    self.at = next.to_be_bytes().to_vec();
+                    self.pass(next.min(end).to_be_bytes().to_vec());
+                    self.ended = next >= end;
+                    if self.ended {
+                        return Ok(None);
+                    }
                     continue;
                 }
             };
+            let mut deadline_ms = 0;
             if special {
-                match self.cut_at_special(search, run)? {
-                    Some(cut) => run = cut,
+                match self.cut_at_special(search, run, end)? {
+                    Some(cut) => (run, deadline_ms) = cut,
                     None => continue,
                 }
             }
             let rank =
                 if self.ranked { self.rank_of_run(search, &mut run)? } else { Rank::default() };
-            self.head_at = run.first.to_be_bytes().to_vec();
+            self.pass(run.first.to_be_bytes().to_vec());
+            self.passing = false;
+            self.head_at.clone_from(&self.at);
             self.at = run.end().to_be_bytes().to_vec();
-            return Ok(Some(Item { rank, topic, range: run }));
+            return Ok(Some(Item { rank, topic, range: run, deadline_ms }));
         }
     }
 
-    /// Cuts a run off before its first special event. When it begins with one: that alone, if it
-    /// belongs to the log; else nothing, and the stream has moved past it.
+    /// Cuts a run off before its first special event. When it begins with one: that alone and its
+    /// deadline, if it belongs to the log; else nothing, and the stream has moved past it.
     fn cut_at_special<K: Kv>(
         &mut self,
         search: &mut Search<'_, K>,
         run: OffsetRange,
-    ) -> Result<Option<OffsetRange>, Fault> {
+        end: u64,
+    ) -> Result<Option<(OffsetRange, u64)>, Fault> {
         while self.specials.front().is_some_and(|(offset, _)| offset.get() < run.first) {
             self.specials.pop_front();
         }
-        if self.specials.is_empty() {
-            let found = specials::within(search.kv, self.id.0, run, CANDIDATE_STREAM_ROWS)?;
+        if self.specials.is_empty() && run.first >= self.specials_end {
+            // Beyond this run too: what is free lies scattered.
+            let ahead = OffsetRange::between(run.first, end);
+            let found = specials::within(search.kv, self.id.0, ahead, CANDIDATE_STREAM_ROWS)?;
             search.spend(found.len() as u64);
+            let last = found.last().filter(|_| found.len() == CANDIDATE_STREAM_ROWS);
+            self.specials_end = last.map_or(end, |(offset, _)| offset.get() + 1);
             self.specials.extend(found);
         }
-        let Some((offset, special)) = self.specials.front() else { return Ok(Some(run)) };
+        let run = run.overlap(OffsetRange::between(0, self.specials_end));
+        let Some((offset, special)) = self.specials.front() else { return Ok(Some((run, 0))) };
         if offset.get() > run.first {
-            return Ok(Some(OffsetRange::between(run.first, offset.get().min(run.end()))));
+            let cut = OffsetRange::between(run.first, offset.get().min(run.end()));
+            return Ok(Some((cut, 0)));
         }
-        let (offset, cancelled, scheduled) = (*offset, special.cancelled, special.scheduled);
-        if !cancelled && !scheduled {
-            return Ok(Some(OffsetRange::one(offset)));
+        let (offset, cancelled) = (*offset, special.cancelled);
+        if !cancelled && !special.scheduled {
+            return Ok(Some((OffsetRange::one(offset), special.deadline_ms)));
         }
         if cancelled {
             search.skip(self.id.0, offset)?;
         }
-        self.at = offset.next().to_key().to_vec();
+        self.pass(offset.next().to_key().to_vec());
         Ok(None)
     }
 
     /// Cuts a run off at the end of its batch: those events were recorded at one instant.
     fn rank_of_run<K: Kv>(
-        &self,
+        &mut self,
         search: &mut Search<'_, K>,
         run: &mut OffsetRange,
     ) -> Result<Rank, Fault> {
-        search.spend(1);
-        let config = &search.record.config;
-        let Some((first, batch)) = batch::containing(search.kv, self.id.0, Offset(run.first))?
-        else {
-            return Ok(Rank::by_wait(config, PRIORITY_DEFAULT, UnixMs(0)));
-        };
-        let end = first.get() + u64::from(batch.count);
-        *run = OffsetRange::between(run.first, run.end().min(end));
-        Ok(Rank::by_wait(config, PRIORITY_DEFAULT, batch.view()?.recorded_at))
+        if self.batch.0.overlap(*run).first != run.first || self.batch.0.end() <= run.first {
+            search.spend(1);
+            let Some((first, batch)) = batch::containing(search.kv, self.id.0, Offset(run.first))?
+            else {
+                return Ok(Rank::by_wait(&search.record.config, PRIORITY_DEFAULT, UnixMs(0)));
+            };
+            let range = OffsetRange { first: first.get(), count: u64::from(batch.count) };
+            self.batch = (range, batch.view()?.recorded_at);
+        }
+        let (range, recorded_at) = self.batch;
+        *run = run.overlap(range);
+        Ok(Rank::by_wait(&search.record.config, PRIORITY_DEFAULT, recorded_at))
     }
 
-    fn next_row<K: Kv>(
-        &mut self,
-        search: &mut Search<'_, K>,
-        cursor: &mut Cursor,
-    ) -> Result<Option<Item>, Fault> {
+    fn next_row<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<Option<Item>, Fault> {
         loop {
             if self.rows.is_empty() && !self.refill(search)? {
                 return Ok(None);
@@ -242,7 +260,7 @@ impl Stream {
                 Which::Ready => {
                     let key = ReadyKey::decode(&row)?;
                     let range = OffsetRange::one(key.offset);
-                    Some(Item { rank: key.rank, topic: key.topic, range })
+                    Some(Item { rank: key.rank, topic: key.topic, range, deadline_ms: 0 })
                 }
                 Which::Scheduled(_) | Which::Deadlines(_) => {
                     let key = OrderKey::decode(&row)?;
@@ -250,24 +268,16 @@ impl Stream {
                         return Ok(None);
                     }
                     match search.mark(key.topic, key.offset)? {
-                        Mark::Done if self.all_done => {
-                            cursor.begin_at(self.id.clone(), next.clone());
-                            None
-                        }
-                        Mark::Done => None,
-                        Mark::Leased => {
-                            self.all_done = false;
-                            None
-                        }
+                        Mark::Done | Mark::Leased => None,
                         Mark::Free => {
-                            self.all_done = false;
+                            self.passing = false;
                             self.item(search, &key, &value)?
                         }
                     }
                 }
                 Which::Log => None,
             };
-            self.at = next;
+            self.pass(next);
             if found.is_some() {
                 self.head_at = row;
                 return Ok(found);
@@ -287,17 +297,30 @@ impl Stream {
 
     fn item<K: Kv>(
         &self,
-        search: &Search<'_, K>,
+        search: &mut Search<'_, K>,
         key: &OrderKey<'_>,
         value: &[u8],
     ) -> Result<Option<Item>, Fault> {
-        let (config, priority) = (&search.record.config, u32::from(key.priority));
-        let rank = match self.id.2 {
-            Which::Deadlines(_) if scheduled::ready_at_in(value)? > search.now => return Ok(None),
-            Which::Deadlines(_) => Rank::by_deadline(config, priority, key.instant),
-            _ => Rank::by_wait(config, priority, key.instant),
+        let (topic, priority) = (key.topic, u32::from(key.priority));
+        let (rank, deadline_ms) = match self.id.2 {
+            Which::Deadlines(_) => {
+                if scheduled::ready_at_in(value)? > search.now {
+                    return Ok(None);
+                }
+                let rank = Rank::by_deadline(&search.record.config, priority, key.instant);
+                (rank, key.instant.get())
+            }
+            _ => {
+                let waiting = Waiting::decode(value)?;
+                if waiting.cancelled {
+                    search.skip(topic, key.offset)?;
+                    return Ok(None);
+                }
+                let rank = Rank::by_wait(&search.record.config, priority, key.instant);
+                (rank, waiting.deadline_ms)
+            }
         };
-        Ok(Some(Item { rank, topic: key.topic, range: OffsetRange::one(key.offset) }))
+        Ok(Some(Item { rank, topic, range: OffsetRange::one(key.offset), deadline_ms }))
     }
 
     fn refill<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<bool, Fault> {
@@ -309,14 +332,14 @@ impl Stream {
             Which::Deadlines(_) => Table::Deadlines,
             Which::Scheduled(_) | Which::Log => Table::Scheduled,
         };
-        let (rows, batch) = (&mut self.rows, self.batch);
+        let (rows, limit) = (&mut self.rows, self.rows_max);
         search.kv.scan(table, &self.at, &self.high, Order::Ascending, &mut |row, value| {
             rows.push_back((row.to_vec(), value.to_vec()));
-            let more = rows.len() < batch;
+            let more = rows.len() < limit;
             Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
         search.spend(rows.len() as u64 + 1);
-        self.batch = (batch * 4).min(CANDIDATE_STREAM_ROWS);
+        self.rows_max = (limit * 4).min(CANDIDATE_STREAM_ROWS);
         self.ended = rows.is_empty();
         Ok(!rows.is_empty())
     }
@@ -330,12 +353,4 @@ pub(super) fn deadlines_from(topic: TopicId, flow: &str, priority: u8, now: Unix
 /// The rows of `Ready` of a fairness key.
 pub(super) fn ready_prefix<K>(search: &Search<'_, K>, flow: &str) -> Vec<u8> {
     ready::flow_prefix(crate::model::ids::SubscriptionId(search.record.id), flow)
-}
-
-impl Stream {
-    /// Moves the beginning up to a key.
-    pub(super) fn not_below(mut self, key: Vec<u8>) -> Self {
-        self.at = self.at.max(key);
-        self
-    }
 }

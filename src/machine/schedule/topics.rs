@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::machine::Fault;
-use crate::machine::delivery::{eligible, failures};
+use crate::machine::delivery::eligible::Predecessors;
+use crate::machine::delivery::failures;
 use crate::machine::kv::Kv;
 use crate::machine::subscription::marks::{self, Marks};
 use crate::machine::subscription::progress::{self, ProgressRecord};
@@ -28,6 +29,7 @@ pub(super) struct TopicView {
     subscription: SubscriptionId,
     chunks: BTreeMap<u64, Marks>,
     pub(super) reader: EventReader,
+    predecessors: Predecessors,
 }
 
 impl TopicView {
@@ -44,6 +46,7 @@ impl TopicView {
             subscription,
             chunks: BTreeMap::new(),
             reader: EventReader::default(),
+            predecessors: Predecessors::default(),
         })
     }
 
@@ -101,7 +104,7 @@ impl TopicView {
     /// Whether the event of the same key before one is done.
     pub(super) fn is_in_turn(&mut self, kv: &impl Kv, offset: Offset) -> Result<bool, Fault> {
         let topic = self.info.id;
-        let Some(before) = eligible::predecessor(kv, &mut self.reader, topic, offset)? else {
+        let Some(before) = self.predecessors.of(kv, topic, offset)? else {
             return Ok(true);
         };
         if self.mark(kv, before)? != Mark::Done {

@@ -267,5 +267,6 @@ fn info(name: &str, topic: &Topic) -> TopicInfo {
         updated_at: UnixMs(topic.updated),
         revision: topic.revision,
         specials: 0,
+        cancels: 0,
     }
 }

@@ -1,12 +1,13 @@
 //! Batches: the unit in which events are stored.
 //!
-//! A row's body is the number of events (u32 LE) followed by an encoded `messagehub.v1.EventBatch`,
-//! which readers get as it is.
+//! A row's body is the number of events (u32 LE), how far back the event before of each event's key
+//! is (their length as u32 LE, then varints), and an encoded `messagehub.v1.EventBatch`, which
+//! readers get as it is.
 
 use std::ops::ControlFlow;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{decode_varint, string, uint64};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, uint64};
 
 use crate::machine::Fault;
 use crate::machine::kv::{Kv, Order, Table};
@@ -47,7 +48,17 @@ pub struct OpenBatch {
     count: u32,
     keyed: bool,
     versions: Vec<u64>,
+    backs: Vec<u64>,
     run: BytesMut,
+}
+
+/// What an event's key makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keyed {
+    /// The key's version with this event; 0 without a key.
+    pub version: KeyVersion,
+    /// How many offsets before this one the key had its last event; 0: it had none.
+    pub back: u64,
 }
 
 impl OpenBatch {
@@ -63,6 +74,7 @@ impl OpenBatch {
             count: 0,
             keyed: false,
             versions: Vec::new(),
+            backs: Vec::new(),
             run: BytesMut::new(),
         }
     }
@@ -73,22 +85,30 @@ impl OpenBatch {
         self.topic == topic && self.run.len() + run_len <= BATCH_BYTES_TARGET
     }
 
-    /// Appends events. `versions` is empty, or has one an event.
-    pub fn push(&mut self, count: u32, run: &[u8], versions: &[KeyVersion]) {
-        debug_assert!(versions.is_empty() || versions.len() == count as usize);
-        self.keyed |= !versions.is_empty();
-        self.versions.extend(versions.iter().map(|v| v.get()));
+    /// Appends events. `keyed` is empty, or has one an event.
+    pub fn push(&mut self, count: u32, run: &[u8], keyed: &[Keyed]) {
+        debug_assert!(keyed.is_empty() || keyed.len() == count as usize);
+        self.keyed |= !keyed.is_empty();
+        self.versions.extend(keyed.iter().map(|k| k.version.get()));
+        self.backs.extend(keyed.iter().map(|k| k.back));
         self.count += count;
         self.versions.resize(self.count as usize, 0);
+        self.backs.resize(self.count as usize, 0);
         self.run.put_slice(run);
     }
 
     /// Writes the batch and its position.
     pub fn write<K: Kv>(self, overlay: &mut Overlay<'_, K>) {
         let versions: &[u64] = if self.keyed { &self.versions } else { &[] };
-        let mut buf =
-            start(Kind::Batch, self.run.len() + self.name.len() + 64 + versions.len() * 10);
+        let mut backs = BytesMut::new();
+        if self.backs.iter().any(|back| *back > 0) {
+            self.backs.iter().for_each(|back| encode_varint(*back, &mut backs));
+        }
+        let room = self.run.len() + self.name.len() + backs.len() + 64 + versions.len() * 10;
+        let mut buf = start(Kind::Batch, room);
         buf.put_u32_le(self.count);
+        buf.put_u32_le(u32::try_from(backs.len()).unwrap_or(u32::MAX));
+        buf.put_slice(&backs);
         let head = Head {
             topic: &self.name,
             first_offset: self.first_offset,
@@ -117,7 +137,9 @@ struct Head<'a> {
 
 /// `messagehub.v1.EventBatch`, field by field.
 fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: &[u8]) {
-    string::encode(1, &head.topic.to_owned(), buf);
+    encode_key(1, WireType::LengthDelimited, buf);
+    encode_varint(head.topic.len() as u64, buf);
+    buf.put_slice(head.topic.as_bytes());
     for (tag, value) in
         [(2, head.first_offset.get()), (3, head.first_position.get()), (4, head.recorded_at.get())]
     {
@@ -146,9 +168,8 @@ impl Batch {
     /// # Errors
     /// When it is corrupt.
     pub fn decode(row: &[u8]) -> Result<Self, Fault> {
-        let mut rest = body(Kind::Batch, row)?;
-        let count = rest.try_get_u32_le().map_err(|_| corrupt("no count"))?;
-        Ok(Self { count, encoded: Bytes::copy_from_slice(rest) })
+        let (count, _, encoded) = parts(row)?;
+        Ok(Self { count, encoded: Bytes::copy_from_slice(encoded) })
     }
 
     /// Its fields, without looking into the events.
@@ -167,23 +188,68 @@ impl Batch {
         if skip == 0 && take >= self.count {
             return Ok(self.clone());
         }
-        let view = self.view()?;
-        let take = take.min(self.count - skip);
-        let (from, until) = (skip as usize, (skip + take) as usize);
-        let mut run = BytesMut::new();
-        for event in event_run::iter(view.run).skip(from).take(take as usize) {
-            event_run::push(&mut run, event?);
+        Cutter::new(self.clone())?.cut(skip, take)
+    }
+}
+
+/// A batch of which parts are cut, without walking over its events each time.
+#[derive(Clone, Debug)]
+pub struct Cutter {
+    batch: Batch,
+    /// Where each event begins in the run, and where the last one ends.
+    starts: Vec<usize>,
+    versions: Vec<u64>,
+}
+
+impl Cutter {
+    /// Walks over a batch.
+    ///
+    /// # Errors
+    /// When it is corrupt.
+    pub fn new(batch: Batch) -> Result<Self, Fault> {
+        let view = batch.view()?;
+        let mut starts = Vec::with_capacity(batch.count as usize + 1);
+        let mut at = 0;
+        starts.push(at);
+        for event in event_run::iter(view.run) {
+            at += event_run::framed_len(event?.len());
+            starts.push(at);
         }
+        let versions = view.versions;
+        Ok(Self { batch, starts, versions })
+    }
+
+    /// The whole batch.
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// The events from `skip` on, at most `take` of them, as a batch of its own.
+    ///
+    /// # Errors
+    /// When it is corrupt.
+    pub fn cut(&self, skip: u32, take: u32) -> Result<Batch, Fault> {
+        let batch = &self.batch;
+        if skip == 0 && take >= batch.count {
+            return Ok(batch.clone());
+        }
+        let view = BatchView::parse_head(&batch.encoded)?;
+        let take = take.min(batch.count.saturating_sub(skip));
+        let (from, until) = (skip as usize, (skip + take) as usize);
+        let ends = self.starts.get(from).zip(self.starts.get(until));
+        let run = ends.and_then(|(first, end)| view.run.get(*first..*end));
+        let run = run.ok_or_else(|| corrupt("fewer events than it says"))?;
         let head = Head {
             topic: view.topic,
             first_offset: view.first_offset.plus(u64::from(skip)),
             first_position: view.first_position.plus(u64::from(skip)),
             recorded_at: view.recorded_at,
         };
-        let versions = view.versions.get(from..until).unwrap_or_default();
-        let mut buf = BytesMut::with_capacity(run.len() + 128);
-        encode(&mut buf, head, versions, &run);
-        Ok(Self { count: take, encoded: buf.freeze() })
+        let versions = self.versions.get(from..until).unwrap_or_default();
+        let mut buf = BytesMut::with_capacity(run.len() + versions.len() * 2 + 128);
+        encode(&mut buf, head, versions, run);
+        Ok(Batch { count: take, encoded: buf.freeze() })
     }
 }
 
@@ -200,12 +266,24 @@ pub struct BatchView<'a> {
     pub recorded_at: UnixMs,
     /// One an event, or empty.
     pub versions: Vec<u64>,
+    /// The same as it is stored.
+    packed: &'a [u8],
     /// The events, as an [`event_run`].
     pub run: &'a [u8],
 }
 
 impl<'a> BatchView<'a> {
     fn parse(encoded: &'a [u8]) -> Result<Self, Fault> {
+        let mut view = Self::parse_head(encoded)?;
+        while view.packed.has_remaining() {
+            let version = decode_varint(&mut view.packed);
+            view.versions.push(version.map_err(|_| corrupt("key versions"))?);
+        }
+        Ok(view)
+    }
+
+    /// All but the key versions.
+    fn parse_head(encoded: &'a [u8]) -> Result<Self, Fault> {
         let mut view = Self::default();
         let mut rest = encoded;
         loop {
@@ -217,12 +295,7 @@ impl<'a> BatchView<'a> {
                 Some((2, Value::Varint(n))) => view.first_offset = Offset(n),
                 Some((3, Value::Varint(n))) => view.first_position = Position(n),
                 Some((4, Value::Varint(n))) => view.recorded_at = UnixMs(n),
-                Some((5, Value::Bytes(mut packed))) => {
-                    while packed.has_remaining() {
-                        let version = decode_varint(&mut packed);
-                        view.versions.push(version.map_err(|_| corrupt("key versions"))?);
-                    }
-                }
+                Some((5, Value::Bytes(packed))) => view.packed = packed,
                 Some((event_run::EVENTS_TAG, Value::Bytes(_))) => {
                     view.run = before;
                     return Ok(view);
@@ -240,6 +313,16 @@ impl<'a> BatchView<'a> {
     }
 }
 
+/// A row taken apart: the number of events, the distances to those before, the encoded batch.
+fn parts(row: &[u8]) -> Result<(u32, &[u8], &[u8]), Fault> {
+    let mut rest = body(Kind::Batch, row)?;
+    let count = rest.try_get_u32_le().map_err(|_| corrupt("no count"))?;
+    let length = rest.try_get_u32_le().map_err(|_| corrupt("no distances"))?;
+    let split = rest.split_at_checked(length as usize);
+    let (backs, encoded) = split.ok_or_else(|| corrupt("distances that break off"))?;
+    Ok((count, backs, encoded))
+}
+
 /// The batch that holds an offset, with its first offset.
 ///
 /// # Errors
@@ -249,13 +332,70 @@ pub fn containing(
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<(Offset, Batch)>, Fault> {
+    let found = row_of(kv, topic, offset, Batch::decode)?;
+    Ok(found.filter(|(first, batch)| offset.since(*first) < u64::from(batch.count)))
+}
+
+/// What is read off the row that an offset would be in, with its first offset.
+fn row_of<T>(
+    kv: &impl Kv,
+    topic: TopicId,
+    offset: Offset,
+    read: impl Fn(&[u8]) -> Result<T, Fault>,
+) -> Result<Option<(Offset, T)>, Fault> {
     let mut found = None;
     let (low, high) = (key(topic, Offset(0)), key(topic, offset.next()));
     kv.scan(Table::Batches, &low, &high, Order::Descending, &mut |k, row| {
-        found = Some((first_offset(k)?, Batch::decode(row)?));
+        found = Some((first_offset(k)?, read(row)?));
         Ok(ControlFlow::Break(()))
     })?;
-    Ok(found.filter(|(first, batch)| offset.since(*first) < u64::from(batch.count)))
+    Ok(found)
+}
+
+/// How far back the events before are, by key, of the events of one stored batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backs {
+    /// The batch's first offset.
+    pub first: Offset,
+    /// Number of events.
+    pub count: u32,
+    /// One an event, or empty.
+    backs: Vec<u64>,
+}
+
+impl Backs {
+    /// Of the batch that holds an offset.
+    ///
+    /// # Errors
+    /// When the store fails or the batch is corrupt.
+    pub fn containing(kv: &impl Kv, topic: TopicId, offset: Offset) -> Result<Option<Self>, Fault> {
+        let read = |row: &[u8]| {
+            let (count, mut packed, _) = parts(row)?;
+            let mut backs = Vec::new();
+            while packed.has_remaining() {
+                let back = decode_varint(&mut packed);
+                backs.push(back.map_err(|_| corrupt("distances"))?);
+            }
+            Ok((count, backs))
+        };
+        let found = row_of(kv, topic, offset, read)?;
+        let found = found.map(|(first, (count, backs))| Self { first, count, backs });
+        Ok(found.filter(|backs| backs.has(offset)))
+    }
+
+    /// Whether an offset is one of the batch's.
+    #[must_use]
+    pub fn has(&self, offset: Offset) -> bool {
+        offset >= self.first && offset.since(self.first) < u64::from(self.count)
+    }
+
+    /// The event before one of the batch, of the same key.
+    #[must_use]
+    pub fn before(&self, offset: Offset) -> Option<Offset> {
+        let index = usize::try_from(offset.since(self.first)).unwrap_or(usize::MAX);
+        let back = self.backs.get(index).copied().unwrap_or(0);
+        (back > 0).then(|| Offset(offset.get().saturating_sub(back)))
+    }
 }
 
 /// Where the batch at a position is.

@@ -1,6 +1,6 @@
 //! Keys: their versions, and the index from a version to its offset.
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::machine::Fault;
 use crate::machine::kv::{Kv, Table};
@@ -39,25 +39,55 @@ pub fn entry_version(row: &[u8]) -> Result<KeyVersion, Fault> {
     Ok(KeyVersion(u64::from_be_bytes(*bytes)))
 }
 
-/// A key's version; 0 when no event has it.
+/// The newest event of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The key's version; 0 when no event has it.
+    pub version: KeyVersion,
+    /// The event's offset.
+    pub last: Offset,
+}
+
+impl Head {
+    /// The row to store.
+    #[must_use]
+    pub fn encode(self) -> Bytes {
+        let mut buf = start(Kind::KeyHead, 16);
+        buf.put_u64_le(self.version.get());
+        buf.put_u64_le(self.last.get());
+        finish(buf)
+    }
+
+    fn decode(row: &[u8]) -> Result<Self, Fault> {
+        let mut rest = body(Kind::KeyHead, row)?;
+        if rest.len() != 16 {
+            return Err(Fault::Corrupt { record: Kind::KeyHead, what: "length".to_owned() });
+        }
+        Ok(Self { version: KeyVersion(rest.get_u64_le()), last: Offset(rest.get_u64_le()) })
+    }
+
+    /// How far the event after this one, of the same key, lies behind it; 0 when this is none.
+    #[must_use]
+    pub fn back_from(self, offset: Offset) -> u64 {
+        if self.version.get() == 0 { 0 } else { offset.since(self.last) }
+    }
+}
+
+/// A key's newest event; version 0 when no event has it.
 ///
 /// # Errors
 /// When the store fails or the row is corrupt.
-pub fn head(kv: &impl Kv, topic: TopicId, key: &str) -> Result<KeyVersion, Fault> {
+pub fn head(kv: &impl Kv, topic: TopicId, key: &str) -> Result<Head, Fault> {
     let row = kv.get(Table::KeyHeads, &head_key(topic, key))?;
-    row.map_or(Ok(KeyVersion(0)), |row| Ok(KeyVersion(decode_number(Kind::KeyHead, &row)?)))
-}
-
-/// The value of a head row.
-#[must_use]
-pub fn encode_head(version: KeyVersion) -> Bytes {
-    encode_number(Kind::KeyHead, version.get())
+    row.map_or(Ok(Head::default()), |row| Head::decode(&row))
 }
 
 /// The value of an entry row.
 #[must_use]
 pub fn encode_entry(offset: Offset) -> Bytes {
-    encode_number(Kind::KeyEntry, offset.get())
+    let mut buf = start(Kind::KeyEntry, 8);
+    buf.put_u64_le(offset.get());
+    finish(buf)
 }
 
 /// The offset in an entry row.
@@ -65,20 +95,9 @@ pub fn encode_entry(offset: Offset) -> Bytes {
 /// # Errors
 /// When the row is corrupt.
 pub fn decode_entry(row: &[u8]) -> Result<Offset, Fault> {
-    decode_number(Kind::KeyEntry, row).map(Offset)
-}
-
-fn encode_number(kind: Kind, number: u64) -> Bytes {
-    let mut buf = start(kind, 8);
-    buf.put_u64_le(number);
-    finish(buf)
-}
-
-fn decode_number(kind: Kind, row: &[u8]) -> Result<u64, Fault> {
-    let bytes: Result<[u8; 8], _> = body(kind, row)?.try_into();
-    bytes
-        .map(u64::from_le_bytes)
-        .map_err(|_| Fault::Corrupt { record: kind, what: "length".to_owned() })
+    let bytes: Result<[u8; 8], _> = body(Kind::KeyEntry, row)?.try_into();
+    let corrupt = |_| Fault::Corrupt { record: Kind::KeyEntry, what: "length".to_owned() };
+    bytes.map(|b| Offset(u64::from_le_bytes(b))).map_err(corrupt)
 }
 
 #[cfg(test)]

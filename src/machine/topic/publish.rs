@@ -5,9 +5,10 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::batch::{self, Keyed};
 use super::ids::{IdEntry, expiry_key, expiry_value, forget, id_key};
+use super::keys;
 use super::record::{TopicRecord, not_found};
-use super::{batch, keys};
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
@@ -115,17 +116,18 @@ fn append<K: Kv>(
     let id = topic.topic_id();
     let first_offset = Offset(topic.next_offset);
     let first_position = machine.next_position();
-    let key_versions =
+    let keyed =
         if command.keyed { append_keys(machine, id, first_offset, run)? } else { Vec::new() };
     if command.special {
         topic.specials += schedule::index::note(machine, id, first_offset, run)?;
     }
-    machine.open_batch(id, &command.topic, first_offset, run.len()).push(count, run, &key_versions);
+    machine.open_batch(id, &command.topic, first_offset, run.len()).push(count, run, &keyed);
     machine.meta_mut().next_position += u64::from(count);
     topic.next_offset += u64::from(count);
     topic.bytes += run.len() as u64;
     machine.put_topic(&command.topic, topic);
     machine.appended(id);
+    let key_versions = keyed.iter().map(|k| k.version).collect();
     Ok(Published { first_offset, first_position, count, key_versions, ..Published::default() })
 }
 
@@ -141,35 +143,33 @@ pub(crate) fn append_plain<K: Kv>(
     append(machine, topic, &command, count, &event_run::encode(events)).map(drop)
 }
 
-/// Counts each event's key up and indexes it; the versions, 0 for an event without a key.
+/// Counts each event's key up and indexes it; one an event, or nothing when no event has a key.
 fn append_keys<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: TopicId,
     first: Offset,
     run: &[u8],
-) -> Result<Vec<KeyVersion>, Fault> {
-    let mut versions = Vec::new();
+) -> Result<Vec<Keyed>, Fault> {
+    let mut all = Vec::new();
     let mut offset = first;
     for encoded in event_run::iter(run) {
         let key = event::key_of(encoded?)?;
-        let mut version = KeyVersion(0);
+        let mut keyed = Keyed::default();
         if !key.is_empty() {
-            version = machine.next_key_version(topic, key)?;
+            let (before, now) = machine.advance_key(topic, key, offset)?;
+            keyed = Keyed { version: now.version, back: before.back_from(offset) };
             let overlay = machine.overlay_mut();
-            overlay.put(Table::KeyHeads, keys::head_key(topic, key), keys::encode_head(version));
-            overlay.put(
-                Table::Keys,
-                keys::entry_key(topic, key, version),
-                keys::encode_entry(offset),
-            );
+            overlay.put(Table::KeyHeads, keys::head_key(topic, key), now.encode());
+            let row = keys::entry_key(topic, key, now.version);
+            overlay.put(Table::Keys, row, keys::encode_entry(offset));
         }
-        versions.push(version);
+        all.push(keyed);
         offset = offset.next();
     }
-    if versions.iter().all(|v| v.get() == 0) {
-        versions.clear();
+    if all.iter().all(|keyed| keyed.version.get() == 0) {
+        all.clear();
     }
-    Ok(versions)
+    Ok(all)
 }
 
 /// Where an event of the call goes.

@@ -6,21 +6,14 @@ use super::batch;
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::model::event_run;
-use crate::model::ids::{KeyVersion, Offset, TopicId};
-
-/// An event and the version of its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Read {
-    pub(crate) event: Bytes,
-    pub(crate) version: KeyVersion,
-}
+use crate::model::ids::{Offset, TopicId};
 
 /// Remembers the batch that was read last.
 #[derive(Debug, Default)]
 pub(crate) struct EventReader {
     topic: TopicId,
     first: Offset,
-    events: Vec<Read>,
+    events: Vec<Bytes>,
 }
 
 impl EventReader {
@@ -33,7 +26,7 @@ impl EventReader {
         kv: &impl Kv,
         topic: TopicId,
         offset: Offset,
-    ) -> Result<Option<Read>, Fault> {
+    ) -> Result<Option<Bytes>, Fault> {
         let known = topic == self.topic
             && offset >= self.first
             && offset.since(self.first) < self.events.len() as u64;
@@ -48,11 +41,8 @@ impl EventReader {
         let Some((first, batch)) = batch::containing(kv, topic, offset)? else { return Ok(false) };
         let view = batch.view()?;
         self.events.clear();
-        let mut at = first;
         for event in event_run::iter(view.run) {
-            let event = batch.encoded.slice_ref(event?);
-            self.events.push(Read { event, version: view.version_at(at) });
-            at = at.next();
+            self.events.push(batch.encoded.slice_ref(event?));
         }
         (self.topic, self.first) = (topic, first);
         Ok(true)

@@ -42,6 +42,9 @@ pub struct TopicRecord {
     /// Events off the defaults of delivery: rows in `Specials`.
     #[prost(uint64, tag = "10")]
     pub specials: u64,
+    /// Of these, those that were cancelled.
+    #[prost(uint64, tag = "11")]
+    pub cancels: u64,
 }
 
 impl TopicRecord {
@@ -79,6 +82,7 @@ impl TopicRecord {
             updated_at: UnixMs(self.updated_at_ms),
             revision: self.revision,
             specials: self.specials,
+            cancels: self.cancels,
         }
     }
 }

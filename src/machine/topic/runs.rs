@@ -1,8 +1,9 @@
 //! Reading runs of neighbouring events as batches, within a budget of bytes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::batch::{self, Batch};
+use super::batch::{self, Batch, Cutter};
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::model::event_run;
@@ -33,7 +34,7 @@ pub enum Taken {
 /// Reads runs of events. It remembers the stored batches that it read last, which never change.
 #[derive(Clone, Debug, Default)]
 pub struct RunReader {
-    batches: VecDeque<(TopicId, Offset, Batch)>,
+    batches: VecDeque<(TopicId, Offset, Arc<Cutter>)>,
 }
 
 impl RunReader {
@@ -67,9 +68,10 @@ impl RunReader {
         kv: &impl Kv,
         topic: TopicId,
         offset: Offset,
-    ) -> Result<Option<(Offset, &Batch)>, Fault> {
-        let holds = |(t, first, batch): &(TopicId, Offset, Batch)| {
-            *t == topic && *first <= offset && offset.since(*first) < u64::from(batch.count)
+    ) -> Result<Option<(Offset, &Cutter)>, Fault> {
+        let holds = |(t, first, stored): &(TopicId, Offset, Arc<Cutter>)| {
+            let count = u64::from(stored.batch().count);
+            *t == topic && *first <= offset && offset.since(*first) < count
         };
         let at = match self.batches.iter().position(holds) {
             Some(at) => at,
@@ -78,11 +80,11 @@ impl RunReader {
                     return Ok(None);
                 };
                 self.batches.truncate(RUN_READER_BATCHES - 1);
-                self.batches.push_front((topic, first, batch));
+                self.batches.push_front((topic, first, Arc::new(Cutter::new(batch)?)));
                 0
             }
         };
-        Ok(self.batches.get(at).map(|(_, first, batch)| (*first, batch)))
+        Ok(self.batches.get(at).map(|(_, first, stored)| (*first, &**stored)))
     }
 }
 

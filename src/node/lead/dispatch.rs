@@ -265,7 +265,7 @@ impl Dispatcher {
             Look::Missing => Err(not_found(&self.subscription)),
             Look::Paused => Err(paused(&self.subscription)),
             Look::Full => Ok(Next::Wait(None)),
-            Look::Plan(plan) => self.grant(term, *plan).await,
+            Look::Plan(plan) => self.grant(term, *plan, took).await,
         }
     }
 
@@ -288,14 +288,18 @@ impl Dispatcher {
         Bounds { events: events.min(LEASE_EVENTS_MAX), bytes }
     }
 
-    async fn grant(&mut self, term: Term, plan: Plan) -> Result<Next, Rejection> {
+    async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {
         let Plan { revision, shares, mut skips, more, wake_at, memory } = plan;
         self.memory = Arc::new(memory);
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
             self.fruitless += 1;
-            let again = more && self.fruitless < DISPATCH_SEARCHES_MAX;
-            return Ok(if again { Next::Again } else { Next::Wait(wake_at) });
+            if more && self.fruitless < DISPATCH_SEARCHES_MAX {
+                // While everything near is in flight, those who settle it have the processor.
+                tokio::time::sleep(took.min(Duration::from_millis(DISPATCH_PAUSE_MS))).await;
+                return Ok(Next::Again);
+            }
+            return Ok(Next::Wait(wake_at));
         }
         self.fruitless = 0;
         let mut served: Vec<Served> = Vec::with_capacity(shares.len());

@@ -2,6 +2,7 @@
 //! It reads only, and runs off the async threads.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use crate::machine::Fault;
 use crate::machine::delivery::loads;
@@ -11,7 +12,7 @@ use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::query::subscription;
 use crate::machine::topic::batch::Batch;
 use crate::machine::topic::runs::{Least, RunReader, Taken};
-use crate::model::delivery::{Pick, SubscriptionInfo};
+use crate::model::delivery::{Pick, Seen, SubscriptionInfo};
 use crate::model::ids::{TopicId, UnixMs};
 use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
 use crate::model::ranges::OffsetRange;
@@ -188,14 +189,16 @@ fn portions(count: u64, wanted: &[u64], least: u64) -> Vec<u64> {
 /// Neighbouring events that were found.
 struct Run {
     topic: TopicId,
-    name: String,
+    name: Rc<str>,
     range: OffsetRange,
+    seen: Option<Seen>,
 }
 
 fn runs(picks: Vec<Pick>) -> VecDeque<Run> {
     let of_pick = |pick: Pick| {
-        let (topic, name) = (TopicId(pick.topic_id), pick.topic);
-        let run = move |range| Run { topic, name: name.clone(), range };
+        let (topic, seen) = (TopicId(pick.topic_id), pick.seen);
+        let name: Rc<str> = pick.topic.into();
+        let run = move |range| Run { topic, name: Rc::clone(&name), range, seen };
         pick.ranges.into_iter().map(run)
     };
     picks.into_iter().flat_map(of_pick).collect()
@@ -225,7 +228,7 @@ fn fill(
             }
         };
         let range = OffsetRange { first: range.first, count: u64::from(taken.count) };
-        Pick::append(&mut share.picks, run.topic, &run.name, range);
+        Pick::append(&mut share.picks, run.topic, &run.name, range, run.seen);
         events -= range.count;
         bytes = bytes.saturating_sub(taken.encoded.len());
         share.parts.push(Part { topic: run.topic, range, batch: taken });
@@ -287,7 +290,12 @@ mod tests {
     #[test]
     fn a_pick_of_many_events_becomes_several() {
         let range = |first, count| OffsetRange { first, count };
-        let pick = |ranges: Vec<OffsetRange>| Pick { topic: "t".to_owned(), topic_id: 1, ranges };
+        let pick = |ranges: Vec<OffsetRange>| Pick {
+            topic: "t".to_owned(),
+            topic_id: 1,
+            ranges,
+            seen: None,
+        };
         let few = vec![pick(vec![range(0, 10), range(20, 4086)])];
         assert_eq!(bounded(few.clone()), few);
         let many = bounded(vec![pick(vec![range(0, 4000), range(5000, 5000)])]);

@@ -68,7 +68,7 @@ impl Hub {
             revision,
             term: 1,
             consumer: "c".into(),
-            picks: vec![Pick { topic: "t".into(), topic_id: 1, ranges }],
+            picks: vec![Pick { topic: "t".into(), topic_id: 1, ranges, seen: None }],
             ..Lease::default()
         };
         match self.apply(Kind::Lease(lease)) {

@@ -43,12 +43,12 @@ fn subscription_of(kind: &Kind) -> &str {
     }
 }
 
-/// What a leader would lease now, for one of the subscriptions.
-fn planned_lease(dice: &mut Dice, kv: &MemKv, world: &World) -> Option<Kind> {
+/// What a leader whose clock shows `now` would lease, for one of the subscriptions.
+fn planned_lease(dice: &mut Dice, kv: &MemKv, world: &World, now: u64) -> Option<Kind> {
     let names: Vec<_> = world.subscriptions.keys().collect();
     let name = names.get(dice.below(2) as usize)?.as_str();
     let events = 1 + dice.below(12);
-    let now = UnixMs(world.now);
+    let now = UnixMs(now);
     let found = candidates(kv, name, now, &mut Cursor::default(), events).unwrap()?;
     Some(Kind::Lease(Lease {
         subscription: name.to_owned(),
@@ -83,7 +83,7 @@ fn run(seed: u64, tally: &mut BTreeMap<String, u64>) {
     let (mut world, mut kv) = (World::default(), MemKv::default());
     let mut cursors = checks::Cursors::default();
     let (mut entries, mut apart) = (Vec::new(), Vec::new());
-    let mut stamp_ms = 1000;
+    let (mut stamp_ms, mut held) = (1000, None);
     for n in 0..10 + dice.below(40) {
         let step_ms = if dice.below(4) == 0 { 4000 } else { 400 };
         stamp_ms += dice.below(3) * (1 + dice.below(step_ms));
@@ -91,14 +91,23 @@ fn run(seed: u64, tally: &mut BTreeMap<String, u64>) {
         if n == 0 {
             kinds.extend(random::beginning(&mut dice, mix));
         }
-        if dice.below(4) > 0
-            && let Some(lease) = planned_lease(&mut dice, &kv, &world)
-        {
-            kinds.push(lease);
-        }
+        let planned =
+            (dice.below(4) > 0).then(|| planned_lease(&mut dice, &kv, &world, world.now)).flatten();
         let mut ahead = world.clone();
         ahead.now = ahead.now.max(stamp_ms);
+        let begun = kinds.len() as u64;
         kinds.extend((0..=dice.below(2)).map(|_| random::command(&mut dice, &ahead, mix)));
+        if let Some(lease) = planned {
+            // What is planned may have changed by the time that it comes.
+            let at = begun + dice.below(kinds.len() as u64 - begun + 1);
+            kinds.insert(at as usize, lease);
+        }
+        // A leader plans while entries from before are still on their way.
+        kinds.extend(held.take());
+        if dice.below(2) == 0 {
+            let now = ahead.now + dice.below(4000);
+            held = planned_lease(&mut dice, &kv, &world, now);
+        }
         let entry =
             CommandBatch { stamp_ms, commands: kinds.into_iter().map(Into::into).collect() };
         let expected = world.apply(&entry);

@@ -218,7 +218,7 @@ pub(super) fn command(dice: &mut Dice, world: &World, mix: Mix) -> Kind {
 fn seldom(dice: &mut Dice, world: &World, name: String) -> Kind {
     let request_id = String::new();
     let topic_id = 1 + dice.below(3);
-    match dice.below(12) {
+    match dice.below(15) {
         0 => Kind::UpdateSubscription(UpdateSubscription {
             name,
             patch: SubscriptionPatch {
@@ -253,19 +253,28 @@ fn seldom(dice: &mut Dice, world: &World, name: String) -> Kind {
             numbers: if dice.below(2) == 0 { vec![1 + dice.below(4)] } else { Vec::new() },
             up_to: dice.below(4),
         }),
-        _ => Kind::CancelEvent(CancelEvent {
-            topic: pick(dice, &TOPICS).to_owned(),
-            offset: dice.below(15),
-            ..CancelEvent::default()
-        }),
+        _ => cancel(dice, world),
     }
+}
+
+/// Calls off a delayed event, where there is one.
+fn cancel(dice: &mut Dice, world: &World) -> Kind {
+    let topic = pick(dice, &TOPICS).to_owned();
+    let events = world.topics.get(&topic).map(|t| t.events.as_slice()).unwrap_or_default();
+    let delayed: Vec<u64> =
+        (0..).zip(events).filter(|(_, e)| e.ready_at > world.now).map(|(o, _)| o).collect();
+    let offset = match delayed.len() as u64 {
+        0 => dice.below(15),
+        count => delayed[dice.below(count) as usize],
+    };
+    Kind::CancelEvent(CancelEvent { topic, offset, ..CancelEvent::default() })
 }
 
 fn blind_lease(dice: &mut Dice, world: &World, subscription: String) -> Kind {
     let pick_one = |dice: &mut Dice| {
         let topic = pick(dice, &TOPICS).to_owned();
         let topic_id = world.topics.get(&topic).map_or(9, |t| t.id);
-        Pick { topic, topic_id, ranges: ranges(dice) }
+        Pick { topic, topic_id, ranges: ranges(dice), seen: None }
     };
     let revision = world.subscriptions.get(&subscription).map_or(1, |s| s.revision);
     Kind::Lease(Lease {

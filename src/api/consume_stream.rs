@@ -47,12 +47,13 @@ type Pulling = Pin<Box<dyn Future<Output = Result<Vec<Delivery>, Rejection>> + S
 /// `OVERLOADED` when too many are open.
 pub(super) fn serve(
     node: Arc<Node>,
+    service: String,
     requests: Streaming<ConsumeRequest>,
 ) -> Result<BoxStream<'static, Result<ConsumeResponse, Status>>, Rejection> {
     let permit = node.admit_consumer()?;
     let (answers, responses) = mpsc::channel(CONSUME_ANSWERS_QUEUED);
     tasks::spawn("consume-stream", async move {
-        let served = run(node, requests, &answers).await;
+        let served = run(node, service, requests, &answers).await;
         if let Err(End::Refused(rejection)) = served {
             // A client that is gone needs no reason.
             drop(answers.send(Err(to_status(&rejection))).await);
@@ -77,6 +78,8 @@ impl From<Rejection> for End {
 
 struct Stream<'a> {
     node: Arc<Node>,
+    /// The service that the client declares.
+    service: String,
     open: OpenConsume,
     credits: Credits,
     held: Held,
@@ -92,6 +95,7 @@ struct Done {
 
 async fn run(
     node: Arc<Node>,
+    service: String,
     mut requests: Streaming<ConsumeRequest>,
     answers: &Answers,
 ) -> Result<(), End> {
@@ -102,7 +106,7 @@ async fn run(
     };
     let term = node.begin_consume(&open.subscription, &open.consumer, open.lease_ms).await?;
     let (credits, held) = (Credits::default(), Held::default());
-    let mut stream = Stream { node: Arc::clone(&node), open, credits, held, answers };
+    let mut stream = Stream { node: Arc::clone(&node), service, open, credits, held, answers };
     stream.send(Response::Opened(ConsumeOpened { term: term.get() })).await?;
     let mut settling = FuturesUnordered::new();
     let mut pulling: Option<Pulling> = None;
@@ -143,6 +147,8 @@ async fn run(
                             Ok(Vec::new())
                         }));
                     }
+                    // Settling what it has makes room.
+                    Err(rejection) if rejection.reason == Reason::QuotaExceeded => {}
                     Err(rejection) if rejection.reason == Reason::NoLeader => {
                         return Err(deposed.await.into());
                     }
@@ -184,6 +190,7 @@ impl Stream<'_> {
         let request = PullRequest {
             subscription: self.open.subscription.clone(),
             consumer: self.open.consumer.clone(),
+            service: self.service.clone(),
             max_events,
             max_bytes,
             lease_ms: self.open.lease_ms,

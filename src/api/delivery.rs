@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::consume_stream;
 use super::convert::invalid;
+use super::quotas::service_of;
 use crate::model::command::delivery::{self as command, Action, SettleItem};
 use crate::model::delivery::Settled;
 use crate::model::ids::UnixMs;
@@ -34,12 +35,16 @@ impl DeliveryApi for DeliveryService {
         &self,
         request: Request<Streaming<ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let served = consume_stream::serve(Arc::clone(&self.0), request.into_inner());
+        let service = service_of(request.metadata()).map_err(|r| to_status(&r))?;
+        let served = consume_stream::serve(Arc::clone(&self.0), service, request.into_inner());
         served.map(Response::new).map_err(|r| to_status(&r))
     }
 
     async fn pull(&self, request: Request<PullRequest>) -> Result<Response<PullResponse>, Status> {
-        let pulled = async { self.0.pull(pull(request.into_inner())?).await };
+        let pulled = async {
+            let service = service_of(request.metadata())?;
+            self.0.pull(pull(request.into_inner(), service)?).await
+        };
         let leased = pulled.await.map_err(|r| to_status(&r))?;
         let leased = leased.into_iter().map(|d| leased_events(d, self.0.now())).collect();
         Ok(Response::new(PullResponse { leased }))
@@ -57,7 +62,7 @@ impl DeliveryApi for DeliveryService {
     }
 }
 
-fn pull(request: PullRequest) -> Result<lead::PullRequest, Rejection> {
+fn pull(request: PullRequest, service: String) -> Result<lead::PullRequest, Rejection> {
     let PullRequest { subscription, consumer, max_events, max_bytes, lease_ms, wait_ms } = request;
     if wait_ms > PULL_WAIT_MS_MAX {
         let text =
@@ -68,6 +73,7 @@ fn pull(request: PullRequest) -> Result<lead::PullRequest, Rejection> {
     Ok(lead::PullRequest {
         subscription,
         consumer,
+        service,
         max_events: if max_events == 0 { PULL_EVENTS_DEFAULT } else { u64::from(max_events) },
         max_bytes: if bytes == 0 { PULL_BYTES_MAX } else { bytes },
         lease_ms,

@@ -45,7 +45,9 @@ impl Quotas for QuotasService {
         let limits = QuotaLimits {
             publish_events_per_s: set.publish_events_per_s,
             publish_bytes_per_s: set.publish_bytes_per_s,
-            ..QuotaLimits::default()
+            in_flight: set.in_flight,
+            retries_per_s: set.retries_per_s,
+            backlog_bytes: set.backlog_bytes,
         };
         let done = self.0.set_quota(&set.service, limits).await;
         done.map(|()| Response::new(set)).map_err(|r| to_status(&r))
@@ -92,6 +94,9 @@ fn quota(service: String, limits: QuotaLimits) -> Quota {
         service,
         publish_events_per_s: limits.publish_events_per_s,
         publish_bytes_per_s: limits.publish_bytes_per_s,
+        in_flight: limits.in_flight,
+        retries_per_s: limits.retries_per_s,
+        backlog_bytes: limits.backlog_bytes,
     }
 }
 

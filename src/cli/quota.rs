@@ -23,17 +23,29 @@ pub(super) enum QuotaCommand {
     },
     /// Set limits of a service; the others stay. A service is what clients declare with --service.
     #[command(
-        after_help = "Examples:\n  mhub quota set shop --publish-events 1000\n  mhub quota set shop --publish-bytes 10000000\n  mhub quota set default --publish-events 50     whoever declares no service"
+        group = clap::ArgGroup::new("limits").required(true).multiple(true).args(
+            ["publish_events", "publish_bytes", "in_flight", "retries", "backlog_bytes"]),
+        after_help = "Examples:\n  mhub quota set shop --publish-events 1000\n  mhub quota set shop --in-flight 500 --retries 20\n  mhub quota set shop --publish-bytes 10000000\n  mhub quota set default --publish-events 50     whoever declares no service"
     )]
     Set {
         /// The service.
         name: String,
         /// Events that it may publish a second; 0: no limit.
-        #[arg(long, value_name = "PER_SECOND", required_unless_present = "publish_bytes")]
+        #[arg(long, value_name = "PER_SECOND")]
         publish_events: Option<u64>,
         /// Bytes of events that it may publish a second; 0: no limit.
         #[arg(long, value_name = "PER_SECOND")]
         publish_bytes: Option<u64>,
+        /// Events in flight to its consumers, over all subscriptions; 0: no limit.
+        #[arg(long, value_name = "EVENTS")]
+        in_flight: Option<u64>,
+        /// Retries that its consumers are handed a second; 0: no limit.
+        #[arg(long, value_name = "PER_SECOND")]
+        retries: Option<u64>,
+        /// It may not publish to a topic while more bytes wait there for the slowest subscription;
+        /// 0: no limit.
+        #[arg(long, value_name = "BYTES")]
+        backlog_bytes: Option<u64>,
     },
     /// List services with limits.
     #[command(after_help = "Example:\n  mhub quota ls")]
@@ -53,7 +65,14 @@ pub(super) enum QuotaCommand {
     },
 }
 
-const COLUMNS: [&str; 3] = ["service", "publish_events_per_s", "publish_bytes_per_s"];
+const COLUMNS: [&str; 6] = [
+    "service",
+    "publish_events_per_s",
+    "publish_bytes_per_s",
+    "in_flight",
+    "retries_per_s",
+    "backlog_bytes",
+];
 /// Quotas that are asked for at once.
 const PAGE: u32 = 1000;
 
@@ -65,11 +84,21 @@ pub(super) async fn run(command: QuotaCommand, global: Global) -> Done {
             let found = client.quota(GetQuotaRequest { service, options }).await?;
             output::item(global.output, &quota(&found))?;
         }
-        QuotaCommand::Set { name: service, publish_events, publish_bytes } => {
+        QuotaCommand::Set {
+            name: service,
+            publish_events,
+            publish_bytes,
+            in_flight,
+            retries,
+            backlog_bytes,
+        } => {
             let request = GetQuotaRequest { service, options: None };
             let mut wanted = client.quota(request).await?;
             wanted.publish_events_per_s = publish_events.unwrap_or(wanted.publish_events_per_s);
             wanted.publish_bytes_per_s = publish_bytes.unwrap_or(wanted.publish_bytes_per_s);
+            wanted.in_flight = in_flight.unwrap_or(wanted.in_flight);
+            wanted.retries_per_s = retries.unwrap_or(wanted.retries_per_s);
+            wanted.backlog_bytes = backlog_bytes.unwrap_or(wanted.backlog_bytes);
             let set = client.set_quota(SetQuotaRequest { quota: Some(wanted) }).await?;
             output::item(global.output, &quota(&set))?;
         }
@@ -111,5 +140,8 @@ fn quota(quota: &Quota) -> Value {
         "service": quota.service,
         "publish_events_per_s": quota.publish_events_per_s.to_string(),
         "publish_bytes_per_s": quota.publish_bytes_per_s.to_string(),
+        "in_flight": quota.in_flight.to_string(),
+        "retries_per_s": quota.retries_per_s.to_string(),
+        "backlog_bytes": quota.backlog_bytes.to_string(),
     })
 }

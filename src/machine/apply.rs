@@ -195,6 +195,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::PurgeDead(purge) => delivery::redrive::purge(self, &purge),
             Kind::CancelEvent(cancel) => schedule::cancel::apply(self, &cancel),
             Kind::SetQuota(set) => quota::set(self, set),
+            Kind::Notice(notice) => lifecycle::notice(self, &notice),
         }
     }
 

@@ -1,4 +1,5 @@
-//! The lifecycle feed: what happens to subscriptions, as events of the topic `hub.lifecycle`.
+//! The lifecycle feed: what happens to subscriptions and services, as events of the topic
+//! `hub.lifecycle`.
 //!
 //! Each command says a bounded number of things: what concerns many events is said once, with a
 //! count. Nothing is said about subscriptions to the hub's own topics.
@@ -9,8 +10,11 @@ use prost::Message as _;
 use super::Fault;
 use super::apply::Machine;
 use super::kv::Kv;
+use super::subscription::record;
 use super::topic::publish;
 use super::topic::record::TopicRecord;
+use crate::model::command::{Notice, NoticeKind};
+use crate::model::outcome::Outcome;
 use crate::model::topic::TopicConfig;
 
 /// The topic of the feed.
@@ -18,7 +22,7 @@ pub const TOPIC: &str = "hub.lifecycle";
 /// The `source` of its events.
 pub const SOURCE: &str = "/hub";
 
-/// Something that happened to a subscription.
+/// Something that happened to a subscription or a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     DeadLettered { count: u64 },
@@ -28,6 +32,37 @@ pub(crate) enum Report {
     Resumed,
     Sought { start: u64, redelivered: u64, skipped: u64 },
     Deleted,
+    Lagging { waiting: u64 },
+    CaughtUp { waiting: u64 },
+    QuotaHit { limit: &'static str, value: u64 },
+}
+
+/// The limits of a service as the feed names them.
+const QUOTA_LIMITS: [&str; 5] =
+    ["publish_events_per_s", "publish_bytes_per_s", "in_flight", "retries_per_s", "backlog_bytes"];
+
+/// Tells what the leader saw; nothing of subscriptions that are gone.
+pub(crate) fn notice<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: &Notice,
+) -> Result<Outcome, Fault> {
+    let report = match command.kind() {
+        NoticeKind::QuotaHit => {
+            let limit = QUOTA_LIMITS.into_iter().find(|limit| *limit == command.limit);
+            limit.map(|limit| Report::QuotaHit { limit, value: command.value })
+        }
+        NoticeKind::Lagging => Some(Report::Lagging { waiting: command.value }),
+        NoticeKind::CaughtUp => Some(Report::CaughtUp { waiting: command.value }),
+        NoticeKind::Unspecified => None,
+    };
+    let report = report.ok_or_else(|| {
+        Fault::Undecodable("a notice of a newer version; run a newer mhub".to_owned())
+    })?;
+    let of_service = matches!(report, Report::QuotaHit { .. });
+    if of_service || record::get(machine.overlay(), &command.about)?.is_some() {
+        machine.report(&command.about, report);
+    }
+    Ok(Outcome::Done)
 }
 
 impl Report {
@@ -41,6 +76,9 @@ impl Report {
             Self::Resumed => "hub.subscription.resumed",
             Self::Sought { .. } => "hub.subscription.sought",
             Self::Deleted => "hub.subscription.deleted",
+            Self::Lagging { .. } => "hub.subscription.lagging",
+            Self::CaughtUp { .. } => "hub.subscription.caught_up",
+            Self::QuotaHit { .. } => "hub.service.quota_hit",
         }
     }
 
@@ -54,13 +92,16 @@ impl Report {
             Self::Sought { start, redelivered, skipped } => {
                 vec![("start", start), ("redelivered", redelivered), ("skipped", skipped)]
             }
+            Self::Lagging { waiting } | Self::CaughtUp { waiting } => vec![("waiting", waiting)],
+            Self::QuotaHit { limit, value } => vec![(limit, value)],
             Self::Resumed | Self::Deleted => Vec::new(),
         }
     }
 
     /// 64-bit numbers are JSON strings. Names need no escaping: their grammar has no quotes.
-    fn data(self, subscription: &str) -> String {
-        let mut json = format!("{{\"subscription\":\"{subscription}\"");
+    fn data(self, about: &str) -> String {
+        let what = if matches!(self, Self::QuotaHit { .. }) { "service" } else { "subscription" };
+        let mut json = format!("{{\"{what}\":\"{about}\"");
         for (name, value) in self.facts() {
             json.push_str(&format!(",\"{name}\":\"{value}\""));
         }
@@ -145,6 +186,8 @@ mod tests {
             r#"{"subscription":"s","start":"7","redelivered":"1","skipped":"0"}"#
         );
         assert_eq!(Report::Resumed.data("s"), r#"{"subscription":"s"}"#);
+        let hit = Report::QuotaHit { limit: "in_flight", value: 5 };
+        assert_eq!(hit.data("shop"), r#"{"service":"shop","in_flight":"5"}"#);
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub enum Kind {
     Deadline = 24,
     /// The limits of a service.
     Quota = 25,
+    /// What the consumers of a service have.
+    ServiceLoad = 26,
     /// The log id that was applied last.
     Applied = 32,
     /// An entry of the Raft log.
@@ -108,6 +110,7 @@ impl Kind {
         Self::Scheduled,
         Self::Deadline,
         Self::Quota,
+        Self::ServiceLoad,
         Self::Applied,
         Self::LogEntry,
         Self::Vote,

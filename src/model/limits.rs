@@ -342,3 +342,12 @@ pub const CREDIT_BYTES_MAX: i64 = 64 << 20;
 pub const CONSUMER_BATCHES_MAX: usize = 4;
 /// About the bytes of one such batch.
 pub const CONSUMER_BATCH_BYTES: usize = 512 << 10;
+
+/// A subscription for which more events wait than this is said to lag.
+pub const LAGGING_EVENTS: u64 = 100_000;
+/// How often the leader looks for subscriptions that lag, milliseconds.
+pub const LAGGING_LOOK_MS: u64 = 10_000;
+/// A limit of a service that is hit again and again is told once in so long, milliseconds.
+pub const QUOTA_NOTICE_MS: u64 = 60_000;
+/// How long the leader knows the backlog of a topic that nobody publishes to any more, milliseconds.
+pub const BACKLOG_KNOWN_MS: u64 = 60_000;

@@ -12,13 +12,13 @@ pub struct QuotaLimits {
     /// Bytes that it publishes, per second.
     #[prost(uint64, tag = "2")]
     pub publish_bytes_per_s: u64,
-    /// Events in flight to it.
+    /// Events in flight to its consumers, over all subscriptions.
     #[prost(uint64, tag = "3")]
     pub in_flight: u64,
-    /// Retries that it causes, per second.
+    /// Retries that its consumers are handed, per second.
     #[prost(uint64, tag = "4")]
     pub retries_per_s: u64,
-    /// Bytes that wait for it.
+    /// Bytes of a topic that may wait for the topic's slowest subscription while it publishes there.
     #[prost(uint64, tag = "5")]
     pub backlog_bytes: u64,
 }

@@ -4,16 +4,17 @@
 //! moves, so that whoever leads has them. Where there are none, admitting a call costs one atomic
 //! read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::query::Consistency;
 use super::{Node, unexpected};
-use crate::machine::quota;
-use crate::model::command::{Kind, Publish, SetQuota};
-use crate::model::limits::QUOTAS_MAX;
+use crate::machine::subscription::backlog;
+use crate::machine::{Fault, quota};
+use crate::model::command::{Kind, Notice, NoticeKind, Publish, SetQuota};
+use crate::model::limits::{BACKLOG_KNOWN_MS, QUOTA_NOTICE_MS, QUOTAS_MAX};
 use crate::model::outcome::Outcome;
 use crate::model::quota::{QuotaLimits, check_service};
 use crate::model::rejection::{Reason, Rejection};
@@ -25,12 +26,56 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The service of calls that name none.
 pub const DEFAULT_SERVICE: &str = "default";
 
+/// One of the limits of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Limit {
+    PublishEvents,
+    PublishBytes,
+    InFlight,
+    Retries,
+    Backlog,
+}
+
+impl Limit {
+    /// As the API names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::PublishEvents => "publish_events_per_s",
+            Self::PublishBytes => "publish_bytes_per_s",
+            Self::InFlight => "in_flight",
+            Self::Retries => "retries_per_s",
+            Self::Backlog => "backlog_bytes",
+        }
+    }
+
+    fn of(self, limits: &QuotaLimits) -> u64 {
+        match self {
+            Self::PublishEvents => limits.publish_events_per_s,
+            Self::PublishBytes => limits.publish_bytes_per_s,
+            Self::InFlight => limits.in_flight,
+            Self::Retries => limits.retries_per_s,
+            Self::Backlog => limits.backlog_bytes,
+        }
+    }
+}
+
 /// The limits of all services, with what is left of them.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     /// Whether there are any.
     any: AtomicBool,
-    services: Mutex<HashMap<String, Service>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    services: HashMap<String, Service>,
+    /// Topics that services with a limit of backlog publish to.
+    topics: HashMap<String, Watched>,
+    /// Limits that were hit since the last look.
+    hits: BTreeSet<(String, Limit)>,
+    /// When a hit was told last.
+    told: BTreeMap<(String, Limit), Instant>,
 }
 
 #[derive(Debug)]
@@ -38,6 +83,13 @@ struct Service {
     limits: QuotaLimits,
     events: Bucket,
     bytes: Bucket,
+}
+
+/// A topic whose backlog is looked at.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    used: Instant,
+    backlog: u64,
 }
 
 /// A token bucket that holds a second's worth: as the time at which it will be full again.
@@ -73,44 +125,105 @@ fn cost(amount: u64, rate: u64) -> Duration {
 const DEBT_MAX: Duration = Duration::from_secs(3600);
 
 impl Quotas {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn admit(
         &self,
         service: &str,
+        topic: &str,
         (events, bytes): (u64, u64),
         now: Instant,
     ) -> Result<(), Rejection> {
         if !self.any.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = services.get_mut(service) else { return Ok(()) };
-        let limits = known.limits;
-        let events = cost(events, limits.publish_events_per_s);
-        let bytes = cost(bytes, limits.publish_bytes_per_s);
-        if let Some(wait) = known.events.wait(now, events) {
-            return Err(exceeded(service, "events", limits.publish_events_per_s, wait));
+        let mut known = self.known();
+        match known.admit(service, topic, (events, bytes), now) {
+            Ok(()) => Ok(()),
+            Err((limit, rejection)) => {
+                known.hits.insert((service.to_owned(), limit));
+                Err(rejection)
+            }
         }
-        if let Some(wait) = known.bytes.wait(now, bytes) {
-            return Err(exceeded(service, "bytes", limits.publish_bytes_per_s, wait));
-        }
-        known.events.take(now, events);
-        known.bytes.take(now, bytes);
-        Ok(())
+    }
+
+    /// Takes note that a service came to a limit.
+    pub(super) fn hit(&self, service: &str, limit: Limit) {
+        self.known().hits.insert((service.to_owned(), limit));
     }
 
     /// Takes the limits over; what is left of those that stay as they were stays too.
     fn refresh(&self, quotas: Vec<(String, QuotaLimits)>, now: Instant) {
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut old = std::mem::take(&mut *services);
+        let mut known = self.known();
+        let mut old = std::mem::take(&mut known.services);
         for (name, limits) in quotas {
             let full = Bucket { full_at: now };
             let service = old
                 .remove(&name)
                 .filter(|service| service.limits == limits)
                 .unwrap_or(Service { limits, events: full, bytes: full });
-            services.insert(name, service);
+            known.services.insert(name, service);
         }
-        self.any.store(!services.is_empty(), Ordering::Relaxed);
+        let long = Duration::from_millis(BACKLOG_KNOWN_MS);
+        known.topics.retain(|_, topic| now.saturating_duration_since(topic.used) < long);
+        self.any.store(!known.services.is_empty(), Ordering::Relaxed);
+    }
+
+    /// What is to be told: each limit that was hit, not again and again.
+    fn notices(&self, now: Instant) -> Vec<Notice> {
+        let mut known = self.known();
+        let Known { services, hits, told, .. } = &mut *known;
+        let long = Duration::from_millis(QUOTA_NOTICE_MS);
+        told.retain(|_, at| now.saturating_duration_since(*at) < long);
+        let mut notices = Vec::new();
+        for (about, limit) in std::mem::take(hits) {
+            let Some(service) = services.get(&about) else { continue };
+            if told.contains_key(&(about.clone(), limit)) {
+                continue;
+            }
+            told.insert((about.clone(), limit), now);
+            let (kind, value) = (NoticeKind::QuotaHit as i32, limit.of(&service.limits));
+            notices.push(Notice { about, kind, limit: limit.name().to_owned(), value });
+        }
+        notices
+    }
+}
+
+impl Known {
+    /// Which limit does not let a call through, and the refusal.
+    fn admit(
+        &mut self,
+        service: &str,
+        topic: &str,
+        (events, bytes): (u64, u64),
+        now: Instant,
+    ) -> Result<(), (Limit, Rejection)> {
+        let Some(known) = self.services.get_mut(service) else { return Ok(()) };
+        let limits = known.limits;
+        if limits.backlog_bytes > 0 {
+            let watched = Watched { used: now, backlog: 0 };
+            let watched = self.topics.entry(topic.to_owned()).or_insert(watched);
+            watched.used = now;
+            if watched.backlog > limits.backlog_bytes {
+                let refused = backlogged(service, topic, limits.backlog_bytes, watched.backlog);
+                return Err((Limit::Backlog, refused));
+            }
+        }
+        let events = cost(events, limits.publish_events_per_s);
+        let bytes = cost(bytes, limits.publish_bytes_per_s);
+        if let Some(wait) = known.events.wait(now, events) {
+            let refused = exceeded(service, "events", limits.publish_events_per_s, wait);
+            return Err((Limit::PublishEvents, refused));
+        }
+        if let Some(wait) = known.bytes.wait(now, bytes) {
+            let refused = exceeded(service, "bytes", limits.publish_bytes_per_s, wait);
+            return Err((Limit::PublishBytes, refused));
+        }
+        known.events.take(now, events);
+        known.bytes.take(now, bytes);
+        Ok(())
     }
 }
 
@@ -124,6 +237,21 @@ fn exceeded(service: &str, what: &str, rate: u64, wait: Duration) -> Rejection {
     )
     .with("service", service)
     .with("limit", rate)
+    .retry_after_ms(wait_ms)
+}
+
+fn backlogged(service: &str, topic: &str, limit: u64, backlog: u64) -> Rejection {
+    let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
+    Rejection::new(
+        Reason::QuotaExceeded,
+        format!(
+            "{backlog} bytes of topic {topic} wait for its slowest subscription, and service {service} may publish there up to {limit}; see which with: mhub queue top, or raise it with: mhub quota set {service} --backlog-bytes"
+        ),
+    )
+    .with("service", service)
+    .with("topic", topic)
+    .with("limit", limit)
+    .with("backlog_bytes", backlog)
     .retry_after_ms(wait_ms)
 }
 
@@ -145,6 +273,9 @@ pub(super) fn start(node: &Arc<Node>) {
             if node.refresh_quotas().await.is_err() {
                 return;
             }
+            if node.raft.is_leader() {
+                node.look_after_quotas().await;
+            }
         }
     });
 }
@@ -160,7 +291,26 @@ impl Node {
             return Ok(());
         }
         let amount = (u64::from(publish.count), publish.events.len() as u64);
-        self.quotas.admit(service, amount, clock::now())
+        self.quotas.admit(service, &publish.topic, amount, clock::now())
+    }
+
+    /// Looks how much waits in topics, and tells which limits were hit.
+    async fn look_after_quotas(&self) {
+        let topics: Vec<String> = self.quotas.known().topics.keys().cloned().collect();
+        let backlogs = self.read(move |db| {
+            let of = |topic: String| Ok((backlog::bytes_of_topic(db, &topic)?, topic));
+            topics.into_iter().map(of).collect::<Result<Vec<_>, Fault>>()
+        });
+        for (backlog, topic) in backlogs.await.unwrap_or_default() {
+            if let Some(watched) = self.quotas.known().topics.get_mut(&topic) {
+                watched.backlog = backlog;
+            }
+        }
+        for notice in self.quotas.notices(clock::now()) {
+            if let Err(rejection) = self.execute(Kind::Notice(notice)).await {
+                tracing::debug!(%rejection, "a quota that was hit is not told");
+            }
+        }
     }
 
     async fn refresh_quotas(&self) -> Result<(), Rejection> {
@@ -232,20 +382,21 @@ mod tests {
     #[test]
     fn a_service_gets_its_rate_and_a_second_in_advance() {
         let (quotas, start) = (Quotas::default(), clock::now());
-        assert_eq!(quotas.admit("shop", of(1_000_000), start), Ok(()), "no quota at all");
+        assert_eq!(quotas.admit("shop", "t", of(1_000_000), start), Ok(()), "no quota at all");
         quotas.refresh(vec![("shop".to_owned(), limited(10, 0))], start);
         let at = |ms: u64| start + Duration::from_millis(ms);
         for _ in 0..10 {
-            assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+            assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
         }
-        let refused = quotas.admit("shop", of(1), start).unwrap_err();
+        let refused = quotas.admit("shop", "t", of(1), start).unwrap_err();
         assert_eq!(refused.reason, Reason::QuotaExceeded);
         assert_eq!(refused.retry_delay_ms(), Some(100));
-        assert_eq!(quotas.admit("other", of(100), start), Ok(()));
-        assert_eq!(quotas.admit("shop", of(1), at(100)), Ok(()));
-        assert!(quotas.admit("shop", of(1), at(199)).is_err());
+        assert_eq!(quotas.admit("other", "t", of(100), start), Ok(()));
+        assert_eq!(quotas.admit("shop", "t", of(1), at(100)), Ok(()));
+        assert!(quotas.admit("shop", "t", of(1), at(199)).is_err());
         // Nothing is saved up beyond a second.
-        let later = (0..100).filter(|_| quotas.admit("shop", of(1), at(60_000)).is_ok()).count();
+        let later =
+            (0..100).filter(|_| quotas.admit("shop", "t", of(1), at(60_000)).is_ok()).count();
         assert_eq!(later, 10);
     }
 
@@ -254,22 +405,22 @@ mod tests {
         let (quotas, start) = (Quotas::default(), clock::now());
         quotas.refresh(vec![("shop".to_owned(), limited(0, 100))], start);
         let at = |ms: u64| start + Duration::from_millis(ms);
-        assert_eq!(quotas.admit("shop", of(30), start), Ok(()), "300 bytes, 100 a second");
-        let refused = quotas.admit("shop", of(1), start).unwrap_err();
+        assert_eq!(quotas.admit("shop", "t", of(30), start), Ok(()), "300 bytes, 100 a second");
+        let refused = quotas.admit("shop", "t", of(1), start).unwrap_err();
         assert_eq!(refused.retry_delay_ms(), Some(2100));
-        assert!(quotas.admit("shop", of(1), at(2099)).is_err());
-        assert_eq!(quotas.admit("shop", of(1), at(2100)), Ok(()));
+        assert!(quotas.admit("shop", "t", of(1), at(2099)).is_err());
+        assert_eq!(quotas.admit("shop", "t", of(1), at(2100)), Ok(()));
     }
 
     #[test]
     fn a_refusal_takes_nothing() {
         let (quotas, start) = (Quotas::default(), clock::now());
         quotas.refresh(vec![("shop".to_owned(), limited(1000, 10))], start);
-        assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
         for _ in 0..5000 {
-            assert!(quotas.admit("shop", of(1), start).is_err());
+            assert!(quotas.admit("shop", "t", of(1), start).is_err());
         }
-        let service = quotas.services.lock().unwrap()["shop"].events;
+        let service = quotas.known().services["shop"].events;
         assert!(service.full_at - start < Duration::from_millis(2));
     }
 
@@ -278,12 +429,46 @@ mod tests {
         let (quotas, start) = (Quotas::default(), clock::now());
         let shop = |events| vec![("shop".to_owned(), limited(events, 0))];
         quotas.refresh(shop(1), start);
-        assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
         quotas.refresh(shop(1), start);
-        assert!(quotas.admit("shop", of(1), start).is_err());
+        assert!(quotas.admit("shop", "t", of(1), start).is_err());
         quotas.refresh(shop(2), start);
-        assert_eq!(quotas.admit("shop", of(1), start), Ok(()));
+        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
         quotas.refresh(Vec::new(), start);
-        assert_eq!(quotas.admit("shop", of(99), start), Ok(()));
+        assert_eq!(quotas.admit("shop", "t", of(99), start), Ok(()));
+    }
+
+    #[test]
+    fn a_backlog_holds_publishing_up_until_it_is_worked_off() {
+        let (quotas, start) = (Quotas::default(), clock::now());
+        let limits = QuotaLimits { backlog_bytes: 100, ..QuotaLimits::default() };
+        quotas.refresh(vec![("shop".to_owned(), limits)], start);
+        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
+        let set = |bytes| quotas.known().topics.get_mut("t").unwrap().backlog = bytes;
+        set(101);
+        let refused = quotas.admit("shop", "t", of(1), start).unwrap_err();
+        assert_eq!((refused.reason, refused.retry_delay_ms()), (Reason::QuotaExceeded, Some(1000)));
+        assert_eq!(quotas.admit("shop", "u", of(1), start), Ok(()), "another topic");
+        set(100);
+        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
+        quotas.refresh(vec![("shop".to_owned(), limits)], start + Duration::from_secs(61));
+        assert!(quotas.known().topics.is_empty(), "nobody publishes any more");
+    }
+
+    #[test]
+    fn a_limit_that_is_hit_is_told_once_a_minute() {
+        let (quotas, start) = (Quotas::default(), clock::now());
+        quotas.refresh(vec![("shop".to_owned(), limited(1, 0))], start);
+        let hit = |at| {
+            (0..5).for_each(|_| drop(quotas.admit("shop", "t", of(5), at)));
+            quotas.hit("gone", Limit::InFlight);
+            quotas.notices(at)
+        };
+        let told = hit(start);
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].about.as_str(), told[0].value), ("shop", 1));
+        assert_eq!(told[0].limit, "publish_events_per_s");
+        assert!(hit(start + Duration::from_secs(30)).is_empty());
+        assert_eq!(hit(start + Duration::from_secs(61)).len(), 1);
     }
 }

@@ -10,6 +10,7 @@ use super::eligible::{self, Predecessors};
 use super::fail::{self, bury};
 use super::failures::{self, FailureRecord, Standing};
 use super::leases::{self, LeaseRecord};
+use super::loads;
 use super::timers::{self, Due};
 use super::work::{TopicWork, Work};
 use crate::machine::Fault;
@@ -144,9 +145,13 @@ impl Plan {
         let lease_ms = lease_ms(command.lease_ms, config.lease_ms);
         let retries = work.state.budget.left(machine.now(), &config.retry);
         let load = work.load(machine, &command.consumer)?;
+        let (of_service, retries_of_service) =
+            loads::left_of_service(machine.overlay(), &command.service, machine.now())?;
+        let retries = retries.min(retries_of_service);
         let room = of_all
             .saturating_sub(work.state.in_flight)
             .min(u64::from(of_consumer).saturating_sub(load))
+            .min(of_service)
             .min(LEASE_EVENTS_MAX);
         Ok(Self {
             room,
@@ -333,6 +338,7 @@ impl Plan {
             let mut record = LeaseRecord {
                 topic_id: topic.get(),
                 consumer: command.consumer.clone(),
+                service: command.service.clone(),
                 term: command.term,
                 granted_at_ms: now.get(),
                 expires_at_ms: expires_at.get(),
@@ -355,6 +361,7 @@ impl Plan {
             grants.push(Granted { lease_id, term, topic_id: topic, ranges, attempts, expires_at });
         }
         work.count_in_flight(machine, &command.consumer, events, 0)?;
+        loads::count_service(machine, &command.service, (events, retries), 0)?;
         work.state.counters.delivered += events;
         work.state.counters.redelivered += retries;
         work.state.budget.spend(now, events - retries, retries);

@@ -36,6 +36,9 @@ pub struct LeaseRecord {
     /// It lasts no longer than this, Unix milliseconds; 0: no bound.
     #[prost(uint64, tag = "8")]
     pub deadline_ms: u64,
+    /// The service of who has them; empty: it declared none.
+    #[prost(string, tag = "9")]
+    pub service: String,
 }
 
 impl LeaseRecord {

@@ -7,6 +7,7 @@ use super::fail::{self, Cause, Failing};
 use super::failures;
 use super::lease::lease_ms;
 use super::leases::{self, LeaseRecord};
+use super::loads;
 use super::timers::{self, Due};
 use super::work::Work;
 use crate::machine::Fault;
@@ -175,6 +176,7 @@ pub(crate) fn give_back<K: Kv>(
 ) -> Result<(), Fault> {
     let went = lease.events().count() - left.count();
     work.count_in_flight(machine, &lease.consumer, 0, went)?;
+    loads::count_service(machine, &lease.service, (0, 0), went)?;
     let row = leases::row_key(work.id, id);
     if left.is_empty() {
         timers::clear(machine, UnixMs(lease.expires_at_ms), Due::Lease(work.id, id));

@@ -41,7 +41,22 @@ pub struct Candidates {
     pub wake_at: Option<UnixMs>,
 }
 
-/// Searches for at most `events` events; `None`: there is no such subscription. A paused one has
+/// Bounds of what a search finds.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Events.
+    pub events: u64,
+    /// Of these, failed ones; the subscription's own budget holds too.
+    pub retries: u64,
+}
+
+impl From<u64> for Most {
+    fn from(events: u64) -> Self {
+        Self { events, retries: u64::MAX }
+    }
+}
+
+/// Searches for events; `None`: there is no such subscription. A paused one has
 /// no candidates.
 ///
 /// # Errors
@@ -51,9 +66,9 @@ pub fn candidates(
     subscription: &str,
     now: UnixMs,
     cursor: &mut Cursor,
-    events: u64,
+    most: impl Into<Most>,
 ) -> Result<Option<Candidates>, Fault> {
-    candidates_within(kv, subscription, now, cursor, events, CANDIDATE_ROWS_MAX)
+    candidates_within(kv, subscription, now, cursor, most.into(), CANDIDATE_ROWS_MAX)
 }
 
 /// The same with a bound of one's own, for tests.
@@ -62,7 +77,7 @@ pub(crate) fn candidates_within(
     subscription: &str,
     now: UnixMs,
     cursor: &mut Cursor,
-    events: u64,
+    most: Most,
     rows: u64,
 ) -> Result<Option<Candidates>, Fault> {
     let Some(record) = record::get(kv, subscription)? else { return Ok(None) };
@@ -74,8 +89,9 @@ pub(crate) fn candidates_within(
     }
     cursor.turn_to(id, revision, state.counters.released);
     let mut search = Search::new(kv, record, &state, now, rows)?;
+    search.allow_retries(most.retries);
     enter_topics(&mut search, cursor)?;
-    serve(&mut search, cursor, events.min(LEASE_EVENTS_MAX))?;
+    serve(&mut search, cursor, most.events.min(LEASE_EVENTS_MAX))?;
     cursor.keep_bounds();
     let Search { picks, skips, partial, wake_at, .. } = search;
     Ok(Some(Candidates { picks, skips, more: partial, wake_at, ..empty }))

@@ -80,6 +80,11 @@ impl<'k, K: Kv> Search<'k, K> {
         })
     }
 
+    /// Lowers how many failed events are found.
+    pub(super) fn allow_retries(&mut self, most: u64) {
+        self.retries = self.retries.min(most);
+    }
+
     pub(super) fn topic(&mut self, topic: TopicId) -> Result<&mut TopicView, Fault> {
         self.topics.get_mut(&topic).ok_or_else(gone)
     }

@@ -9,6 +9,7 @@ use super::progress;
 use super::record::not_found;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::leases::{self, LeaseRecord};
+use crate::machine::delivery::loads;
 use crate::machine::delivery::work::Work;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::lifecycle::Report;
@@ -32,7 +33,7 @@ pub(crate) fn apply<K: Kv>(
     };
     let id = work.id;
     work.report(machine, Report::Deleted);
-    forget_progress(machine, id);
+    forget_progress(machine, id)?;
     let range = (id.to_key().to_vec(), id.next().to_key().to_vec());
     let overlay = machine.overlay_mut();
     overlay.delete_range(Table::DeadLetters, range.0, range.1);
@@ -44,12 +45,19 @@ pub(crate) fn apply<K: Kv>(
 }
 
 /// Removes progress, leases and retries; dead letters stay.
-pub(crate) fn forget_progress<K: Kv>(machine: &mut Machine<'_, K>, id: SubscriptionId) {
+pub(crate) fn forget_progress<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    id: SubscriptionId,
+) -> Result<(), Fault> {
+    for (_, lease) in leases_of(machine, id, None)? {
+        loads::count_service(machine, &lease.service, (0, 0), lease.events().count())?;
+    }
     let others = [Table::Leases, Table::ConsumerLoads, Table::Ready];
     for table in BY_TOPIC.into_iter().chain(others) {
         let range = (id.to_key().to_vec(), id.next().to_key().to_vec());
         machine.overlay_mut().delete_range(table, range.0, range.1);
     }
+    Ok(())
 }
 
 /// Removes what subscriptions have of a topic that is being deleted; dead letters stay.
@@ -81,20 +89,31 @@ fn end_leases<K: Kv>(
     work: &mut Work,
     topic: TopicId,
 ) -> Result<(), Fault> {
-    let (low, mut ended) = (leases::row_key(work.id, LeaseId(0)), Vec::new());
-    let high = leases::row_key(work.id.next(), LeaseId(0));
-    machine.overlay().scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
-        let lease = LeaseRecord::decode(value)?;
-        if lease.topic() == topic {
-            ended.push((row.to_vec(), lease));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    for (row, lease) in ended {
-        work.count_in_flight(machine, &lease.consumer, 0, lease.events().count())?;
+    for (row, lease) in leases_of(machine, work.id, Some(topic))? {
+        let went = lease.events().count();
+        work.count_in_flight(machine, &lease.consumer, 0, went)?;
+        loads::count_service(machine, &lease.service, (0, 0), went)?;
         machine.overlay_mut().delete(Table::Leases, row);
     }
     Ok(())
+}
+
+/// The leases of a subscription, of one topic or all, with their rows.
+fn leases_of<K: Kv>(
+    machine: &Machine<'_, K>,
+    id: SubscriptionId,
+    topic: Option<TopicId>,
+) -> Result<Vec<(Vec<u8>, LeaseRecord)>, Fault> {
+    let (low, mut found) = (leases::row_key(id, LeaseId(0)), Vec::new());
+    let high = leases::row_key(id.next(), LeaseId(0));
+    machine.overlay().scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
+        let lease = LeaseRecord::decode(value)?;
+        if topic.is_none_or(|topic| lease.topic() == topic) {
+            found.push((row.to_vec(), lease));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
 }
 
 fn ready_of<K: Kv>(

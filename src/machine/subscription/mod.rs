@@ -11,5 +11,6 @@ pub mod pause;
 pub mod seek;
 pub mod update;
 
+pub mod backlog;
 pub mod query;
 pub mod stats;

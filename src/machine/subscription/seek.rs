@@ -43,7 +43,7 @@ pub(crate) fn apply<K: Kv>(
     };
     let sought = count(machine.overlay(), &work.record, &target)?;
     let id = work.id;
-    delete::forget_progress(machine, id);
+    delete::forget_progress(machine, id)?;
     work.state.in_flight = 0;
     work.record.start_position = target.start.get();
     // Plans and cursors from before the seek are void.

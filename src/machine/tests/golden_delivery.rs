@@ -41,6 +41,7 @@ fn lease(first: u64, count: u64) -> Kind {
         revision: 1,
         term: 2,
         consumer: "c".into(),
+        service: "shop".into(),
         picks: vec![Pick { topic: "t".into(), topic_id: 1, ranges, seen: None }],
         ..Lease::default()
     })

@@ -31,6 +31,9 @@ pub struct Lease {
     /// Events in flight of this consumer; 0: as the subscription says.
     #[prost(uint32, tag = "8")]
     pub in_flight_max_consumer: u32,
+    /// The service that the consumer declares, whose quota counts; empty: none does.
+    #[prost(string, tag = "9")]
+    pub service: String,
 }
 
 /// Take back what consumers had.
@@ -217,6 +220,37 @@ pub struct CancelEvent {
     /// CloudEvents `source`; empty: the newest event with this id.
     #[prost(string, tag = "4")]
     pub source: String,
+}
+
+/// Tell in the lifecycle feed what the leader saw; nothing else changes.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Notice {
+    /// The subscription or the service that it is about.
+    #[prost(string, tag = "1")]
+    pub about: String,
+    /// What.
+    #[prost(enumeration = "NoticeKind", tag = "2")]
+    pub kind: i32,
+    /// Which of the service's limits was hit.
+    #[prost(string, tag = "3")]
+    pub limit: String,
+    /// The limit's value, or how many events wait.
+    #[prost(uint64, tag = "4")]
+    pub value: u64,
+}
+
+/// What the leader saw. The numbers are persisted in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum NoticeKind {
+    /// Of a newer version.
+    Unspecified = 0,
+    /// A service came to one of its limits.
+    QuotaHit = 1,
+    /// More events wait for a subscription than `limits::LAGGING_EVENTS`.
+    Lagging = 2,
+    /// Fewer than half of that wait now.
+    CaughtUp = 3,
 }
 
 /// Set the limits of a service; none at all forgets it.

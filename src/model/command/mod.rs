@@ -9,8 +9,8 @@ pub mod subscription;
 use bytes::Bytes;
 
 pub use self::delivery::{
-    CancelEvent, CancelRetry, Lease, NewLeader, PurgeDead, Redrive, RetryNow, SetQuota, Settle,
-    Tick,
+    CancelEvent, CancelRetry, Lease, NewLeader, Notice, NoticeKind, PurgeDead, Redrive, RetryNow,
+    SetQuota, Settle, Tick,
 };
 pub use self::subscription::{
     CreateSubscription, DeleteSubscription, PauseSubscription, ResumeSubscription,
@@ -38,7 +38,7 @@ pub struct Command {
     /// What to do; absent is a fault.
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub kind: Option<Kind>,
 }
@@ -115,6 +115,9 @@ pub enum Kind {
     /// Set the limits of a service.
     #[prost(message, tag = "23")]
     SetQuota(SetQuota),
+    /// Tell something in the lifecycle feed.
+    #[prost(message, tag = "24")]
+    Notice(Notice),
 }
 
 impl From<Kind> for Command {

@@ -27,6 +27,7 @@ use crate::model::limits::{
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::propose::Ticket;
+use crate::node::quotas::Limit;
 use crate::node::{Node, unexpected};
 use crate::runtime::{clock, tasks};
 
@@ -37,6 +38,9 @@ pub(super) struct Dispatchers(Mutex<BTreeMap<String, mpsc::Sender<Waiter>>>);
 /// Somebody who waits for events.
 pub(super) struct Waiter {
     pub(super) consumer: String,
+    pub(super) service: String,
+    /// The quota of its service was used up at the last look.
+    pub(super) held_back: bool,
     pub(super) events: u64,
     pub(super) bytes: usize,
     pub(super) lease_ms: u64,
@@ -202,7 +206,8 @@ impl Dispatcher {
         for waiter in std::mem::take(&mut self.waiting) {
             if waiter.until <= now {
                 let nothing = self.hand_out(&waiter, Vec::new());
-                drop(waiter.answer.send(Ok(nothing)));
+                let held_back = waiter.held_back.then(|| in_flight_exceeded(&waiter.service));
+                drop(waiter.answer.send(held_back.map_or(Ok(nothing), Err)));
             } else {
                 self.waiting.push_back(waiter);
             }
@@ -264,8 +269,23 @@ impl Dispatcher {
         match look {
             Look::Missing => Err(not_found(&self.subscription)),
             Look::Paused => Err(paused(&self.subscription)),
-            Look::Full => Ok(Next::Wait(None)),
-            Look::Plan(plan) => self.grant(term, *plan, took).await,
+            Look::Full(held_back) => {
+                self.hold_back(&held_back);
+                Ok(Next::Wait(None))
+            }
+            Look::Plan(plan) => {
+                self.hold_back(&plan.held_back);
+                self.grant(term, *plan, took).await
+            }
+        }
+    }
+
+    fn hold_back(&mut self, held_back: &[Option<Limit>]) {
+        for (waiter, limit) in self.waiting.iter_mut().zip(held_back) {
+            if let Some(limit) = limit {
+                self.node.quotas.hit(&waiter.service, *limit);
+            }
+            waiter.held_back = *limit == Some(Limit::InFlight);
         }
     }
 
@@ -289,7 +309,7 @@ impl Dispatcher {
     }
 
     async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {
-        let Plan { revision, shares, mut skips, more, wake_at, memory } = plan;
+        let Plan { revision, shares, mut skips, more, wake_at, memory, held_back: _ } = plan;
         self.memory = Arc::new(memory);
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
@@ -317,6 +337,7 @@ impl Dispatcher {
                     picks: share.picks,
                     skips: std::mem::take(&mut skips),
                     in_flight_max_consumer: 0,
+                    service: waiter.service.clone(),
                 };
                 match self.node.proposer.submit(Kind::Lease(lease)).await {
                     Ok(submitted) => ticket = Some(submitted),
@@ -402,8 +423,17 @@ struct Served {
 
 impl Waiter {
     fn ask(&self) -> Ask {
-        Ask { consumer: self.consumer.clone(), events: self.events, bytes: self.bytes }
+        let (consumer, service) = (self.consumer.clone(), self.service.clone());
+        Ask { consumer, service, events: self.events, bytes: self.bytes }
     }
+}
+
+fn in_flight_exceeded(service: &str) -> Rejection {
+    let text = format!(
+        "as many events are in flight to service {service} as its quota allows; settle some, or raise it with: mhub quota set {service} --in-flight"
+    );
+    let exceeded = Rejection::new(Reason::QuotaExceeded, text).with("service", service);
+    exceeded.with("limit", "in_flight").retry_after_ms(OVERLOADED_RETRY_MS)
 }
 
 /// What an unknown outcome means for a consumer.

@@ -5,6 +5,7 @@
 
 mod dispatch;
 mod hand_out;
+mod lag;
 mod plan;
 mod term;
 mod ticker;
@@ -61,6 +62,7 @@ impl Lead {
 pub(super) fn start(node: &Arc<Node>) {
     term::start(node);
     ticker::start(node);
+    lag::start(node);
 }
 
 /// A wish for events.
@@ -70,6 +72,8 @@ pub struct PullRequest {
     pub subscription: String,
     /// Who gets them.
     pub consumer: String,
+    /// The service that they declare; its quota counts.
+    pub service: String,
     /// At most so many events, at least 1.
     pub max_events: u64,
     /// At most so many encoded bytes, at least 1, lowered to `PULL_BYTES_MAX`; one event comes in
@@ -88,7 +92,8 @@ impl Node {
     ///
     /// # Errors
     /// `INVALID_NAME`, `INVALID_REQUEST`, `SUBSCRIPTION_NOT_FOUND`, `SUBSCRIPTION_PAUSED`,
-    /// `OVERLOADED` when too many wait, `NOT_LEADER`, and those of any proposal.
+    /// `OVERLOADED` when too many wait, `QUOTA_EXCEEDED` when as many events are in flight to the
+    /// service as it may have and none came back in time, `NOT_LEADER`, and those of any proposal.
     pub async fn pull(self: &Arc<Self>, request: PullRequest) -> Result<Vec<Delivery>, Rejection> {
         name::check_subscription(&request.subscription)?;
         check_consumer(&request.consumer)?;
@@ -103,6 +108,8 @@ impl Node {
         let (answer, handed) = oneshot::channel();
         let waiter = Waiter {
             consumer: request.consumer,
+            service: request.service,
+            held_back: false,
             events: request.max_events,
             bytes: request.max_bytes.min(PULL_BYTES_MAX),
             lease_ms: request.lease_ms,

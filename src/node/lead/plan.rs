@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::machine::Fault;
 use crate::machine::delivery::loads;
 use crate::machine::kv::Kv;
-use crate::machine::schedule::candidates::candidates;
+use crate::machine::schedule::candidates::{Most, candidates};
 use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::query::subscription;
 use crate::machine::topic::batch::Batch;
@@ -16,11 +16,13 @@ use crate::model::delivery::{Pick, Seen, SubscriptionInfo};
 use crate::model::ids::{TopicId, UnixMs};
 use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
 use crate::model::ranges::OffsetRange;
+use crate::node::quotas::Limit;
 
 /// Who asks, and for how much.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     pub(super) consumer: String,
+    pub(super) service: String,
     pub(super) events: u64,
     pub(super) bytes: usize,
 }
@@ -69,6 +71,8 @@ pub(super) struct Plan {
     pub(super) revision: u64,
     /// One for each of those who asked.
     pub(super) shares: Vec<Share>,
+    /// For each of them, which limit of their service is used up.
+    pub(super) held_back: Vec<Option<Limit>>,
     /// What the filter does not let through.
     pub(super) skips: Vec<Pick>,
     /// Look again, whatever comes of this.
@@ -85,8 +89,9 @@ pub(super) enum Look {
     Missing,
     /// It is paused.
     Paused,
-    /// As many events as allowed are in flight.
-    Full,
+    /// As many events as allowed are in flight. For each of those who asked, which limit of their
+    /// service is used up.
+    Full(Vec<Option<Limit>>),
     /// What to lease; may be nothing.
     Plan(Box<Plan>),
 }
@@ -95,7 +100,7 @@ impl Look {
     /// Whether it found nothing to lease.
     pub(super) fn is_vain(&self) -> bool {
         match self {
-            Self::Missing | Self::Paused | Self::Full => true,
+            Self::Missing | Self::Paused | Self::Full(_) => true,
             Self::Plan(plan) => plan.shares.iter().all(|share| share.picks.is_empty()),
         }
     }
@@ -115,13 +120,14 @@ pub(super) fn look(
         return Ok(Look::Paused);
     }
     let room = u64::from(info.config.max_in_flight).saturating_sub(info.in_flight);
-    let wanted = wanted(kv, &info, asks)?;
+    let Wanted { events: wanted, held_back, retries } = wanted(kv, &info, now, asks)?;
     let events = wanted.iter().sum::<u64>().min(room).min(bounds.events);
     if events == 0 {
-        return Ok(Look::Full);
+        return Ok(Look::Full(held_back));
     }
     let mut next = memory.clone();
-    let Some(found) = candidates(kv, name, now, &mut next.cursor, events)? else {
+    let most = Most { events, retries };
+    let Some(found) = candidates(kv, name, now, &mut next.cursor, most)? else {
         return Ok(Look::Missing);
     };
     let count = found.picks.iter().map(Pick::count).sum();
@@ -142,6 +148,7 @@ pub(super) fn look(
     Ok(Look::Plan(Box::new(Plan {
         revision: found.revision,
         shares,
+        held_back,
         skips: bounded(found.skips),
         more: found.more || !runs.is_empty(),
         wake_at: found.wake_at,
@@ -149,10 +156,25 @@ pub(super) fn look(
     })))
 }
 
-/// How many events each may be given, as far as its consumer has room for them.
-fn wanted(kv: &impl Kv, info: &SubscriptionInfo, asks: &[Ask]) -> Result<Vec<u64>, Fault> {
-    let mut rooms = BTreeMap::new();
-    let mut wanted = Vec::with_capacity(asks.len());
+/// What those who ask may be given.
+struct Wanted {
+    /// For each, how many events.
+    events: Vec<u64>,
+    /// For each, which limit of its service is used up.
+    held_back: Vec<Option<Limit>>,
+    /// Retries, as the quotas of all of them allow.
+    retries: u64,
+}
+
+/// As far as consumers and services have room.
+fn wanted(
+    kv: &impl Kv,
+    info: &SubscriptionInfo,
+    now: UnixMs,
+    asks: &[Ask],
+) -> Result<Wanted, Fault> {
+    let (mut rooms, mut services) = (BTreeMap::new(), BTreeMap::new());
+    let mut all = Wanted { events: Vec::new(), held_back: Vec::new(), retries: 0 };
     for ask in asks {
         let room = match rooms.get_mut(ask.consumer.as_str()) {
             Some(room) => room,
@@ -162,11 +184,25 @@ fn wanted(kv: &impl Kv, info: &SubscriptionInfo, asks: &[Ask]) -> Result<Vec<u64
                 rooms.entry(ask.consumer.as_str()).or_insert(most.saturating_sub(load))
             }
         };
-        let events = ask.events.min(*room);
+        let (of_service, retries) = match services.get_mut(ask.service.as_str()) {
+            Some(left) => left,
+            None => {
+                let left = loads::left_of_service(kv, &ask.service, now)?;
+                services.entry(ask.service.as_str()).or_insert(left)
+            }
+        };
+        let events = ask.events.min(*room).min(*of_service);
+        all.held_back.push(match (*of_service, *retries) {
+            (0, _) => Some(Limit::InFlight),
+            (_, 0) => Some(Limit::Retries),
+            _ => None,
+        });
+        all.retries = all.retries.max(*retries);
         *room -= events;
-        wanted.push(events);
+        *of_service -= events;
+        all.events.push(events);
     }
-    Ok(wanted)
+    Ok(all)
 }
 
 /// Divides events among those who want them: evenly, and what one does not want goes to the others.

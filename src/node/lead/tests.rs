@@ -114,6 +114,7 @@ fn request(consumer: &str, max_events: u64, wait: Duration) -> PullRequest {
     PullRequest {
         subscription: "s".to_owned(),
         consumer: consumer.to_owned(),
+        service: String::new(),
         max_events,
         max_bytes: PULL_BYTES_MAX,
         lease_ms: 0,

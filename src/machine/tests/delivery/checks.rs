@@ -6,10 +6,11 @@ use super::leasing::ends_at;
 use super::model::{Status, Subscription, Topic, World};
 use super::world::{matches, passes};
 use crate::machine::delivery::failures::Standing;
-use crate::machine::delivery::query as delivery;
+use crate::machine::delivery::{loads, query as delivery};
 use crate::machine::mem::MemKv;
 use crate::machine::schedule::candidates::{Candidates, candidates, candidates_within};
 use crate::machine::schedule::cursor::Cursor;
+use crate::machine::subscription::backlog;
 use crate::machine::subscription::query::subscription;
 use crate::machine::subscription::stats::{Stats, stats};
 use crate::machine::tests::random::Dice;
@@ -33,6 +34,8 @@ pub(super) fn check(
     dice: &mut Dice,
     context: &str,
 ) {
+    let in_flight = loads::of_service(kv, "x").unwrap().in_flight;
+    assert_eq!(in_flight, world.in_flight_to("x", None), "{context}");
     for (name, sub) in &world.subscriptions {
         let context = format!("{context}, subscription {name}");
         check_counts(world, kv, name, sub, &context);
@@ -85,6 +88,9 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
     let actual = stats(kv, name, UnixMs(world.now)).unwrap().unwrap();
     assert_eq!(actual, expected, "{context}");
     let info = subscription(kv, name).unwrap().unwrap();
+    let waiting = expected.pending + expected.delayed + expected.cancelled;
+    let open = waiting + expected.leased + expected.retrying;
+    assert_eq!(backlog::waiting(kv, &info).unwrap(), open, "{context}");
     assert_eq!(info.counters, sub.counters, "{context}");
     assert_eq!((info.revision, info.start.get()), (sub.revision, sub.start), "{context}");
     let pause = info.pause.map(|p| (p.reason(), p.resume_at_ms));
@@ -223,7 +229,8 @@ fn check_small_steps(
     let mut small = Cursor::default();
     for _ in 0..500 {
         let rows = 1 + dice.below(30);
-        let found = candidates_within(kv, name, now, &mut small, 999, rows).unwrap().unwrap();
+        let found =
+            candidates_within(kv, name, now, &mut small, 999.into(), rows).unwrap().unwrap();
         let picks = picked(&found);
         left.retain(|place| !picks.contains(place));
         if left.is_empty() || !found.more {

@@ -30,7 +30,7 @@ struct Taking<'c> {
 pub(super) fn lease(
     sub: &mut Subscription,
     topics: &BTreeMap<String, Topic>,
-    now: u64,
+    (now, (left_in_flight, left_retries)): (u64, (u64, u64)),
     command: &Lease,
     matches: impl Fn(&str) -> bool,
 ) -> Leased {
@@ -67,8 +67,9 @@ pub(super) fn lease(
         },
         room: u64::from(sub.config.max_in_flight)
             .saturating_sub(sub.in_flight(None))
-            .min(u64::from(of_consumer).saturating_sub(sub.in_flight(Some(&command.consumer)))),
-        retries: sub.retries_left(now),
+            .min(u64::from(of_consumer).saturating_sub(sub.in_flight(Some(&command.consumer))))
+            .min(left_in_flight),
+        retries: sub.retries_left(now).min(left_retries),
         leased,
         sheaves: BTreeMap::new(),
     };
@@ -160,8 +161,9 @@ impl Taking<'_> {
                 expires_at: UnixMs(expires),
             });
             let (consumer, term) = (self.command.consumer.clone(), self.command.term);
+            let service = self.command.service.clone();
             let (events, timer) = (events.into_keys().collect(), expires);
-            let row = LeaseRow { topic, events, consumer, term, expires, deadline, timer };
+            let row = LeaseRow { topic, events, consumer, service, term, expires, deadline, timer };
             sub.leases.insert(sub.last_lease, row);
         }
         self.leased

@@ -55,6 +55,7 @@ fn planned_lease(dice: &mut Dice, kv: &MemKv, world: &World, now: u64) -> Option
         revision: found.revision,
         term: world.term.max(1),
         consumer: random::CONSUMERS[dice.below(2) as usize].to_owned(),
+        service: random::SERVICES[dice.below(2) as usize].to_owned(),
         picks: found.picks,
         skips: found.skips,
         ..Lease::default()

@@ -6,6 +6,7 @@ use crate::machine::delivery::retry;
 use crate::model::command::subscription::{At, Place};
 use crate::model::delivery::{Counters, DeadReason, PauseReason};
 use crate::model::ids::{Offset, SubscriptionId, TopicId};
+use crate::model::quota::QuotaLimits;
 use crate::model::rejection::Reason;
 use crate::model::subscription::{DeliveryOrder, PriorityMode, SubscriptionConfig};
 
@@ -72,6 +73,7 @@ pub(super) struct LeaseRow {
     pub(super) topic: u64,
     pub(super) events: BTreeSet<u64>,
     pub(super) consumer: String,
+    pub(super) service: String,
     pub(super) term: u64,
     pub(super) expires: u64,
     pub(super) deadline: u64,
@@ -123,6 +125,9 @@ pub(super) struct World {
     pub(super) feed: bool,
     /// When each position was recorded.
     pub(super) recorded: Vec<u64>,
+    pub(super) quotas: BTreeMap<String, QuotaLimits>,
+    /// (when, of which service).
+    pub(super) service_retries: Vec<(u64, String)>,
     pub(super) topics: BTreeMap<String, Topic>,
     pub(super) subscriptions: BTreeMap<String, Subscription>,
 }
@@ -135,6 +140,24 @@ impl World {
         }
         self.next_position += 1;
         self.recorded.push(self.now);
+    }
+
+    /// Events in flight to a service, beside those of one subscription.
+    pub(super) fn in_flight_to(&self, service: &str, and: Option<&Subscription>) -> u64 {
+        let leases = self.subscriptions.values().chain(and).flat_map(|s| s.leases.values());
+        leases.filter(|l| l.service == service).map(|l| l.events.len() as u64).sum()
+    }
+
+    /// What the quota of a service leaves: events in flight, and retries in this second.
+    pub(super) fn left(&self, service: &str, sub: &Subscription) -> (u64, u64) {
+        let limits = self.quotas.get(service).copied().unwrap_or_default();
+        let of = |limit: u64, used: u64| {
+            if limit == 0 { u64::MAX } else { limit.saturating_sub(used) }
+        };
+        let lately = |(at, s): &&(u64, String)| at / 1000 == self.now / 1000 && s == service;
+        let retries = self.service_retries.iter().filter(lately).count() as u64;
+        let in_flight = self.in_flight_to(service, Some(sub));
+        (of(limits.in_flight, in_flight), of(limits.retries_per_s, retries))
     }
 
     pub(super) fn place(

@@ -10,11 +10,12 @@ use crate::model::command::subscription::{At, Place};
 use crate::model::command::{
     CancelEvent, CancelRetry, CreateSubscription, CreateTopic, DeleteSubscription, DeleteTopic,
     Kind, Lease, NewLeader, PauseSubscription, Publish, PurgeDead, Redrive, ResumeSubscription,
-    RetryNow, SeekSubscription, Settle, Tick, UpdateSubscription,
+    RetryNow, SeekSubscription, SetQuota, Settle, Tick, UpdateSubscription,
 };
 use crate::model::delivery::Pick;
 use crate::model::event_run;
 use crate::model::filter::{Comparison, Filter, Test};
+use crate::model::quota::QuotaLimits;
 use crate::model::ranges::OffsetRange;
 use crate::model::subscription::{
     DeliveryOrder, PriorityMode, RetryStrategy, SubscriptionConfig, SubscriptionPatch,
@@ -24,6 +25,7 @@ use crate::model::topic::TopicConfig;
 pub(super) const TOPICS: [&str; 3] = ["t.a", "t.b", "u"];
 const SUBSCRIPTIONS: [&str; 2] = ["s", "w"];
 pub(super) const CONSUMERS: [&str; 2] = ["c", "d"];
+pub(super) const SERVICES: [&str; 2] = ["", "x"];
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Timestamp {
@@ -218,7 +220,15 @@ pub(super) fn command(dice: &mut Dice, world: &World, mix: Mix) -> Kind {
 fn seldom(dice: &mut Dice, world: &World, name: String) -> Kind {
     let request_id = String::new();
     let topic_id = 1 + dice.below(3);
-    match dice.below(15) {
+    match dice.below(17) {
+        12..=13 => Kind::SetQuota(SetQuota {
+            service: "x".to_owned(),
+            limits: QuotaLimits {
+                in_flight: dice.below(8),
+                retries_per_s: dice.below(3),
+                ..QuotaLimits::default()
+            },
+        }),
         0 => Kind::UpdateSubscription(UpdateSubscription {
             name,
             patch: SubscriptionPatch {
@@ -286,6 +296,7 @@ fn blind_lease(dice: &mut Dice, world: &World, subscription: String) -> Kind {
         picks: (0..=dice.below(2)).map(|_| pick_one(dice)).collect(),
         skips: (0..dice.below(6) / 5).map(|_| pick_one(dice)).collect(),
         in_flight_max_consumer: (dice.below(4) * dice.below(6)) as u32,
+        service: pick(dice, &SERVICES).to_owned(),
     })
 }
 

@@ -86,6 +86,10 @@ impl World {
                 Ok(Said::Exactly(Outcome::Done))
             }
             Kind::Tick(_) => Ok(self.tick()),
+            Kind::SetQuota(c) => {
+                self.quotas.insert(c.service, c.limits);
+                Ok(Said::Exactly(Outcome::Done))
+            }
             Kind::CancelEvent(c) => {
                 let topic = self.topics.get_mut(&c.topic).ok_or(Reason::TopicNotFound)?;
                 let event = topic.events.get_mut(c.offset as usize).ok_or(Reason::EventNotFound)?;
@@ -214,7 +218,13 @@ impl World {
                     return Err(Reason::NotLeader);
                 }
                 let pattern = sub.config.pattern.clone();
-                let leased = lease(sub, &self.topics, now, &c, |topic| matches(&pattern, topic));
+                let left = self.left(&c.service, sub);
+                let matches = |topic: &str| matches(&pattern, topic);
+                let leased = lease(sub, &self.topics, (now, left), &c, matches);
+                let retries = leased.grants.iter().flat_map(|g| &g.attempts).filter(|n| **n > 1);
+                if !c.service.is_empty() {
+                    self.service_retries.extend(retries.map(|_| (now, c.service.clone())));
+                }
                 Ok(Said::Exactly(Outcome::Leased(leased)))
             }
             Kind::Settle(c) => {

@@ -298,8 +298,8 @@ impl Node {
     async fn look_after_quotas(&self) {
         let topics: Vec<String> = self.quotas.known().topics.keys().cloned().collect();
         let backlogs = self.read(move |db| {
-            let of = |topic: String| Ok((backlog::bytes_of_topic(db, &topic)?, topic));
-            topics.into_iter().map(of).collect::<Result<Vec<_>, Fault>>()
+            let of = |topic: &String| Ok((backlog::bytes_of_topic(db, topic)?, topic.clone()));
+            topics.iter().map(of).collect::<Result<Vec<_>, Fault>>()
         });
         for (backlog, topic) in backlogs.await.unwrap_or_default() {
             if let Some(watched) = self.quotas.known().topics.get_mut(&topic) {

@@ -1,15 +1,19 @@
 //! Quotas: enforced at the leader, and kept over its death.
 
+use std::time::Duration;
+
 use message_hub::model::rejection::{Reason, Rejection};
 use message_hub::proto::SERVICE_METADATA;
 use message_hub::proto::status::from_status;
-use message_hub::proto::v1::PublishCall;
+use message_hub::proto::v1::delivery_client::DeliveryClient;
 use message_hub::proto::v1::events_client::EventsClient;
+use message_hub::proto::v1::{LeasedEvents, PublishCall, PullRequest};
 use prost::Message as _;
 use tonic::Request;
 
 use crate::bad_input::event;
-use crate::support::Cluster;
+use crate::support::worker::{Worker, ack, offsets};
+use crate::support::{Cluster, poll};
 
 /// Publishes so many events in one call, at the leader.
 async fn publish(cluster: &Cluster, service: Option<&str>, count: usize) -> Result<u64, Rejection> {
@@ -60,4 +64,79 @@ async fn a_quota_holds_for_its_service_and_outlives_the_leader() {
     cluster.admin(&["quota", "rm", "shop", "--yes"]).succeeds();
     cluster.admin(&event).succeeds();
     cluster.admin(&["quota", "set", "a b", "--publish-bytes", "1"]).fails(2, "INVALID_NAME");
+}
+
+/// Pulls up to ten events for the service `shop`, at the leader, without waiting.
+async fn pull(cluster: &Cluster, subscription: &str) -> Result<Vec<LeasedEvents>, Rejection> {
+    let endpoint = cluster.nodes[cluster.leader()].endpoint();
+    let mut client = DeliveryClient::connect(format!("http://{endpoint}")).await.unwrap();
+    let mut request = Request::new(PullRequest {
+        subscription: subscription.to_owned(),
+        consumer: "c".to_owned(),
+        max_events: 10,
+        ..PullRequest::default()
+    });
+    request.metadata_mut().insert(SERVICE_METADATA, "shop".parse().unwrap());
+    let answer = client.pull(request).await;
+    answer.map(|pulled| pulled.into_inner().leased).map_err(|status| from_status(&status))
+}
+
+fn feed(cluster: &Cluster) -> String {
+    let args = ["events", "read", "hub.lifecycle", "--from", "start", "-o", "jsonl"];
+    cluster.admin(&args).stdout()
+}
+
+#[tokio::test]
+async fn events_in_flight_count_for_their_service_over_subscriptions_and_leaders() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    crate::delivery::publish(&cluster, 20, "");
+    for name in ["s", "other"] {
+        let create = ["sub", "create", name, "--topic", "orders", "--from", "start"];
+        cluster.admin(&create).succeeds();
+    }
+    cluster.admin(&["quota", "set", "shop", "--in-flight", "6"]).succeeds();
+    let mine = pull(&cluster, "s").await.unwrap();
+    assert_eq!(offsets(&mine).len(), 6, "of the ten that it asks for");
+    let refused = pull(&cluster, "other").await.unwrap_err();
+    assert_eq!(refused.reason, Reason::QuotaExceeded);
+    assert!(refused.retry_delay_ms().is_some(), "{refused:?}");
+    let free = Worker::new(&cluster, "other", "d").pull_some(10).await;
+    assert_eq!(offsets(&free).len(), 10, "another service has its own");
+    let told = || feed(&cluster).contains("hub.service.quota_hit");
+    assert!(poll(Duration::from_secs(10), told), "{}", feed(&cluster));
+
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    cluster.await_serving();
+    let refused = pull(&cluster, "other").await.unwrap_err();
+    assert_eq!(refused.reason, Reason::QuotaExceeded, "a new leader knows what is in flight");
+    Worker::new(&cluster, "s", "c").settle_all(&mine, ack()).await;
+    let more = pull(&cluster, "other").await.unwrap();
+    assert_eq!(offsets(&more).len(), 6);
+}
+
+#[tokio::test]
+async fn a_backlog_stops_its_publisher_until_it_is_worked_off() {
+    let cluster = Cluster::start(3, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    cluster.admin(&["quota", "set", "shop", "--backlog-bytes", "100"]).succeeds();
+    publish(&cluster, Some("shop"), 50).await.unwrap();
+    assert_eq!(publish(&cluster, Some("shop"), 1).await, Ok(50), "nobody waits for these");
+    cluster.admin(&["sub", "create", "s", "--topic", "orders", "--from", "start"]).succeeds();
+    let event =
+        ["events", "publish", "orders", "--data", "x", "--service", "shop", "--timeout", "1"];
+    let full = || cluster.admin(&event).code() == 6;
+    assert!(poll(Duration::from_secs(20), full), "it still publishes");
+    cluster.admin(&event).fails(6, "mhub quota set shop --backlog-bytes");
+    let mut worker = Worker::new(&cluster, "s", "c");
+    loop {
+        let some = worker.pull(100, 0).await;
+        if some.is_empty() {
+            break;
+        }
+        worker.settle_all(&some, ack()).await;
+    }
+    let open = || cluster.admin(&event).code() == 0;
+    assert!(poll(Duration::from_secs(20), open), "it may not publish");
 }

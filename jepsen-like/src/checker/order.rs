@@ -95,7 +95,9 @@ fn within(firsts: &[First<'_>], troubles: &[(u64, u64)]) -> Vec<String> {
     for (at, early) in firsts.iter().enumerate() {
         let asked_us = early.got.take.call_us;
         let overtaken = firsts[at..].iter().find(|late| {
-            late.got.lease > early.got.lease
+            // One round of the leader may serve several who ask, in any order.
+            late.got.take.call_us > early.got.take.return_us
+                && late.got.lease > early.got.lease
                 && late.place < early.place
                 && late.published_us < asked_us
                 && !troubles.iter().any(|(from, until)| {

@@ -92,7 +92,7 @@ pub(super) fn apart(
         let hashed = effects.iter().any(|effect| matches!(effect, Effect::HashState(_)));
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         if !letters.is_empty() || hashed {
-            db.write(std::mem::replace(&mut held, letters))?;
+            db.write(std::mem::replace(&mut *held, letters))?;
         }
         if hashed {
             writes.append(&mut held);

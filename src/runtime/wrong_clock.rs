@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Names the file.
-pub const VARIABLE: &str = "MHUB_TEST_CLOCK";
+const VARIABLE: &str = "MHUB_TEST_CLOCK";
 
 static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
 /// What was told last, so that each jump is logged once.

@@ -29,6 +29,27 @@ install_packages() {
   fi
 }
 
+# install_chaos_tools: the programs that faults use, on Debian. Without them, or without root, only faults of
+# processes and of membership are made; the harness says which ones it leaves out.
+install_chaos_tools() {
+  local missing=()
+  command -v ip >/dev/null || missing+=(iproute2)
+  command -v nft >/dev/null || missing+=(nftables)
+  command -v iptables-legacy >/dev/null || missing+=(iptables)
+  command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+  command -v unshare >/dev/null || missing+=(util-linux)
+  command -v strace >/dev/null || missing+=(strace)
+  command -v perl >/dev/null || missing+=(perl-base)
+  [ ${#missing[@]} -eq 0 ] && return
+  if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    say "installing ${missing[*]}"
+    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}") >/dev/null ||
+      say "these could not be installed: ${missing[*]}"
+  else
+    say "missing packages; for all faults run: sudo apt-get update && sudo apt-get install -y ${missing[*]}"
+  fi
+}
+
 # need_cargo: Rust is the one thing that has to be there.
 need_cargo() {
   command -v cargo >/dev/null || die "cargo is not on the PATH; install Rust 1.95 or newer first"

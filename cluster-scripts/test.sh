@@ -9,3 +9,7 @@ prepare
 cargo test --workspace --locked --features failpoints --lib --bins --test tidy
 cargo test --locked --features failpoints --test cluster -- --test-threads 1
 cargo test --locked --features failpoints --doc
+# Real nodes under faults, the quick part; MHUB_TEST_CHAOS=no leaves it out.
+if [ "${MHUB_TEST_CHAOS:-yes}" = yes ]; then
+  MHUB_PROFILE=dev cluster-scripts/chaos.sh --quick
+fi

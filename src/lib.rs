@@ -5,6 +5,9 @@
 //! over [`store`]. [`model`] holds the words that all of them use. A room imports only rooms below
 //! it; `tests/tidy.rs` holds that line. `ARCHITECTURE.md` tells why.
 
+#[cfg(all(feature = "planted", not(debug_assertions)))]
+compile_error!("planted bugs are not part of a release build: leave the feature `planted` out");
+
 pub mod machine;
 pub mod model;
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::delivered::{Action, Counts, Lease, Letter};
 use crate::tools::now;
 
 /// Settings of a run: with them it can be started again.
@@ -86,6 +87,33 @@ pub enum Op {
         /// The offset that has to come next.
         from: u64,
     },
+    /// Take events of a subscription.
+    Take {
+        /// Its name.
+        subscription: String,
+        /// Who takes them.
+        consumer: u64,
+        /// They came by a stream, which renews leases and may have had them for a while already.
+        streamed: bool,
+    },
+    /// End deliveries of one lease.
+    Settle {
+        /// The subscription's name.
+        subscription: String,
+        /// Who had them.
+        consumer: u64,
+        /// The lease's id.
+        lease: u64,
+        /// How they end.
+        action: Action,
+        /// Which.
+        values: Vec<u64>,
+    },
+    /// List a subscription's dead letters.
+    Letters {
+        /// Its name.
+        subscription: String,
+    },
 }
 
 /// What the hub answered to an operation that was done.
@@ -121,6 +149,23 @@ pub enum Answer {
         values: Vec<u64>,
         /// There was nothing after them.
         at_end: bool,
+    },
+    /// Events that a consumer has now.
+    Leased {
+        /// Empty: nothing was ready.
+        leases: Vec<Lease>,
+    },
+    /// What became of a settlement.
+    Settled {
+        /// The values that it was done to.
+        done: Vec<u64>,
+        /// Why it was not done to others; empty: there are none.
+        refused: String,
+    },
+    /// Dead letters.
+    Letters {
+        /// In the order of their numbers.
+        letters: Vec<Letter>,
     },
 }
 
@@ -208,6 +253,15 @@ pub enum Line {
         key: u64,
         /// From version 1 on.
         values: Vec<u64>,
+    },
+    /// A subscription after the run, when its consumers had time to finish.
+    Subscription {
+        /// Its name.
+        name: String,
+        /// What it says of itself.
+        counts: Counts,
+        /// All of its dead letters.
+        letters: Vec<Letter>,
     },
     /// The hash of a node's state at the entry that all nodes were asked for.
     Hash {

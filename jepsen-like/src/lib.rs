@@ -6,9 +6,11 @@
 
 pub mod checker;
 pub mod cluster;
+pub mod delivered;
 pub mod history;
 pub mod matrix;
 pub mod nemesis;
+pub mod plant;
 pub mod report;
 pub mod run;
 pub mod sandbox;

@@ -1,13 +1,14 @@
 //! The binary `jepsen-like`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use jepsen_like::checker::Verdict;
 use jepsen_like::cluster::find_mhub;
-use jepsen_like::matrix::{Extent, Pair, pairs};
+use jepsen_like::matrix::{self, Extent, Pair, Sum, pairs};
 use jepsen_like::nemesis::{self, Nemesis};
+use jepsen_like::plant::{self, Plan, Told};
 use jepsen_like::run::{self, Options};
 use jepsen_like::sandbox::{self, Reach};
 use jepsen_like::tools::say;
@@ -40,12 +41,15 @@ enum Command {
         /// Nodes at the start.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=5))]
         nodes: u8,
+        /// A bug to plant in the hub, which has to be a build with the feature `planted`.
+        #[arg(long)]
+        plant: Option<String>,
         #[command(flatten)]
         length: Length,
         #[command(flatten)]
         place: Place,
     },
-    /// Workloads and faults.
+    /// Workloads, faults, and bugs that can be planted.
     List,
     /// Judge a saved history again.
     Check {
@@ -65,27 +69,70 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Runs against a hub with a bug that was planted; each of them has to find it.
+    ///
+    /// `--mhub` names a build with the feature `planted`. A run that fails for another reason than
+    /// the bug has not found it; of ten runs nine have to.
+    Plant {
+        /// Which bug; `list` names them. `all`: one after the other.
+        #[arg(value_parser = bugs)]
+        bug: Bugs,
+        /// How many runs.
+        #[arg(long, default_value_t = plant::RUNS)]
+        runs_each: u32,
+        #[command(flatten)]
+        length: Length,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Bugs to plant.
+#[derive(Clone, Debug)]
+struct Bugs(Vec<Plan>);
+
+fn bugs(name: &str) -> Result<Bugs, String> {
+    if name == "all" { Ok(Bugs(plant::plans())) } else { Ok(Bugs(vec![plant::parse(name)?])) }
 }
 
 /// How long and how hard.
 #[derive(Clone, Debug, Args)]
 struct Length {
-    /// Seconds with faults.
-    #[arg(long, default_value_t = 60)]
-    time: u64,
-    /// Seconds without at the end.
-    #[arg(long, default_value_t = 60)]
-    calm: u64,
-    /// Operations a second.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    rate: u32,
+    /// Seconds with faults; default: 60, in a matrix as long as it takes.
+    #[arg(long)]
+    time: Option<u64>,
+    /// Seconds without at the end; default: 60, in a matrix less.
+    #[arg(long)]
+    calm: Option<u64>,
+    /// Operations a second; default: 200, in a matrix more.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: Option<u32>,
     /// Everything that is drawn comes from it; default: drawn, and told.
     #[arg(long)]
     seed: Option<u64>,
-    /// How often each fault must really have been there.
-    #[arg(long, default_value_t = 3)]
-    installed_min: u32,
+    /// How often each fault must really have been there; default: 3, in a matrix 2.
+    #[arg(long)]
+    installed_min: Option<u32>,
 }
+
+impl Length {
+    fn or(&self, default: matrix::Length) -> matrix::Length {
+        matrix::Length {
+            time_s: self.time.unwrap_or(default.time_s),
+            calm_s: self.calm.unwrap_or(default.calm_s),
+            rate: self.rate.unwrap_or(default.rate),
+            installed_min: self.installed_min.unwrap_or(default.installed_min),
+        }
+    }
+}
+
+/// Of one run.
+const ONE: matrix::Length = matrix::Length { time_s: 60, calm_s: 60, rate: 200, installed_min: 3 };
+/// Of a run with a planted bug.
+const PLANTED: matrix::Length =
+    matrix::Length { time_s: 20, calm_s: 5, rate: 200, installed_min: 1 };
+/// What a full matrix that was not shortened has to show.
+const WANTED: Sum = Sum { acknowledged: 200_000, faults: 100, power_cuts: 30 };
 
 /// What is run and where.
 #[derive(Clone, Debug, Args)]
@@ -130,19 +177,20 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run { .. } if !sandbox::inside() && sandbox::reach().0 == Reach::Everything => {
             sandbox::enter().await
         }
-        Command::Run { workload, nemesis, nodes, length, place } => {
+        Command::Run { workload, nemesis, nodes, plant, length, place } => {
+            let how_long = length.or(ONE);
             let options = Options {
                 workload,
                 nemeses: nemesis,
                 nodes,
-                rate: length.rate,
-                time_s: length.time,
-                calm_s: length.calm,
+                rate: how_long.rate,
+                time_s: how_long.time_s,
+                calm_s: how_long.calm_s,
                 seed: seed(&length),
-                installed_min: length.installed_min,
+                installed_min: how_long.installed_min,
                 mhub: find_mhub(place.mhub.as_deref())?,
                 runs: place.runs,
-                settings: Vec::new(),
+                settings: plant.map(|bug| (plant::VARIABLE, bug)).into_iter().collect(),
             };
             let (verdict, dir) = run::run(options).await?;
             tell(&verdict);
@@ -150,7 +198,15 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(exit(verdict.pass))
         }
         Command::Matrix { quick, full: _, length, place } => {
-            matrix(if quick { Extent::Quick } else { Extent::Full }, &length, &place).await
+            run_matrix(if quick { Extent::Quick } else { Extent::Full }, &length, &place).await
+        }
+        Command::Plant { bug, runs_each, length, place } => {
+            plant::check_hub(&find_mhub(place.mhub.as_deref())?).await?;
+            let mut all = true;
+            for plan in &bug.0 {
+                all &= run_planted(plan, runs_each, &length, &place).await?;
+            }
+            Ok(exit(all))
         }
     }
 }
@@ -173,6 +229,16 @@ fn list() {
         let root = if kind.needs() == Reach::Everything { " (needs root)" } else { "" };
         say(format!("  {name:<4} {what}{root}"));
     }
+    say("bugs that can be planted");
+    for plan in plant::plans() {
+        let met_by = format!("{} {}", plan.pair.workload.name(), plan.pair.faults());
+        say(format!(
+            "  {:<17} {} ({met_by}; found by {})",
+            plan.name,
+            plan.what,
+            plan.checks.join(", ")
+        ));
+    }
 }
 
 fn tell(verdict: &Verdict) {
@@ -191,39 +257,100 @@ fn tell(verdict: &Verdict) {
     say(if verdict.pass { "PASS" } else { "FAIL" });
 }
 
-/// Each pair is a run of its own process: it gets a sandbox of its own.
-async fn matrix(extent: Extent, length: &Length, place: &Place) -> anyhow::Result<ExitCode> {
+/// One run as a process: it gets a sandbox of its own. Whether it passed.
+async fn run_apart(
+    pair: &Pair,
+    (seed, bug): (u64, Option<&str>),
+    length: matrix::Length,
+    (mhub, runs): (Option<&Path>, &Path),
+) -> anyhow::Result<bool> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.args(["run", "--workload", pair.workload.name()]);
+    if !pair.nemeses.is_empty() {
+        command.args(["--nemesis", &pair.faults()]);
+    }
+    command.args(["--nodes", &pair.nodes.to_string(), "--seed", &seed.to_string()]);
+    command.args(["--time", &length.time_s.to_string(), "--calm", &length.calm_s.to_string()]);
+    command.args(["--rate", &length.rate.to_string()]);
+    command.args(["--installed-min", &length.installed_min.to_string()]);
+    command.arg("--runs").arg(runs).kill_on_drop(true);
+    if let Some(mhub) = mhub {
+        command.arg("--mhub").arg(mhub);
+    }
+    if let Some(bug) = bug {
+        command.args(["--plant", bug]);
+    }
+    Ok(command.status().await?.success())
+}
+
+async fn run_matrix(extent: Extent, length: &Length, place: &Place) -> anyhow::Result<ExitCode> {
     let first_seed = seed(length);
+    let how_long = length.or(extent.length());
+    let runs = place.runs.join(format!("matrix-{first_seed}"));
     let mut failed = Vec::new();
     let reach = sandbox::reach().0;
-    for (seed, pair) in (first_seed..).zip(pairs(extent)) {
-        let name = format!("{} {}", pair.workload.name(), names(&pair));
-        if reach == Reach::Processes && pair.nemeses.iter().any(|n| n.needs() == Reach::Everything)
-        {
-            say(format!("== {name}: needs root, not run"));
-            failed.push(name);
-            continue;
+    for (seed, mut pair) in (first_seed..).zip(pairs(extent)) {
+        let name = format!("{} {}", pair.workload.name(), pair.faults());
+        let out_of_reach =
+            |n: &Nemesis| reach != Reach::Everything && n.needs() == Reach::Everything;
+        if pair.nemeses.iter().any(out_of_reach) {
+            let left: Vec<&str> =
+                pair.nemeses.iter().filter(|n| out_of_reach(n)).map(|n| n.name()).collect();
+            say(format!("== {name}: {} left out, they need root and its programs", left.join(",")));
+            pair.nemeses.retain(|n| !out_of_reach(n));
+            if extent == Extent::Full {
+                failed.push(name.clone());
+            }
         }
         say(format!("== {name}"));
-        let mut command = tokio::process::Command::new(std::env::current_exe()?);
-        command.args(["run", "--workload", pair.workload.name(), "--nemesis", &names(&pair)]);
-        command.args(["--nodes", &pair.nodes.to_string(), "--seed", &seed.to_string()]);
-        command.args(["--time", &length.time.to_string(), "--calm", &length.calm.to_string()]);
-        command.args(["--rate", &length.rate.to_string()]);
-        command.args(["--installed-min", &length.installed_min.to_string()]);
-        command.arg("--runs").arg(&place.runs).kill_on_drop(true);
-        if let Some(mhub) = &place.mhub {
-            command.arg("--mhub").arg(mhub);
-        }
-        if !command.status().await?.success() {
+        let where_ = (place.mhub.as_deref(), runs.as_path());
+        if !run_apart(&pair, (seed, None), how_long, where_).await? {
             failed.push(name);
         }
+    }
+    let sum = Sum::of(&runs);
+    let Sum { acknowledged, faults, power_cuts } = sum;
+    say(format!(
+        "== {acknowledged} acknowledged events, {faults} faults, {power_cuts} of them power cuts; first seed {first_seed}"
+    ));
+    if extent == Extent::Full && length.time.is_none() && length.rate.is_none() {
+        failed.extend(sum.lacks(&WANTED));
     }
     say(format!("== {} of the matrix failed", failed.len()));
     failed.iter().for_each(|name| say(format!("   {name}")));
     Ok(exit(failed.is_empty()))
 }
 
-fn names(pair: &Pair) -> String {
-    pair.nemeses.iter().map(|n| n.name()).collect::<Vec<_>>().join(",")
+/// Whether enough runs found the bug.
+async fn run_planted(
+    plan: &Plan,
+    runs_each: u32,
+    length: &Length,
+    place: &Place,
+) -> anyhow::Result<bool> {
+    let first_seed = seed(length);
+    let how_long = length.or(PLANTED);
+    let (mut found, mut table) = (0, Vec::new());
+    for seed in first_seed..first_seed + u64::from(runs_each) {
+        say(format!("== {}, seed {seed}", plan.name));
+        // Each run in a directory of its own, to be found again.
+        let runs = place.runs.join(format!("plant-{}-{seed}", plan.name));
+        let where_ = (place.mhub.as_deref(), runs.as_path());
+        run_apart(&plan.pair, (seed, Some(plan.name)), how_long, where_).await?;
+        let told = matrix::directories(&runs).iter().rev().find_map(|dir| Told::of(dir));
+        let told = told.unwrap_or_default();
+        let complaining = told.complaining();
+        let is_found = plan.checks.iter().any(|check| complaining.contains(check));
+        found += u32::from(is_found);
+        let word = if is_found { "found" } else { "NOT FOUND" };
+        let by = if told.checks.is_empty() {
+            "the run came to no end".to_owned()
+        } else {
+            complaining.join(", ")
+        };
+        table.push(format!("   {seed:>8} {word:<9} {by}"));
+    }
+    say(format!("== {}: found in {found} of {runs_each} runs", plan.name));
+    table.iter().for_each(say);
+    Ok(found * 10 >= runs_each * 9)
 }

@@ -155,11 +155,12 @@ async fn play(options: &Options, dir: &Path, recorder: &Arc<Recorder>) -> anyhow
     say(format!("no faults for {} s", options.calm_s));
     tokio::time::sleep(Duration::from_secs(options.calm_s)).await;
     world.cluster.look_after()?;
+    options.workload.finish(&shared).await.context("let consumers finish")?;
     shared.stop();
     end_clients(&mut clients).await?;
     tokio::time::sleep(FENCE).await;
-    options.workload.read_back(&shared, &world.cluster).await.context("read back")?;
     world.cluster.verify().await.context("compare the states")?;
+    options.workload.read_back(&shared, &world.cluster).await.context("read back")?;
     world.cluster.look_after()?;
     world.cluster.read_logs()?;
     world.cluster.end().await

@@ -12,9 +12,10 @@ use anyhow::Context as _;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cluster::memory;
 use crate::tools::{command, installed, say};
 
-/// Tells the inner process that it is in the sandbox.
+/// Tells the inner process that it is in the sandbox, with the id of the outer one.
 pub const INSIDE: &str = "JEPSEN_LIKE_INSIDE";
 /// How long the inner process may take to end by itself.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -65,6 +66,13 @@ pub fn inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
+/// A name that no other run has at the same time.
+#[must_use]
+pub fn run_name() -> String {
+    let outer = std::env::var(INSIDE).ok();
+    outer.unwrap_or_else(|| std::process::id().to_string())
+}
+
 /// Runs this program again with the same arguments, in namespaces of its own. The inner process is
 /// told to end by the end of its standard input.
 ///
@@ -76,7 +84,7 @@ pub async fn enter() -> anyhow::Result<ExitCode> {
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .arg(program)
         .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
+        .env(INSIDE, std::process::id().to_string())
         .stdin(Stdio::piped())
         // Ctrl-C reaches this process alone, which then asks the inner one to end.
         .process_group(0)
@@ -91,6 +99,7 @@ pub async fn enter() -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => end(&mut child, pipe).await?,
         _ = terminate.recv() => end(&mut child, pipe).await?,
     };
+    memory::sweep(&run_name());
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, Into::into))
 }
 

@@ -38,6 +38,9 @@ use crate::runtime::tasks;
 /// How soon a paused subscription is looked at again.
 const PAUSED_LOOK: Duration = Duration::from_millis(200);
 
+/// How long a stream without a leader waits for the name of one.
+const DEPOSED_PATIENCE: Duration = Duration::from_millis(500);
+
 type Answers = mpsc::Sender<Result<ConsumeResponse, Status>>;
 type Pulling = Pin<Box<dyn Future<Output = Result<Vec<Delivery>, Rejection>> + Send>>;
 
@@ -150,7 +153,7 @@ async fn run(
                     // Settling what it has makes room.
                     Err(rejection) if rejection.reason == Reason::QuotaExceeded => {}
                     Err(rejection) if rejection.reason == Reason::NoLeader => {
-                        return Err(deposed.await.into());
+                        return Err(with_name(rejection, deposed).await.into());
                     }
                     Err(rejection) => return Err(rejection.into()),
                 }
@@ -164,6 +167,12 @@ async fn run(
     }
     stream.release().await;
     Ok(())
+}
+
+/// Why the stream ends: with the new leader's name, where that is known soon. This node may lead by
+/// now, and not be deposed for a long time: nothing may depend on that.
+async fn with_name(rejection: Rejection, deposed: impl Future<Output = Rejection>) -> Rejection {
+    tokio::time::timeout(DEPOSED_PATIENCE, deposed).await.unwrap_or(rejection)
 }
 
 /// The next request; `None`: the client has ended its side.
@@ -256,5 +265,19 @@ impl Stream<'_> {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_without_a_leader_ends_although_nobody_is_deposed() {
+        let no_leader = || Rejection::new(Reason::NoLeader, "no leader is known");
+        let ended = with_name(no_leader(), pending()).await;
+        assert_eq!(ended.reason, Reason::NoLeader);
+        let named = async { Rejection::new(Reason::NotLeader, "ask node 2") };
+        assert_eq!(with_name(no_leader(), named).await.reason, Reason::NotLeader);
     }
 }

@@ -1,7 +1,8 @@
 //! Places where a test makes this process end or fail. Not part of a release build.
 //!
 //! `FAILPOINTS=NAME=ACTION` is read as the crate `fail` has it; `MHUB_TEST_CRASH_AT=NAME:N` aborts
-//! the process when it comes by for the Nth time, as a crash would.
+//! the process when it comes by for the Nth time, as a crash would. With the feature `planted`,
+//! `MHUB_TEST_PLANT=NAME` plants a bug.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +12,11 @@ pub(super) struct Armed(
 );
 
 pub(super) fn arm() -> Armed {
+    #[cfg(feature = "planted")]
+    if let Err(unknown) = crate::runtime::planted::arm() {
+        super::output::complain(&unknown);
+        std::process::abort();
+    }
     let scenario = fail::FailScenario::setup();
     if let Ok(wanted) = std::env::var("MHUB_TEST_CRASH_AT") {
         let (name, count) = wanted.rsplit_once(':').unwrap_or((&wanted, "1"));

@@ -1,4 +1,4 @@
-//! Topics, subscriptions, single reads, and the cluster.
+//! Topics, subscriptions, single reads, single deliveries, and the cluster.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::{Client, ReadPart, Reader};
 use crate::model::rejection::Rejection;
 use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::dead_letters_client::DeadLettersClient;
+use crate::proto::v1::delivery_client::DeliveryClient;
 use crate::proto::v1::events_client::EventsClient;
 use crate::proto::v1::quotas_client::QuotasClient;
 use crate::proto::v1::retries_client::RetriesClient;
@@ -24,12 +25,13 @@ use crate::proto::v1::{
     ListDeadLettersRequest, ListDeadLettersResponse, ListQuotasRequest, ListQuotasResponse,
     ListRetriesRequest, ListRetriesResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
     ListTopicsRequest, ListTopicsResponse, MembershipResponse, MoveDeadLettersResponse,
-    MoveRetriesRequest, MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest,
-    PurgeDeadLettersRequest, Quota, ReadKeyRequest, ReadKeyResponse, ReadRequest, RecordedEvent,
-    RedriveDeadLettersRequest, RemoveNodeRequest, ResumeSubscriptionRequest, SafeToStopRequest,
-    SafeToStopResponse, SeekSubscriptionRequest, SeekSubscriptionResponse, SetQuotaRequest,
-    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, Subscription,
-    SubscriptionStats, Topic, TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
+    MoveRetriesRequest, MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest, PullRequest,
+    PullResponse, PurgeDeadLettersRequest, Quota, ReadKeyRequest, ReadKeyResponse, ReadRequest,
+    RecordedEvent, RedriveDeadLettersRequest, RemoveNodeRequest, ResumeSubscriptionRequest,
+    SafeToStopRequest, SafeToStopResponse, SeekSubscriptionRequest, SeekSubscriptionResponse,
+    SetQuotaRequest, SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse, Subscription, SubscriptionStats, Topic, TransferLeaderRequest,
+    UpdateSubscriptionRequest, UpdateTopicRequest,
 };
 
 /// Messages of a read may hold a whole batch.
@@ -124,6 +126,11 @@ unary! {
     quotas(ListQuotasRequest) -> ListQuotasResponse = QuotasClient, list_quotas, Read;
     /// Takes all limits of a service away.
     delete_quota(DeleteQuotaRequest) -> DeleteQuotaResponse = QuotasClient, delete_quota, Recognised;
+    /// Leases events, for who settles them by [`Client::settle`] with the tokens that come along.
+    /// Nothing renews these leases.
+    pull(PullRequest) -> PullResponse = DeliveryClient, pull, Unsafe;
+    /// Settles deliveries by their tokens; each item has a result of its own.
+    settle(SettleRequest) -> SettleResponse = DeliveryClient, settle, Unsafe;
     /// A page of events that failed and will be delivered again.
     retries(ListRetriesRequest) -> ListRetriesResponse = RetriesClient, list_retries, Read;
     /// Makes retries ready at once, a bounded number.

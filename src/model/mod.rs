@@ -20,4 +20,5 @@ pub mod outcome;
 pub mod rejection;
 
 pub mod limits;
+pub mod planted;
 pub mod wire;

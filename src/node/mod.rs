@@ -5,6 +5,8 @@ pub mod validate;
 
 pub mod failures;
 mod hub_clock;
+#[cfg(feature = "planted")]
+mod planted;
 pub mod propose;
 pub mod quotas;
 pub mod settle;

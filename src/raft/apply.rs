@@ -175,6 +175,8 @@ impl Worker {
         writes.push(rows::applied(&last));
         writes.extend(batch.membership.as_ref().map(rows::membership));
         fail::fail_point!("apply::before_write");
+        #[cfg(feature = "planted")]
+        let writes = super::planted::apart(&db, writes, &batch.effects)?;
         db.write(writes)?;
         fail::fail_point!("apply::after_write");
         self.shared.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
@@ -217,6 +219,8 @@ fn apply_entry<K: crate::machine::kv::Kv>(
     match entry.payload {
         EntryPayload::Blank => Ok(Vec::new()),
         EntryPayload::Normal(data) => {
+            #[cfg(feature = "planted")]
+            let data = super::planted::stamped_anew(data);
             batch.bytes += data.0.len() as u64;
             batch.commands_at = LogIndex(entry.log_id.index);
             let applied = machine.apply(LogIndex(entry.log_id.index), &data.0)?;

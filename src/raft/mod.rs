@@ -33,6 +33,8 @@ mod append_stream;
 pub(crate) mod codec;
 mod network;
 mod peer_listener;
+#[cfg(feature = "planted")]
+mod planted;
 mod quorum;
 mod rows;
 mod snapshot;

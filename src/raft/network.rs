@@ -30,7 +30,7 @@ use crate::model::ids::NodeId;
 use crate::proto::peer;
 use crate::proto::peer::peer_client::PeerClient;
 
-type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+pub(super) type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 /// Waits between tries to reach a peer that is away, in milliseconds; the last one repeats.
 const BACKOFF_MS: [u64; 4] = [50, 100, 200, 400];
@@ -104,6 +104,21 @@ impl Connection {
         }
     }
 
+    /// One append on a stream of its own.
+    #[cfg(feature = "planted")]
+    async fn append_one(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> RpcResult<StreamAppendResult<TypeConfig>> {
+        let ttl = self.peers.timing.append_idle;
+        let mut client = self.client(self.appends)?;
+        let (requests, window) = append_stream::requests(stream::iter([request]), self.envelope());
+        let answers = self.within(RPCTypes::AppendEntries, ttl, client.append(requests)).await?;
+        let on_stall = self.timeout(RPCTypes::AppendEntries, ttl);
+        let mut answers = append_stream::answers(answers, window, on_stall);
+        answers.next().await.unwrap_or_else(|| Err(malformed("an append without an answer")))
+    }
+
     fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
         let id = self.peers.identity.node_id.get();
         Timeout { action, id, target: self.target.get(), timeout }
@@ -134,7 +149,10 @@ impl NetVote<TypeConfig> for Connection {
         let ttl = option.soft_ttl();
         let mut client = self.client(Lane::Control)?;
         let call = client.vote(self.vote_request(&rpc, ttl));
-        vote_response(self.within(RPCTypes::Vote, ttl, call).await?)
+        let answer = self.within(RPCTypes::Vote, ttl, call).await.and_then(vote_response);
+        #[cfg(feature = "planted")]
+        let answer = super::planted::granted(&rpc, answer);
+        answer
     }
 
     async fn pre_vote(
@@ -145,7 +163,10 @@ impl NetVote<TypeConfig> for Connection {
         let ttl = option.soft_ttl();
         let mut client = self.client(Lane::Control)?;
         let call = client.pre_vote(self.vote_request(&rpc, ttl));
-        vote_response(self.within(RPCTypes::Vote, ttl, call).await?)
+        let answer = self.within(RPCTypes::Vote, ttl, call).await.and_then(vote_response);
+        #[cfg(feature = "planted")]
+        let answer = super::planted::granted(&rpc, answer);
+        answer
     }
 }
 
@@ -167,6 +188,12 @@ impl NetStreamAppend<TypeConfig> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        #[cfg(feature = "planted")]
+        if crate::model::planted::is(crate::model::planted::Bug::HalfQuorum) {
+            let this: &'s Self = self;
+            let ask = move |request| this.append_one(request);
+            return Box::pin(async move { Ok(super::planted::agreed(input, ask)) });
+        }
         // A heartbeat that is late is lost; entries may have to wait for a slow disk.
         let (setup, idle) = match self.appends {
             Lane::Control => (option.soft_ttl(), option.soft_ttl()),

@@ -11,6 +11,7 @@ use crate::model::ids::NodeId;
 use crate::model::limits::{
     APPLY_COMMANDS_QUEUED, REPLICATION_ENTRIES_MAX, SNAPSHOT_CHUNK_BYTES_MAX,
 };
+use crate::model::planted::{self, Bug};
 use crate::runtime::fatal::FatalSender;
 use crate::store::shard::ShardState;
 
@@ -142,6 +143,8 @@ pub(super) fn config(options: &RaftOptions) -> Config {
         quorum_loss_probe_interval: Some(election_max * 2 + millis(timing.heartbeat)),
         // A restarted leader asks for votes like everyone else.
         enable_leader_restore: Some(false),
+        // Whoever was taken to agree lacks what it was taken to have.
+        allow_log_reversion: planted::is(Bug::HalfQuorum).then_some(true),
         ..Config::default()
     }
 }

@@ -267,6 +267,8 @@ impl Snapshots {
             let what = format!("an installed snapshot holds {rows:?}, not {expected:?}");
             return Err(Fault::Storage(what));
         }
+        #[cfg(feature = "planted")]
+        super::planted::installed(&state.db())?;
         fail::fail_point!("snapshot::installed");
         Ok(())
     }

@@ -9,7 +9,10 @@ use crate::model::ids::UnixMs;
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn unix_ms() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let right = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    #[cfg(feature = "failpoints")]
+    let right = super::wrong_clock::told_instead_of(right);
+    UnixMs(right)
 }
 
 /// The monotonic clock.

@@ -2,5 +2,9 @@
 
 pub mod clock;
 pub mod fatal;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod shutdown;
 pub mod tasks;
+#[cfg(feature = "failpoints")]
+mod wrong_clock;

@@ -1,7 +1,11 @@
 //! Judging a history: one checker a file, each tested with good and bad histories made by hand.
 
 pub mod conduct;
+pub mod conservation;
+pub mod deliveries;
 pub mod log;
+pub mod order;
+pub mod queue;
 pub mod reads;
 pub mod register;
 
@@ -9,6 +13,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::delivered::{Counts, Letter};
 use crate::history::{Line, Operation, RunInfo, operations};
 
 /// The most findings that a check tells in full; the rest is counted.
@@ -72,6 +77,8 @@ pub struct Facts {
     pub replicas: BTreeMap<u8, Vec<u64>>,
     /// The events of each key after the run, from version 1 on.
     pub keys: BTreeMap<u64, Vec<u64>>,
+    /// Subscriptions after the run, by name.
+    pub subscriptions: BTreeMap<String, (Counts, Vec<Letter>)>,
     /// Lines of the history that are about the run itself.
     pub conduct: Vec<Line>,
 }
@@ -97,6 +104,9 @@ impl Facts {
                 }
                 Line::Key { key, values } => {
                     facts.keys.insert(*key, values.clone());
+                }
+                Line::Subscription { name, counts, letters } => {
+                    facts.subscriptions.insert(name.clone(), (*counts, letters.clone()));
                 }
                 Line::Invoke { .. } | Line::Done { .. } => {}
                 Line::Fault { .. }
@@ -134,6 +144,25 @@ pub fn judge(lines: &[Line]) -> anyhow::Result<Verdict> {
             checks.push(log::replicas(&facts));
             checks.push(log::set_full(&facts));
             checks.push(reads::check(&facts));
+        }
+        "W3" => {
+            checks.push(log::replicas(&facts));
+            checks.push(log::set_full(&facts));
+            checks.push(queue::fencing(&facts));
+            checks.push(queue::total(&facts));
+        }
+        "W4" => {
+            checks.push(log::replicas(&facts));
+            checks.push(log::set_full(&facts));
+            checks.push(conservation::check(&facts));
+            checks.push(conservation::retries(&facts));
+        }
+        "W5" => {
+            checks.push(log::replicas(&facts));
+            checks.push(log::set_full(&facts));
+            checks.push(conservation::check(&facts));
+            checks.push(order::inversions(&facts));
+            checks.push(order::deadlines(&facts));
         }
         other => anyhow::bail!("workload {other:?} has no checker; `jepsen-like list` names them"),
     }

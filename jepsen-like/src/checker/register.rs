@@ -56,13 +56,15 @@ pub fn check(facts: &Facts) -> Check {
             keys.entry(key).or_default().push(operation);
         }
     }
-    let mut judged = 0;
+    let (mut judged, mut acknowledged) = (0, 0);
     for (key, operations) in &keys {
         let Some(held) = facts.keys.get(key) else {
             check.wrong(format!("key {key} was not read after the run"));
             continue;
         };
         chain(&mut check, *key, held, operations);
+        let placed = |o: &&&Operation| matches!(o.end, End::Ok(Answer::Placed { .. }));
+        acknowledged += operations.iter().filter(placed).count();
         let history = resolved(&mut check, *key, held, operations);
         judged += history.len();
         match check_operations_timeout::<Register>(&history, KEY_WITHIN) {
@@ -78,6 +80,7 @@ pub fn check(facts: &Facts) -> Check {
     if judged == 0 {
         check.wrong("nothing was done to any key: the run says nothing");
     }
+    check.figure("acknowledged", acknowledged);
     check.figure("keys", keys.len());
     check.figure("steps", judged);
     check

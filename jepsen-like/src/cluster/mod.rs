@@ -1,6 +1,7 @@
 //! A cluster of real `mhub` processes, each on an address of its own.
 
 pub mod disk;
+pub mod memory;
 pub mod node;
 
 use std::path::{Path, PathBuf};
@@ -13,9 +14,10 @@ use message_hub::proto::v1::{
     GetVerifyRequest, InitRequest, JoinRequest, PromoteRequest, RemoveNodeRequest,
 };
 
+use self::memory::Group;
 use self::node::Node;
 use crate::history::{Line, Recorder};
-use crate::sandbox::Reach;
+use crate::sandbox::{self, Reach};
 use crate::tools::{command, now, poll, say};
 
 /// How long a node may take to answer after its start.
@@ -92,6 +94,15 @@ impl Cluster {
         let mut nodes = Vec::new();
         for slot in 1..=plan.nodes + 1 {
             nodes.push(Node::new(slot, &plan.dir, ports)?);
+        }
+        if plan.reach == Reach::Everything {
+            let run = sandbox::run_name();
+            for node in &mut nodes {
+                match Group::make(&run, node.slot) {
+                    Some(group) => node.use_memory(group),
+                    None => say("no control groups for memory here: nodes may use all of it"),
+                }
+            }
         }
         if plan.clocks {
             nodes.iter().try_for_each(Node::use_clock)?;
@@ -324,6 +335,11 @@ impl Cluster {
         for node in &mut self.nodes {
             node.kill().await?;
         }
+        let most = self.nodes.iter().filter_map(Node::memory).map(Group::most).max();
+        if let Some(most) = most {
+            say(format!("a node used {} MiB of {} at most", most >> 20, memory::BYTES_MAX >> 20));
+        }
+        self.nodes.iter().filter_map(Node::memory).for_each(Group::remove);
         for node in &mut self.nodes {
             if let Some(disk) = node.disk() {
                 disk.unmount().await?;

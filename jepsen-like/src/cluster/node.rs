@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::disk::Disk;
+use super::memory::Group;
 use crate::tools::poll;
 
 /// How long a killed process may take to be gone.
@@ -31,12 +32,10 @@ pub struct Node {
     ports: (u16, u16),
     disk: Option<Disk>,
     process: Option<Child>,
+    memory: Option<Group>,
     /// Parts of the log, in bytes, in which complaints are explained by a fault.
     excused: Vec<std::ops::Range<u64>>,
 }
-
-/// Where Debian puts the library.
-const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 impl Node {
     /// A slot with an empty directory.
@@ -54,6 +53,7 @@ impl Node {
             ports,
             disk: None,
             process: None,
+            memory: None,
             excused: Vec::new(),
         })
     }
@@ -69,6 +69,17 @@ impl Node {
             if self.slot.is_multiple_of(2) { "data=writeback,commit=60" } else { "data=ordered" };
         self.disk = Some(Disk::make(image, self.mount_point(), options).await?);
         Ok(())
+    }
+
+    /// Gives the slot a bound of memory.
+    pub fn use_memory(&mut self, group: Group) {
+        self.memory = Some(group);
+    }
+
+    /// Its bound of memory, when it has one.
+    #[must_use]
+    pub fn memory(&self) -> Option<&Group> {
+        self.memory.as_ref()
     }
 
     /// Its IP address.
@@ -107,11 +118,8 @@ impl Node {
     /// Gives the slot a wall clock that can be set. To be called before the node is started.
     ///
     /// # Errors
-    /// When libfaketime is not installed.
+    /// When its file cannot be written.
     pub fn use_clock(&self) -> anyhow::Result<()> {
-        if !Path::new(LIBFAKETIME).is_file() {
-            bail!("there is no {LIBFAKETIME}; run apt-get install -y faketime");
-        }
         self.set_clock(0)
     }
 
@@ -119,23 +127,25 @@ impl Node {
         self.dir.join("clock")
     }
 
-    /// Lets the node's wall clock be wrong by so many seconds.
+    /// Lets the node's wall clock be wrong by so many milliseconds.
     ///
     /// # Errors
     /// When its file cannot be written.
-    pub fn set_clock(&self, by_s: i32) -> anyhow::Result<()> {
+    pub fn set_clock(&self, by_ms: i64) -> anyhow::Result<()> {
         // By a rename: the node may read it at any moment.
         let next = self.dir.join("clock.next");
-        std::fs::write(&next, format!("{by_s:+}\n"))?;
+        std::fs::write(&next, format!("{by_ms}\n"))?;
         std::fs::rename(&next, self.clock_path()).context("set a clock")
     }
 
-    /// Whether the running process takes its time from us.
-    #[must_use]
-    pub fn clock_is_ours(&self) -> bool {
-        let Some(pid) = self.pid() else { return false };
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", pid.as_raw_nonzero()));
-        maps.is_ok_and(|maps| maps.contains("libfaketime"))
+    /// Whether the node took note of a clock that was set, in its log from a length on.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn clock_was_set(&self, from: u64) -> anyhow::Result<bool> {
+        let log = std::fs::read(self.log_path()).context("read a node's log")?;
+        let new = log.get(usize::try_from(from)?..).unwrap_or_default();
+        Ok(String::from_utf8_lossy(new).contains("the wall clock was set"))
     }
 
     /// From here on complaints in the log are explained by a fault, until [`Self::excused`].
@@ -151,7 +161,8 @@ impl Node {
         }
     }
 
-    fn log_bytes(&self) -> u64 {
+    /// How long its log is.
+    pub fn log_bytes(&self) -> u64 {
         std::fs::metadata(self.log_path()).map_or(0, |meta| meta.len())
     }
 
@@ -200,20 +211,15 @@ impl Node {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", mhub.display()))?;
+        if let (Some(group), Some(pid)) = (&self.memory, child.id()) {
+            group.take(pid)?;
+        }
         self.process = Some(child);
         Ok(())
     }
 
-    fn clock_settings(&self) -> Vec<(&'static str, String)> {
-        if !self.clock_path().exists() {
-            return Vec::new();
-        }
-        vec![
-            ("LD_PRELOAD", LIBFAKETIME.to_owned()),
-            ("FAKETIME_TIMESTAMP_FILE", self.clock_path().display().to_string()),
-            ("FAKETIME_CACHE_DURATION", "1".to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ]
+    fn clock_settings(&self) -> Option<(&'static str, PathBuf)> {
+        self.clock_path().exists().then(|| ("MHUB_TEST_CLOCK", self.clock_path()))
     }
 
     /// Whether a process was started and not taken away. It may have ended by itself.

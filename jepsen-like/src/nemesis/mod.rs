@@ -1,6 +1,7 @@
 //! What breaks: one file a kind of fault, and the schedule that makes them.
 
 pub mod clock;
+pub mod delay;
 pub mod membership;
 pub mod network;
 pub mod power;
@@ -26,7 +27,7 @@ pub enum Nemesis {
     OneWay,
     /// Each node loses some others, yet none loses all.
     Bridge,
-    /// Some packets are lost.
+    /// Some packets are lost, or all are late.
     Loss,
     /// Connections are reset.
     Resets,
@@ -55,7 +56,11 @@ pub const ALL: &[(&str, Nemesis, &str)] = &[
     ("N1", Nemesis::Partition, "symmetric partition, the leader in the majority or the minority"),
     ("N2", Nemesis::OneWay, "one direction between the leader and others is cut"),
     ("N3", Nemesis::Bridge, "bridge (three nodes) or ring (five)"),
-    ("N4", Nemesis::Loss, "3 or 20 % of the packets between nodes are lost"),
+    (
+        "N4",
+        Nemesis::Loss,
+        "3 or 20 % of the packets between nodes are lost, or all of them are late, by jitter out of order",
+    ),
     ("N5", Nemesis::Resets, "connections between nodes are reset"),
     ("N6", Nemesis::Kill, "kill -9 of one node, the leader, or all"),
     ("N7", Nemesis::Pause, "SIGSTOP of one node, the leader, or all"),
@@ -66,7 +71,7 @@ pub const ALL: &[(&str, Nemesis, &str)] = &[
     (
         "N12",
         Nemesis::Clock,
-        "the wall clock jumps by up to an hour, or to and fro; hangs a hub that uses jemalloc",
+        "the wall clock jumps by up to an hour, or to and fro; needs a hub with the feature failpoints",
     ),
     ("N13", Nemesis::Membership, "leader transfer; a member is replaced, added, removed, wiped"),
     ("N14", Nemesis::Damage, "a bit flips, or a file loses its end, on one follower"),
@@ -189,8 +194,10 @@ pub enum Undo {
     Failing(usize, storage::Tracer),
     /// Give the node room on its disk.
     Full(usize),
-    /// Set the clocks right.
-    Clock(Vec<usize>),
+    /// Set the clocks right; with the lengths of the nodes' logs before.
+    Clock(Vec<(usize, u64)>),
+    /// Let packets come in time again.
+    Delay(delay::Delayer),
     /// Replace the damaged node.
     Damaged(usize),
     /// It is over already; this proves that it was there.
@@ -300,7 +307,8 @@ impl World {
             Undo::Slow(tracer) => storage::fast(tracer).await?,
             Undo::Failing(node, tracer) => storage::stopped(self, node, tracer).await?,
             Undo::Full(node) => storage::room(self, node).await?,
-            Undo::Clock(nodes) => clock::right(self, &nodes)?,
+            Undo::Clock(since) => clock::right(self, &since)?,
+            Undo::Delay(delayer) => delayer.end().await?,
             Undo::Damaged(node) => storage::replaced(self, node).await?,
             Undo::Done(evidence) => evidence,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use super::{Fault, Undo, World};
+use super::{Fault, Undo, World, delay};
 use crate::tools::command;
 
 /// Directions: indices of the sender and the receiver.
@@ -75,12 +75,15 @@ pub async fn bridge(world: &mut World) -> anyhow::Result<Fault> {
     install("cut", world, &cuts, detail).await
 }
 
-/// One packet of some is lost, in all directions.
+/// One packet of some is lost, in all directions, or all of them are late.
 ///
 /// # Errors
 /// When fewer than two nodes run.
 pub async fn loss(world: &mut World) -> anyhow::Result<Fault> {
     let order = leader_first(world).await?;
+    if delay::possible() && world.rng.bool() {
+        return delay::begin(world.rng.u64(..)).await;
+    }
     let mut cuts = across(&order, &order);
     cuts.retain(|(from, to)| from != to);
     let few = world.rng.bool();

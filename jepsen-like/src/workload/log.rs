@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use message_hub::client::Client;
+use message_hub::client::{Client, EventBuilder};
 use message_hub::proto::v1::read_options::Consistency;
 use message_hub::proto::v1::read_request::From;
 use message_hub::proto::v1::{Linearizable, ReadOptions, ReadRequest, Stale};
@@ -23,7 +23,7 @@ const READ_EVERY: Duration = Duration::from_millis(200);
 const READ_BACK: Duration = Duration::from_secs(60);
 
 pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    writers(shared, tasks)?;
+    writers(shared, tasks, |value, _| event(value))?;
     for slot in 1..=shared.nodes {
         let client = shared.pinned(slot)?;
         tasks.spawn(end_reader(Arc::clone(shared), client, slot));
@@ -32,23 +32,31 @@ pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Re
 }
 
 /// Clients that publish.
-pub(super) fn writers(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+pub(super) fn writers(
+    shared: &Arc<Shared>,
+    tasks: &mut JoinSet<()>,
+    event_of: EventOf,
+) -> anyhow::Result<()> {
     for label in 1..=WORKERS {
         let client = shared.client()?;
-        tasks.spawn(writer(Arc::clone(shared), client, label));
+        tasks.spawn(writer(Arc::clone(shared), client, label, event_of));
     }
     Ok(())
 }
 
-async fn writer(shared: Arc<Shared>, client: Client, label: u64) {
+/// The event that carries a value.
+type EventOf = fn(u64, &mut fastrand::Rng) -> EventBuilder;
+
+async fn writer(shared: Arc<Shared>, client: Client, label: u64, event_of: EventOf) {
     let mut rng = shared.rng(label);
     let mut process = shared.next_process();
     let mut publisher = client.publisher();
-    while shared.goes_on() {
+    while shared.publishes() {
         pace(&shared, WORKERS, &mut rng).await;
         let value = shared.next_value();
+        let event = event_of(value, &mut rng).build();
         let publish = async {
-            let receipt = publisher.publish(TOPIC, event(value).build()).await?;
+            let receipt = publisher.publish(TOPIC, event).await?;
             shared.acked.fetch_max(receipt.offset + 1, Ordering::AcqRel);
             Ok(Answer::Placed {
                 offset: receipt.offset,

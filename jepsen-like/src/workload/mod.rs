@@ -1,8 +1,12 @@
 //! What clients do while the cluster breaks: one file a workload.
 
+mod consume;
+pub mod failures;
 pub mod keys;
 pub mod log;
+pub mod queue;
 pub mod replay;
+pub mod urgency;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +31,9 @@ pub const OPERATION: Duration = Duration::from_secs(3);
 /// How long after the last operation anything that is still on its way may be done.
 pub const FENCE: Duration = Duration::from_secs(6);
 
+/// How long those who were refused rest before they ask again.
+const BREATH: Duration = Duration::from_millis(50);
+
 /// A kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
@@ -34,6 +41,12 @@ pub enum Workload {
     Keys,
     /// W2.
     Log,
+    /// W3.
+    Queue,
+    /// W4.
+    Failures,
+    /// W5.
+    Urgency,
     /// W8.
     Replay,
 }
@@ -42,6 +55,13 @@ pub enum Workload {
 pub const ALL: &[(&str, Workload, &str)] = &[
     ("W1", Workload::Keys, "append with an expected version; each key is a linearizable register"),
     ("W2", Workload::Log, "publish; nothing acknowledged is lost, all replicas hold the same"),
+    (
+        "W3",
+        Workload::Queue,
+        "a subscription as a queue; each event is done once, by whoever has it",
+    ),
+    ("W4", Workload::Failures, "failures, retries and dead letters; nothing vanishes on the way"),
+    ("W5", Workload::Urgency, "priorities and deadlines; the most urgent first, nothing too late"),
     ("W8", Workload::Replay, "replay, tails and reads of own writes on every node"),
 ];
 
@@ -73,9 +93,31 @@ impl Workload {
         match self {
             Self::Keys => keys::start(shared, &mut tasks)?,
             Self::Log => log::start(shared, &mut tasks)?,
+            Self::Queue => queue::start(shared, &mut tasks).await?,
+            Self::Failures => failures::start(shared, &mut tasks).await?,
+            Self::Urgency => urgency::start(shared, &mut tasks).await?,
             Self::Replay => replay::start(shared, &mut tasks)?,
         }
         Ok(tasks)
+    }
+
+    /// Its subscriptions.
+    fn subscriptions(self) -> &'static [&'static str] {
+        match self {
+            Self::Keys | Self::Log | Self::Replay => &[],
+            Self::Queue => &[queue::NAME],
+            Self::Failures => &[failures::NAME],
+            Self::Urgency => &[urgency::RANK, urgency::STRICT],
+        }
+    }
+
+    /// Ends publishing, and lets consumers finish.
+    ///
+    /// # Errors
+    /// When no client can be made.
+    pub async fn finish(self, shared: &Shared) -> anyhow::Result<()> {
+        shared.published.store(true, Ordering::Release);
+        consume::finish(shared, self.subscriptions()).await
     }
 
     /// Writes down what the cluster holds after the run.
@@ -86,6 +128,10 @@ impl Workload {
         match self {
             Self::Keys => keys::read_back(shared).await,
             Self::Log | Self::Replay => log::read_back(shared, cluster).await,
+            Self::Queue | Self::Failures | Self::Urgency => {
+                log::read_back(shared, cluster).await?;
+                consume::read_back(shared, self.subscriptions()).await
+            }
         }
     }
 }
@@ -110,8 +156,10 @@ pub struct Shared {
     pub acked: AtomicU64,
     values: AtomicU64,
     processes: AtomicU64,
+    published: AtomicBool,
     stop: AtomicBool,
     keys: keys::Board,
+    newest: consume::Newest,
 }
 
 impl Shared {
@@ -133,8 +181,10 @@ impl Shared {
             acked: AtomicU64::new(0),
             values: AtomicU64::new(1),
             processes: AtomicU64::new(1),
+            published: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             keys: keys::Board::default(),
+            newest: consume::Newest::default(),
         }
     }
 
@@ -145,6 +195,16 @@ impl Shared {
 
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether new events are wanted; else only what is there is finished.
+    fn publishes(&self) -> bool {
+        self.goes_on() && !self.published.load(Ordering::Acquire)
+    }
+
+    /// A rest for who was refused.
+    async fn breathe(&self) {
+        tokio::time::sleep(BREATH).await;
     }
 
     fn next_value(&self) -> u64 {

@@ -20,7 +20,7 @@ const REPLAY: u64 = 500;
 const TAILS: u64 = 2;
 
 pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    writers(shared, tasks)?;
+    writers(shared, tasks, |value, _| event(value))?;
     for slot in 1..=shared.nodes {
         tasks.spawn(replayer(Arc::clone(shared), shared.pinned(slot)?, slot));
         let (writes, reads) = (shared.client()?, shared.pinned(slot)?);

@@ -16,7 +16,12 @@ pub struct Stopped;
 pub struct Leadership(WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>);
 
 impl Leadership {
-    pub(super) fn new(metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>) -> Self {
+    pub(super) fn new(
+        mut metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    ) -> Self {
+        // The library hands out copies of a receiver that has seen nothing: who waits with a new one
+        // would be told of a change at once, whenever it asks.
+        drop(metrics.borrow_and_update());
         Self(metrics)
     }
 

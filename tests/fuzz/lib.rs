@@ -1,9 +1,9 @@
 //! What the targets share.
 
 use bytes::Bytes;
+use message_hub::machine::Fault;
 use message_hub::machine::apply::Machine;
 use message_hub::machine::mem::MemKv;
-use message_hub::machine::Fault;
 use message_hub::model::command::{Command, CommandBatch, Kind};
 use message_hub::model::ids::LogIndex;
 use message_hub::model::outcome::Outcome;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use message_hub::machine::record::{self, Kind as Record};
-use message_hub::model::command::delivery::{Action, Ack, Nack, Reject, Release, SettleItem};
+use message_hub::model::command::delivery::{Ack, Action, Nack, Reject, Release, SettleItem};
 use message_hub::model::command::subscription::{At, Place};
 use message_hub::model::command::{
     CreateSubscription, CreateTopic, DeleteTopic, Housekeep, Kind, Lease, NewLeader, Producer,
@@ -123,8 +123,7 @@ fn lease(ranges: Vec<OffsetRange>) -> Kind {
 }
 
 fn settle(lease_id: u64, ranges: Vec<OffsetRange>, action: Action) -> Kind {
-    let item =
-        SettleItem { lease_id, term: 1, topic_id: TOPIC_ID, ranges, action: Some(action) };
+    let item = SettleItem { lease_id, term: 1, topic_id: TOPIC_ID, ranges, action: Some(action) };
     Kind::Settle(Settle {
         subscription: "billing".to_owned(),
         consumer: "c".to_owned(),
@@ -134,10 +133,8 @@ fn settle(lease_id: u64, ranges: Vec<OffsetRange>, action: Action) -> Kind {
 
 fn entries() -> Vec<Vec<u8>> {
     let script = |kinds: Vec<Kind>| {
-        let entries: Vec<_> = (0..)
-            .zip(kinds)
-            .map(|(n, kind)| entry(START_MS + n * 700, kind))
-            .collect();
+        let entries: Vec<_> =
+            (0..).zip(kinds).map(|(n, kind)| entry(START_MS + n * 700, kind)).collect();
         joined(&entries)
     };
     let nack = Nack { reason: "BUSY".to_owned(), ..Nack::default() };
@@ -156,21 +153,48 @@ fn entries() -> Vec<Vec<u8>> {
     };
     let membership = record::encode_message(Record::Membership, &stored_membership()).to_vec();
     vec![
-        script(vec![topic(), publish(&three, Some(producer.clone())), publish(&three, Some(producer))]),
+        script(vec![
+            topic(),
+            publish(&three, Some(producer.clone())),
+            publish(&three, Some(producer)),
+        ]),
         more(vec![settle(1, all(3), Action::Ack(Ack {}))]),
-        more(vec![settle(1, all(2), Action::Nack(nack)), Kind::Tick(Tick {}), lease(all(2)), Kind::Tick(Tick {})]),
+        more(vec![
+            settle(1, all(2), Action::Nack(nack)),
+            Kind::Tick(Tick {}),
+            lease(all(2)),
+            Kind::Tick(Tick {}),
+        ]),
         more(vec![
             settle(1, all(2), Action::Reject(reject)),
-            Kind::Redrive(Redrive { subscription: "billing".to_owned(), numbers: vec![1], after: 0, limit: 0 }),
-            Kind::PurgeDead(PurgeDead { subscription: "billing".to_owned(), numbers: vec![2], up_to: 0 }),
+            Kind::Redrive(Redrive {
+                subscription: "billing".to_owned(),
+                numbers: vec![1],
+                after: 0,
+                limit: 0,
+            }),
+            Kind::PurgeDead(PurgeDead {
+                subscription: "billing".to_owned(),
+                numbers: vec![2],
+                up_to: 0,
+            }),
         ]),
-        more(vec![settle(1, all(1), Action::Release(Release {})), Kind::NewLeader(NewLeader { term: 2, grace_ms: 2000 })]),
+        more(vec![
+            settle(1, all(1), Action::Release(Release {})),
+            Kind::NewLeader(NewLeader { term: 2, grace_ms: 2000 }),
+        ]),
         more(vec![Kind::SeekSubscription(SeekSubscription {
             name: "billing".to_owned(),
             to: Place { at: Some(At::Start(true)) },
             request_id: String::new(),
         })]),
-        script(vec![topic(), subscription(), publish(&[special(1), special(2)], None), Kind::Tick(Tick {}), lease(all(2))]),
+        script(vec![
+            topic(),
+            subscription(),
+            publish(&[special(1), special(2)], None),
+            Kind::Tick(Tick {}),
+            lease(all(2)),
+        ]),
         script(vec![
             topic(),
             publish(&three, None),
@@ -181,7 +205,10 @@ fn entries() -> Vec<Vec<u8>> {
                 request_id: String::new(),
             }),
             Kind::Housekeep(Housekeep {}),
-            Kind::DeleteTopic(DeleteTopic { name: "orders.created".to_owned(), request_id: String::new() }),
+            Kind::DeleteTopic(DeleteTopic {
+                name: "orders.created".to_owned(),
+                request_id: String::new(),
+            }),
         ]),
         record,
         membership,
@@ -223,7 +250,11 @@ fn chunk(file: u32, offset: u64, content: &'static [u8]) -> Vec<u8> {
 }
 
 fn snapshots() -> Vec<Vec<u8>> {
-    let files = vec![file("000012.sst", b"onetwo"), file("CURRENT", b""), file("MANIFEST-000004", b"three")];
+    let files = vec![
+        file("000012.sst", b"onetwo"),
+        file("CURRENT", b""),
+        file("MANIFEST-000004", b"three"),
+    ];
     let manifest = manifest(files).encode_to_vec();
     let (one, two) = (chunk(0, 0, b"one"), chunk(0, 3, b"two"));
     vec![
@@ -234,12 +265,8 @@ fn snapshots() -> Vec<Vec<u8>> {
 }
 
 fn peers() -> Vec<Vec<u8>> {
-    let envelope = Some(peer::Envelope {
-        cluster_id: "c".to_owned(),
-        shard_id: 0,
-        from_node: 1,
-        to_node: 2,
-    });
+    let envelope =
+        Some(peer::Envelope { cluster_id: "c".to_owned(), shard_id: 0, from_node: 1, to_node: 2 });
     let vote = Some(peer::Vote { term: 2, node_id: 1, committed: true });
     let payloads = [
         peer::entry::Payload::Blank(true),
@@ -313,7 +340,10 @@ fn some_filter() -> Filter {
 fn filters() -> Vec<Vec<u8>> {
     let events = [event(1, "k").encode_to_vec(), special(2).encode_to_vec()];
     let simple = Filter {
-        test: Some(Test::Exact(Comparison { attribute: "tenant".to_owned(), value: "a".to_owned() })),
+        test: Some(Test::Exact(Comparison {
+            attribute: "tenant".to_owned(),
+            value: "a".to_owned(),
+        })),
     };
     vec![
         joined(&[&[some_filter().encode_to_vec()][..], &events].concat()),
@@ -363,7 +393,11 @@ fn requests() -> Vec<Vec<u8>> {
         items: vec![settlement],
     };
     let quota = v1::SetQuotaRequest {
-        quota: Some(v1::Quota { service: "s".to_owned(), publish_events_per_s: 5, ..Default::default() }),
+        quota: Some(v1::Quota {
+            service: "s".to_owned(),
+            publish_events_per_s: 5,
+            ..Default::default()
+        }),
     };
     let change = v1::UpdateTopicRequest {
         name: "orders.created".to_owned(),
@@ -375,9 +409,25 @@ fn requests() -> Vec<Vec<u8>> {
     let subscription = part(3, subscribe.encode_to_vec());
     vec![
         joined(&[topic.clone(), part(0, call(vec![event(1, "k"), special(2)]).encode_to_vec())]),
-        joined(&[topic.clone(), subscription.clone(), part(0, call(vec![special(1)]).encode_to_vec()), part(6, settle.encode_to_vec())]),
-        joined(&[topic.clone(), part(0, call(vec![event(1, "")]).encode_to_vec()), subscription, part(4, update.encode_to_vec()), part(5, seek.encode_to_vec())]),
-        joined(&[topic, part(2, change.encode_to_vec()), part(7, quota.encode_to_vec()), part(8, read.encode_to_vec())]),
+        joined(&[
+            topic.clone(),
+            subscription.clone(),
+            part(0, call(vec![special(1)]).encode_to_vec()),
+            part(6, settle.encode_to_vec()),
+        ]),
+        joined(&[
+            topic.clone(),
+            part(0, call(vec![event(1, "")]).encode_to_vec()),
+            subscription,
+            part(4, update.encode_to_vec()),
+            part(5, seek.encode_to_vec()),
+        ]),
+        joined(&[
+            topic,
+            part(2, change.encode_to_vec()),
+            part(7, quota.encode_to_vec()),
+            part(8, read.encode_to_vec()),
+        ]),
     ]
 }
 
@@ -386,6 +436,9 @@ fn configs() -> Vec<Vec<u8>> {
     let text = |text: &str| text.as_bytes().to_vec();
     vec![
         joined(&[file.to_vec(), text("MHUB_NODE_ID=7"), text("MHUB_STORAGE_COMPRESSION=lz4")]),
-        joined(&[text("[node]\nid = 3\ndata_dir = \"/tmp/x\"\n"), text("MHUB_LISTEN_CLIENT=127.0.0.1:1")]),
+        joined(&[
+            text("[node]\nid = 3\ndata_dir = \"/tmp/x\"\n"),
+            text("MHUB_LISTEN_CLIENT=127.0.0.1:1"),
+        ]),
     ]
 }

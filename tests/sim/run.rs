@@ -33,7 +33,7 @@ pub(crate) fn one(wish: &One) -> ExitCode {
         let status = process.stdout(Stdio::inherit()).status().expect("run a process");
         return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let shared = Shared::new(wish.seed, wish.trace.is_some());
+    let shared = Shared::new(wish.seed, wish.trace.as_deref());
     // A task that panics would only end itself.
     let (panicked, before) =
         (std::sync::Arc::new(std::sync::Mutex::new(None)), std::panic::take_hook());
@@ -49,9 +49,6 @@ pub(crate) fn one(wish: &One) -> ExitCode {
     // Tasks that are dropped outside of the simulation look for it in vain.
     std::mem::forget(run);
     let world = shared.get();
-    if let Some(path) = &wish.trace {
-        std::fs::write(path, world.trace.text()).expect("write the trace");
-    }
     let (events, deliveries) = (world.oracle.acknowledged(), world.oracle.deliveries);
     println!(
         "seed {}: {ticks} ticks, {crashes} crashes, {cuts} cuts, {events} events acknowledged, \

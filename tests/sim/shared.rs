@@ -2,6 +2,7 @@
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
@@ -37,14 +38,14 @@ pub(crate) struct World {
 pub(crate) struct Shared(Rc<RefCell<World>>);
 
 impl Shared {
-    pub(crate) fn new(seed: u64, keep_trace: bool) -> Self {
+    pub(crate) fn new(seed: u64, trace: Option<&Path>) -> Self {
         Self(Rc::new(RefCell::new(World {
             seed,
             phase: Phase::Forming,
             cluster_id: None,
             nodes: BTreeMap::new(),
             oracle: Oracle::new(seed),
-            trace: Trace::new(keep_trace),
+            trace: Trace::new(trace),
             wrong: Vec::new(),
         })))
     }

@@ -118,3 +118,16 @@ async fn without_a_quorum_nothing_is_promised_and_nobody_waits_forever() {
     assert!(matches!(read, Err(ReadError::NoQuorum(_) | ReadError::NoLeader)), "{read:?}");
     assert_eq!(node.topic_end("t"), Some(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_change_of_leadership_is_not_woken_without_one() {
+    let cluster = Cluster::of_one(Upkeep::default()).await;
+    let leader = cluster.leader().await;
+    let moment = std::time::Duration::from_millis(50);
+    let mut woken = 0;
+    for _ in 0..5 {
+        let mut leadership = leader.raft().leadership();
+        woken += u32::from(tokio::time::timeout(moment, leadership.changed()).await.is_ok());
+    }
+    assert!(woken < 5, "it was told of a change each time");
+}

@@ -24,13 +24,13 @@ fuzz_target!(|input: &[u8]| {
         let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
         Some((name.to_owned(), value.to_owned()))
     });
-    let loaded = config::load(Some(&FILE), environment, &BTreeMap::new());
+    let loaded = config::load(Some(FILE.as_path()), environment, &BTreeMap::new());
     drop(std::fs::remove_file(&*FILE));
     let Ok((config, settings)) = loaded else { return };
     // What is shown is what is in force.
     let flags = settings.iter().map(|s| (s.key.to_owned(), s.value.clone())).collect();
     std::fs::write(&*FILE, "").expect("write the file");
-    let (again, _) = config::load(Some(&FILE), std::iter::empty(), &flags)
+    let (again, _) = config::load(Some(FILE.as_path()), std::iter::empty(), &flags)
         .expect("settings that were accepted are accepted as they are shown");
     drop(std::fs::remove_file(&*FILE));
     assert_eq!(config, again, "settings read differently as they are shown");

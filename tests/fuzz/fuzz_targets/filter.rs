@@ -12,7 +12,8 @@ fuzz_target!(|input: &[u8]| {
     let parts = parts(input);
     let Some((encoded, events)) = parts.split_first() else { return };
     let Ok(filter) = Filter::parse(encoded) else { return };
-    let again = Filter::parse(&filter.encode_to_vec()).expect("what was accepted is accepted again");
+    let again =
+        Filter::parse(&filter.encode_to_vec()).expect("what was accepted is accepted again");
     assert_eq!(filter, again, "a filter reads differently the second time");
     let compiled = filter.compile().expect("what was accepted can be asked");
     for event in events {

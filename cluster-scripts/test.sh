@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test.sh: installs what is missing, builds, and runs the whole test suite.
-# MHUB_TEST_ROUNDS, MHUB_TEST_SEQUENCES and MHUB_TEST_SEED ask for more rounds, more command sequences, a certain seed.
+# MHUB_TEST_ROUNDS, MHUB_TEST_SEQUENCES and MHUB_TEST_SEED ask for more rounds, more command sequences, a certain seed;
+# MHUB_TEST_SIM_SEEDS for more simulated clusters.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 prepare
@@ -9,7 +10,10 @@ prepare
 cargo test --workspace --locked --features failpoints --lib --bins --test tidy
 cargo test --locked --features failpoints --test cluster -- --test-threads 1
 cargo test --locked --features failpoints --doc
-# Real nodes under faults, the quick part; MHUB_TEST_CHAOS=no leaves it out.
-if [ "${MHUB_TEST_CHAOS:-yes}" = yes ]; then
+# Clusters over a simulated network, disk and clock, each under the faults of a seed. A seed that fails says how to run it
+# again.
+cargo test --locked --features sim --test sim -- --seeds "${MHUB_TEST_SIM_SEEDS:-100}"
+# Real nodes under faults, the quick part: eight minutes more, for MHUB_TEST_CHAOS=yes.
+if [ "${MHUB_TEST_CHAOS:-no}" = yes ]; then
   MHUB_PROFILE=dev cluster-scripts/chaos.sh --quick
 fi

@@ -16,13 +16,13 @@ pub mod client;
 #[cfg(feature = "client")]
 pub mod proto;
 
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", not(feature = "sim")))]
 pub mod api;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", not(feature = "sim")))]
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", not(feature = "sim")))]
 pub mod gateway;
 #[cfg(feature = "server")]
 pub mod node;

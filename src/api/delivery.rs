@@ -62,7 +62,7 @@ impl DeliveryApi for DeliveryService {
     }
 }
 
-fn pull(request: PullRequest, service: String) -> Result<lead::PullRequest, Rejection> {
+pub(super) fn pull(request: PullRequest, service: String) -> Result<lead::PullRequest, Rejection> {
     let PullRequest { subscription, consumer, max_events, max_bytes, lease_ms, wait_ms } = request;
     if wait_ms > PULL_WAIT_MS_MAX {
         let text =

@@ -15,5 +15,8 @@ mod quotas;
 mod subscriptions;
 mod topics;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 mod connections;
 pub mod server;

@@ -76,7 +76,7 @@ fn invalid(message: impl Into<String>) -> Rejection {
 }
 
 /// Checks the name of a consumer.
-pub(super) fn check_consumer(consumer: &str) -> Result<(), Rejection> {
+pub(crate) fn check_consumer(consumer: &str) -> Result<(), Rejection> {
     let fits = (1..=CONSUMER_BYTES_MAX).contains(&consumer.len());
     if fits && !consumer.chars().any(char::is_control) {
         return Ok(());
@@ -98,7 +98,7 @@ pub(super) fn check_lease_ms(lease_ms: u64) -> Result<(), Rejection> {
     )))
 }
 
-fn check_items(items: &[SettleItem]) -> Result<(), Rejection> {
+pub(crate) fn check_items(items: &[SettleItem]) -> Result<(), Rejection> {
     if items.is_empty() || items.len() > SETTLE_ITEMS_MAX {
         let text = format!(
             "a settlement of {} items is not within 1 and {SETTLE_ITEMS_MAX}; settle fewer at once",

@@ -74,6 +74,13 @@ fn accept(
         Place::First => core.check(message.envelope.as_ref())?,
         Place::Later => {}
     }
+    decode(message)
+}
+
+/// The request in a message.
+pub(super) fn decode(
+    message: peer::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     let malformed = |what: &dyn std::fmt::Display| {
         Status::invalid_argument(format!("malformed append: {what}"))
     };

@@ -120,7 +120,7 @@ impl Answers {
     }
 }
 
-fn decode(
+pub(super) fn decode(
     message: peer::AppendResponse,
 ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
     match message.result {

@@ -5,10 +5,9 @@
 //! entries changed; then the callers are answered.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use openraft::EntryPayload;
@@ -24,8 +23,9 @@ use crate::machine::topic::heads::Heads;
 use crate::machine::{Fault, query};
 use crate::model::ids::{LogIndex, Position, UnixMs};
 use crate::model::outcome::{Effect, Outcome};
+use crate::runtime::clock;
 use crate::runtime::fatal::FatalSender;
-use crate::runtime::{clock, tasks};
+use crate::runtime::worker::Worker;
 use crate::store::shard::ShardState;
 
 /// How far this node has applied.
@@ -63,22 +63,8 @@ struct Round {
     done: oneshot::Sender<io::Result<()>>,
 }
 
-/// The way to the thread.
-pub(super) struct Applier {
-    /// `None` once the thread has to end.
-    rounds: Option<SyncSender<Round>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Applier {
-    /// Waits for the thread, so that nobody writes to the state any more.
-    fn drop(&mut self) {
-        self.rounds = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
+/// The way to the thread. Once it is dropped nobody writes to the state any more.
+pub(super) struct Applier(Worker<Round>);
 
 impl Applier {
     /// Starts the thread. It ends with this handle.
@@ -87,11 +73,9 @@ impl Applier {
         snapshots: Snapshots,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
+        let mut writer = Writer { state, snapshots, shared, heads: Heads::default() };
         // The caller has at most one round written while it gathers the next.
-        let (rounds, inbox) = sync_channel(1);
-        let worker = Worker { state, snapshots, shared, heads: Heads::default() };
-        let thread = tasks::thread("apply", move || worker.run(&inbox))?;
-        Ok(Self { rounds: Some(rounds), thread: Some(thread) })
+        Ok(Self(Worker::start("apply", 1, move |round, _| writer.run(round))?))
     }
 
     /// Hands a round over. At most one may be unfinished.
@@ -100,8 +84,7 @@ impl Applier {
         entries: Vec<Waiting>,
     ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let (done, wait) = oneshot::channel();
-        let rounds = self.rounds.as_ref().ok_or_else(gone)?;
-        rounds.try_send(Round { entries, done }).map_err(|_| gone())?;
+        self.0.submit_now(Round { entries, done }).map_err(|_| gone())?;
         Ok(wait)
     }
 }
@@ -111,7 +94,7 @@ pub(super) fn gone() -> io::Error {
     io::Error::other("the apply thread is gone")
 }
 
-struct Worker {
+struct Writer {
     state: ShardState,
     snapshots: Snapshots,
     shared: Arc<Shared>,
@@ -130,19 +113,15 @@ struct Batch {
     commands_at: LogIndex,
 }
 
-impl Worker {
-    fn run(mut self, inbox: &Receiver<Round>) {
-        while let Ok(round) = inbox.recv() {
-            let result = self.apply(round.entries);
-            if let Err(fault) = &result {
-                self.shared.fatal.fail(format!("apply committed entries: {fault}"));
-            }
-            let stop = result.is_err();
-            let _ = round.done.send(result.map_err(io::Error::other));
-            if stop {
-                return;
-            }
+impl Writer {
+    fn run(&mut self, round: Round) -> ControlFlow<()> {
+        let result = self.apply(round.entries);
+        if let Err(fault) = &result {
+            self.shared.fatal.fail(format!("apply committed entries: {fault}"));
         }
+        let flow = if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+        let _ = round.done.send(result.map_err(io::Error::other));
+        flow
     }
 
     fn apply(&mut self, entries: Vec<Waiting>) -> Result<(), Fault> {

@@ -39,6 +39,7 @@ use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::peer::peer_server::PeerServer;
 use crate::runtime::fatal::FatalSender;
+use crate::runtime::net::TcpListener;
 use crate::runtime::shutdown::Shutdown;
 use crate::runtime::tasks;
 use crate::store::shard::ShardState;
@@ -308,10 +309,17 @@ impl RaftNode {
     /// When the listener fails.
     pub async fn serve_peers(
         &self,
-        listener: tokio::net::TcpListener,
+        listener: TcpListener,
         shutdown: Shutdown,
     ) -> std::io::Result<()> {
         peer_listener::serve(self.peer_service(), listener, shutdown).await
+    }
+
+    /// The vote that this node will not go back behind, for who watches a simulation.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub fn promised_vote(&self) -> Option<crate::proto::peer::Vote> {
+        self.core.log.promised_vote().as_ref().map(super::codec::vote_to_proto)
     }
 
     /// Stops consensus, then makes state and log durable. Leadership was handed over before.

@@ -4,10 +4,9 @@
 //! would report success): the log is poisoned, and the node stops.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 use super::types::TypeConfig;
 use crate::model::limits::LOG_SYNCS_QUEUED;
 use crate::runtime::clock;
-use crate::runtime::tasks;
+use crate::runtime::worker::{More, Worker};
 use crate::store::log_db::{LogDb, Synced};
 
 /// Who waits for a sync.
@@ -35,31 +34,31 @@ pub struct SyncStats {
     pub micros: AtomicU64,
 }
 
-/// The way to the thread. It ends when this is dropped.
+/// The way to the thread. It ends when this is dropped, so that the log is closed when its last user
+/// is gone.
 #[derive(Debug)]
 pub(super) struct Flusher {
-    /// `None` once the thread has to end.
-    queue: Option<SyncSender<Waiter>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Worker<Waiter>,
     poisoned: Arc<AtomicBool>,
     pub(super) stats: Arc<SyncStats>,
 }
 
 impl Flusher {
     pub(super) fn start(db: LogDb) -> io::Result<Self> {
-        let (queue, inbox) = sync_channel(LOG_SYNCS_QUEUED);
         let poisoned = Arc::new(AtomicBool::new(false));
         let stats = Arc::new(SyncStats::default());
-        let worker = Worker { db, poisoned: Arc::clone(&poisoned), stats: Arc::clone(&stats) };
-        let thread = tasks::thread("log-sync", move || worker.run(&inbox))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), poisoned, stats })
+        let syncer = Syncer { db, poisoned: Arc::clone(&poisoned), stats: Arc::clone(&stats) };
+        let work = move |first, more: More<'_, Waiter>| {
+            syncer.run(first, more);
+            ControlFlow::Continue(())
+        };
+        Ok(Self { thread: Worker::start("log-sync", LOG_SYNCS_QUEUED, work)?, poisoned, stats })
     }
 
     /// Asks for a sync of everything that was written so far.
     pub(super) fn submit(&self, waiter: Waiter) -> io::Result<()> {
         self.check()?;
-        let gone = || io::Error::other("the log-sync thread is gone");
-        self.queue.as_ref().ok_or_else(gone)?.send(waiter).map_err(|_| gone())
+        self.thread.submit(waiter).map_err(|_| io::Error::other("the log-sync thread is gone"))
     }
 
     /// Whether the log may still be written to.
@@ -68,47 +67,36 @@ impl Flusher {
     }
 }
 
-impl Drop for Flusher {
-    /// Waits for the thread, so that the log is closed when its last user is gone.
-    fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 fn poisoned() -> io::Error {
     io::Error::other("a sync of the log failed earlier; restart the node once its disk is sound")
 }
 
-struct Worker {
+struct Syncer {
     db: LogDb,
     poisoned: Arc<AtomicBool>,
     stats: Arc<SyncStats>,
 }
 
-impl Worker {
-    fn run(&self, inbox: &Receiver<Waiter>) {
-        while let Ok(first) = inbox.recv() {
-            let mut waiters = vec![first];
-            waiters.extend(inbox.try_iter().take(LOG_SYNCS_QUEUED));
-            let result = self.sync();
-            let told = result.as_ref().map(|_| ());
-            for waiter in waiters {
-                let told = told.map_err(|error| io::Error::new(error.kind(), error.to_string()));
-                match waiter {
-                    Waiter::Append(callback) => callback.io_completed(told),
-                    // Whoever gave up waiting has no use for the answer.
-                    Waiter::Write(answer) => drop(answer.send(told)),
-                }
+impl Syncer {
+    /// One sync, for all that asked for one before it.
+    fn run(&self, first: Waiter, more: More<'_, Waiter>) {
+        let mut waiters = vec![first];
+        waiters.extend(more.take(LOG_SYNCS_QUEUED));
+        let result = self.sync();
+        let told = result.as_ref().map(|_| ());
+        for waiter in waiters {
+            let told = told.map_err(|error| io::Error::new(error.kind(), error.to_string()));
+            match waiter {
+                Waiter::Append(callback) => callback.io_completed(told),
+                // Whoever gave up waiting has no use for the answer.
+                Waiter::Write(answer) => drop(answer.send(told)),
             }
-            // After the answers: nobody waits for it.
-            if let Ok(synced) = result
-                && let Err(error) = self.db.mark(synced)
-            {
-                self.poison(&error);
-            }
+        }
+        // After the answers: nobody waits for it.
+        if let Ok(synced) = result
+            && let Err(error) = self.db.mark(synced)
+        {
+            self.poison(&error);
         }
     }
 

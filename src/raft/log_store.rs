@@ -125,6 +125,11 @@ impl LogStore {
         LogIndex(self.state().last.map_or(0, |last| last.index))
     }
 
+    #[cfg(feature = "sim")]
+    pub(super) fn promised_vote(&self) -> Option<Vote> {
+        self.state().vote
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -28,6 +28,9 @@ pub mod status;
 pub mod types;
 pub mod verify;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+
 mod append_serve;
 mod append_stream;
 pub(crate) mod codec;

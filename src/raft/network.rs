@@ -170,7 +170,7 @@ impl NetVote<TypeConfig> for Connection {
     }
 }
 
-fn vote_response(response: peer::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {
+pub(super) fn vote_response(response: peer::VoteResponse) -> RpcResult<VoteResponse<TypeConfig>> {
     let vote = response.vote.ok_or_else(|| malformed("vote response without a vote"))?;
     Ok(VoteResponse {
         vote: codec::vote_from_proto(&vote),

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use futures_util::stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use super::peer_server::PeerHandler;
 use super::peers::{KEEPALIVE_EVERY, KEEPALIVE_TIMEOUT};
@@ -22,6 +21,7 @@ use crate::model::limits::{
     PEER_STREAMS_PER_CONNECTION_MAX,
 };
 use crate::proto::peer::peer_server::PeerServer;
+use crate::runtime::net::{TcpListener, TcpStream};
 use crate::runtime::shutdown::Shutdown;
 
 /// How long a connection may take to say that it speaks HTTP/2.
@@ -106,11 +106,9 @@ struct Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
+    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Connection {

@@ -70,7 +70,7 @@ pub(super) fn stopping() -> Status {
     Status::unavailable("the node is stopping")
 }
 
-fn vote_request(
+pub(super) fn vote_request(
     message: &peer::VoteRequest,
 ) -> Result<VoteRequest<super::types::TypeConfig>, Status> {
     let vote = message.vote.as_ref().ok_or_else(|| missing("vote"))?;

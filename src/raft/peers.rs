@@ -18,6 +18,7 @@ use crate::model::limits::{
 };
 use crate::proto::peer::Envelope;
 use crate::proto::peer::peer_client::PeerClient;
+use crate::runtime::net;
 
 /// How often an HTTP/2 ping goes to a peer. A cut connection shows within this and the next.
 pub(super) const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
@@ -128,9 +129,9 @@ impl Peers {
         let endpoint = self.endpoint(address)?;
         let lanes = Lanes {
             address: address.to_owned(),
-            entries: endpoint.connect_lazy(),
-            control: endpoint.connect_lazy(),
-            snapshots: endpoint.connect_lazy(),
+            entries: net::channel(&endpoint),
+            control: net::channel(&endpoint),
+            snapshots: net::channel(&endpoint),
         };
         all.insert(id, lanes.clone());
         Ok(lanes)

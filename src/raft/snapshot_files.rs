@@ -1,14 +1,13 @@
 //! The files of snapshots.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::snapshot::SnapshotHandle;
 use crate::machine::record::{Kind, decode_message, encode_message};
 use crate::proto::peer::{SnapshotFile, SnapshotManifest};
+use crate::runtime::fs::{self, File, MetadataExt as _};
 
 /// Beginnings of directory names.
 pub(super) const KEPT: &str = "snap-";
@@ -157,7 +156,7 @@ pub(super) fn crc_of_file(path: &Path) -> io::Result<u32> {
 
 /// A copy for a database to take over: links to what it never changes, copies of the rest.
 pub(super) fn copy(from: &SnapshotHandle, to: &Path) -> io::Result<()> {
-    if to.try_exists()? {
+    if fs::exists(to)? {
         fs::remove_dir_all(to)?;
     }
     fs::create_dir_all(to)?;

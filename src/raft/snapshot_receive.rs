@@ -2,9 +2,8 @@
 //! and every file against its checksum. What has arrived whole is kept for the next try.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use super::types::Snapshot;
 use crate::model::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_FILES_MAX};
 use crate::proto::peer;
 use crate::proto::peer::snapshot_chunk::Part;
+use crate::runtime::fs::{self, File};
 use crate::runtime::tasks;
 
 /// What the sender has to send.
@@ -100,10 +100,11 @@ impl Receiver {
             return Err(Status::aborted("another transfer has taken this one's place"));
         };
         let (chunks, inbox) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
-        let staging = self.snapshots.staging();
-        let manifest = transfer.manifest.clone();
-        let writer = tasks::spawn_blocking("snapshot-write", move || {
-            write_files(&staging, &manifest, &transfer.missing, inbox)
+        let files = transfer.manifest.files.clone();
+        let mut writer = Writer::new(self.snapshots.staging(), files, transfer.missing);
+        let writer = tasks::drain("snapshot-write", inbox, move |chunk| match chunk {
+            Some(chunk) => writer.take(&chunk),
+            None => writer.finish(),
         });
         let pumped = tokio::select! {
             pumped = pump(&mut inbound, chunks, self.idle) => pumped,
@@ -145,7 +146,7 @@ async fn pump(
 }
 
 /// Whether a manifest is one that this node would write files for.
-fn check(manifest: &peer::SnapshotManifest) -> Result<(), String> {
+pub(super) fn check(manifest: &peer::SnapshotManifest) -> Result<(), String> {
     if manifest.last_log_id.is_none() {
         return Err("the snapshot is empty".to_owned());
     }
@@ -172,11 +173,11 @@ fn is_safe_name(name: &str) -> bool {
 
 /// Removes from the staging directory what is not part of the snapshot or has not arrived whole;
 /// returns the numbers of the files that are not there.
-fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<u32>> {
-    std::fs::create_dir_all(staging)?;
+pub(super) fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<u32>> {
+    fs::create_dir_all(staging)?;
     let wanted: BTreeMap<&str, &peer::SnapshotFile> =
         manifest.files.iter().map(|file| (file.name.as_str(), file)).collect();
-    for entry in std::fs::read_dir(staging)? {
+    for entry in fs::read_dir(staging)? {
         let entry = entry?;
         let name = entry.file_name();
         let wanted = name.to_str().and_then(|name| wanted.get(name));
@@ -188,14 +189,14 @@ fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<
             continue;
         }
         if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
+            fs::remove_dir_all(entry.path())?;
         } else {
-            std::fs::remove_file(entry.path())?;
+            fs::remove_file(entry.path())?;
         }
     }
     let mut missing = Vec::new();
     for (number, file) in (0..).zip(&manifest.files) {
-        if !staging.join(&file.name).try_exists()? {
+        if !fs::exists(staging.join(&file.name))? {
             missing.push(number);
         }
     }
@@ -203,7 +204,7 @@ fn prepare(staging: &Path, manifest: &peer::SnapshotManifest) -> io::Result<Vec<
 }
 
 fn is_whole(path: &Path, file: &peer::SnapshotFile) -> io::Result<bool> {
-    let meta = std::fs::symlink_metadata(path)?;
+    let meta = fs::symlink_metadata(path)?;
     Ok(meta.is_file() && meta.len() == file.size && crc_of_file(path)? == file.crc32c)
 }
 
@@ -215,43 +216,54 @@ struct Incoming {
     crc: u32,
 }
 
-fn write_files(
-    staging: &Path,
-    manifest: &peer::SnapshotManifest,
-    missing: &[u32],
-    mut inbox: mpsc::Receiver<peer::SnapshotData>,
-) -> io::Result<()> {
-    let mut left = missing.iter().copied();
-    let mut incoming: Option<Incoming> = None;
-    let mut open_next = || -> io::Result<Option<Incoming>> {
-        loop {
-            let Some(number) = left.next() else { return Ok(None) };
-            let meta = &manifest.files[number as usize];
-            let file = File::create(staging.join(&meta.name))?;
+/// Writes the files that were missing, one after the other.
+pub(super) struct Writer {
+    staging: PathBuf,
+    files: Vec<peer::SnapshotFile>,
+    left: std::vec::IntoIter<u32>,
+    incoming: Option<Incoming>,
+}
+
+impl Writer {
+    /// `missing` are numbers of `files`.
+    pub(super) fn new(staging: PathBuf, files: Vec<peer::SnapshotFile>, missing: Vec<u32>) -> Self {
+        Self { staging, files, left: missing.into_iter(), incoming: None }
+    }
+
+    /// The file that the next chunk is for; `None`: all are there.
+    fn next_file(&mut self) -> io::Result<Option<Incoming>> {
+        for number in self.left.by_ref() {
+            let meta = &self.files[number as usize];
+            let file = File::create(self.staging.join(&meta.name))?;
             if meta.size > 0 {
                 return Ok(Some(Incoming { number, file, written: 0, crc: 0 }));
             }
             file.sync_all()?;
         }
-    };
-    let mut next = open_next()?;
-    while let Some(data) = inbox.blocking_recv() {
-        let Some(mut target) = incoming.take().or_else(|| next.take()) else {
-            return Err(io::Error::other("more than was missing"));
+        Ok(None)
+    }
+
+    pub(super) fn take(&mut self, chunk: &peer::SnapshotData) -> io::Result<()> {
+        let next = match self.incoming.take() {
+            Some(incoming) => Some(incoming),
+            None => self.next_file()?,
         };
-        let meta = &manifest.files[target.number as usize];
-        target.take(&data, meta)?;
-        if target.written < meta.size {
-            incoming = Some(target);
-        } else {
-            target.finish(meta)?;
-            next = open_next()?;
+        let mut target = next.ok_or_else(|| io::Error::other("more than was missing"))?;
+        let meta = &self.files[target.number as usize];
+        target.take(chunk, meta)?;
+        if target.written == meta.size {
+            return target.finish(meta);
         }
+        self.incoming = Some(target);
+        Ok(())
     }
-    if incoming.is_some() || next.is_some() {
-        return Err(io::Error::other("the transfer ended early"));
+
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if self.incoming.is_some() || self.next_file()?.is_some() {
+            return Err(io::Error::other("the transfer ended early"));
+        }
+        File::open(&self.staging)?.sync_all()
     }
-    File::open(staging)?.sync_all()
 }
 
 impl Incoming {
@@ -310,12 +322,9 @@ mod tests {
         missing: &[u32],
         chunks: Vec<peer::SnapshotData>,
     ) -> io::Result<()> {
-        let (sender, inbox) = mpsc::channel(chunks.len().max(1));
-        for chunk in chunks {
-            sender.try_send(chunk).unwrap();
-        }
-        drop(sender);
-        write_files(staging, manifest, missing, inbox)
+        let mut writer = Writer::new(staging.to_owned(), manifest.files.clone(), missing.to_vec());
+        chunks.iter().try_for_each(|chunk| writer.take(chunk))?;
+        writer.finish()
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Sending a snapshot: offer it, send the files that the receiver lacks, wait until it is installed.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::model::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED};
 use crate::proto::peer;
 use crate::proto::peer::peer_client::PeerClient;
 use crate::proto::peer::snapshot_chunk::Part;
+use crate::runtime::fs::File;
 use crate::runtime::tasks;
 
 /// One snapshot on its way to one peer.
@@ -77,9 +77,7 @@ async fn send_files(
     let (chunks, inbox) = mpsc::channel(SNAPSHOT_CHUNKS_QUEUED);
     let handle = transfer.handle.clone();
     // It ends when the stream is dropped, so it needs no other end.
-    let reader = tasks::spawn_blocking("snapshot-read", move || {
-        read_files(&handle, &offered.missing, &chunks)
-    });
+    let reader = tasks::feed("snapshot-read", Reader::new(handle, offered.missing), chunks);
     let pulled = Arc::new(AtomicU64::new(0));
     let outbound = outbound(begin, inbox, Arc::clone(&pulled));
     let call = transfer.client.send_snapshot(outbound);
@@ -138,57 +136,77 @@ async fn stalled(pulled: &AtomicU64, idle: Duration, install: Duration) -> Durat
     }
 }
 
-fn read_files(
-    handle: &SnapshotHandle,
-    missing: &[u32],
-    chunks: &mpsc::Sender<peer::SnapshotData>,
-) -> io::Result<()> {
-    for number in missing {
-        let index = usize::try_from(*number).map_err(io::Error::other)?;
-        let file = handle.manifest().files.get(index);
-        let file = file.ok_or_else(|| io::Error::other("the receiver asks for an unknown file"))?;
-        match read_file(handle, *number, file, chunks)? {
-            Sent::All => {}
-            Sent::ReceiverGone => return Ok(()),
-        }
-    }
-    Ok(())
+/// Reads the files that are missing at the receiver, chunk by chunk.
+struct Reader {
+    handle: SnapshotHandle,
+    missing: std::vec::IntoIter<u32>,
+    current: Option<Outgoing>,
 }
 
-enum Sent {
-    All,
-    ReceiverGone,
-}
-
-fn read_file(
-    handle: &SnapshotHandle,
+/// A file while it is read.
+struct Outgoing {
     number: u32,
-    file: &peer::SnapshotFile,
-    chunks: &mpsc::Sender<peer::SnapshotData>,
-) -> io::Result<Sent> {
-    let mut source = File::open(handle.dir().join(&file.name))?;
-    let (mut offset, mut crc) = (0, 0);
-    while offset < file.size {
-        let left = usize::try_from(file.size - offset).unwrap_or(usize::MAX);
-        let mut data = vec![0; left.min(SNAPSHOT_CHUNK_BYTES_MAX)];
-        source.read_exact(&mut data)?;
-        crc = crc32c::crc32c_append(crc, &data);
-        let length = data.len() as u64;
-        let chunk = peer::SnapshotData {
-            file: number,
-            offset,
-            crc32c: crc32c::crc32c(&data),
-            data: Bytes::from(data),
+    meta: peer::SnapshotFile,
+    source: File,
+    offset: u64,
+    crc: u32,
+}
+
+impl Reader {
+    fn new(handle: SnapshotHandle, missing: Vec<u32>) -> Self {
+        Self { handle, missing: missing.into_iter(), current: None }
+    }
+
+    /// The file that the next chunk comes from; `None`: all have been read.
+    fn open_next(&mut self) -> io::Result<Option<Outgoing>> {
+        for number in self.missing.by_ref() {
+            let index = usize::try_from(number).map_err(io::Error::other)?;
+            let meta = self.handle.manifest().files.get(index).cloned();
+            let meta =
+                meta.ok_or_else(|| io::Error::other("the receiver asks for an unknown file"))?;
+            let source = File::open(self.handle.dir().join(&meta.name))?;
+            if meta.size > 0 {
+                return Ok(Some(Outgoing { number, meta, source, offset: 0, crc: 0 }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_chunk(&mut self) -> io::Result<Option<peer::SnapshotData>> {
+        let next = match self.current.take() {
+            Some(current) => Some(current),
+            None => self.open_next()?,
         };
-        offset += length;
-        if offset == file.size && crc != file.crc32c {
-            let text = format!("snapshot file {} fails its checksum", file.name);
-            handle.corrupt(&text);
+        let Some(mut file) = next else { return Ok(None) };
+        let chunk = file.read()?;
+        if file.offset < file.meta.size {
+            self.current = Some(file);
+        } else if file.crc != file.meta.crc32c {
+            let text = format!("snapshot file {} fails its checksum", file.meta.name);
+            self.handle.corrupt(&text);
             return Err(io::Error::other(text));
         }
-        if chunks.blocking_send(chunk).is_err() {
-            return Ok(Sent::ReceiverGone);
-        }
+        Ok(Some(chunk))
     }
-    Ok(Sent::All)
+}
+
+impl Iterator for Reader {
+    type Item = io::Result<peer::SnapshotData>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_chunk().transpose()
+    }
+}
+
+impl Outgoing {
+    fn read(&mut self) -> io::Result<peer::SnapshotData> {
+        let left = usize::try_from(self.meta.size - self.offset).unwrap_or(usize::MAX);
+        let mut data = vec![0; left.min(SNAPSHOT_CHUNK_BYTES_MAX)];
+        self.source.read_exact(&mut data)?;
+        self.crc = crc32c::crc32c_append(self.crc, &data);
+        let offset = self.offset;
+        self.offset += data.len() as u64;
+        let crc32c = crc32c::crc32c(&data);
+        Ok(peer::SnapshotData { file: self.number, offset, crc32c, data: Bytes::from(data) })
+    }
 }

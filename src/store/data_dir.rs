@@ -1,12 +1,12 @@
 //! The data directory and its guards: one process, one node, one cluster, a format that we know.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::files;
 use crate::model::ids::NodeId;
+use crate::runtime::fs::{self, File};
 
 /// The format of the directory that this binary writes.
 pub const FORMAT_VERSION: u64 = 1;

@@ -1,8 +1,9 @@
 //! Small files that must survive a crash whole.
 
-use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
+
+use crate::runtime::fs::{self, File};
 
 /// Replaces a file: the old content or the new is there after a crash, never half of one.
 ///

@@ -34,6 +34,7 @@ impl Default for StoreOptions {
 }
 
 /// What all databases have in common.
+#[cfg(not(feature = "sim"))]
 pub(super) fn base() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
     options.create_if_missing(true);

@@ -3,7 +3,6 @@
 //! `state/<shard>/CURRENT` names the generation that counts; it is replaced by an atomic rename.
 //! Readers of the old generation finish undisturbed; its files go when the last of them is done.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,6 +11,7 @@ use super::files;
 use super::options::StoreOptions;
 use super::state::StateDb;
 use crate::machine::Fault;
+use crate::runtime::fs;
 
 const CURRENT: &str = "CURRENT";
 const PREFIX: &str = "generation-";

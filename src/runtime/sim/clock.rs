@@ -1,0 +1,24 @@
+//! The clocks of the node that runs.
+
+use std::time::Instant;
+
+use crate::model::ids::UnixMs;
+
+/// When simulations begin, by the wall clock: an ordinary day.
+const BEGIN_MS: u64 = 1_750_000_000_000;
+
+/// The wall clock.
+#[must_use]
+pub fn unix_ms() -> UnixMs {
+    let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis();
+    let now_ms = BEGIN_MS + u64::try_from(elapsed).unwrap_or(u64::MAX);
+    let offset_ms = super::this_node()
+        .and_then(|node| super::WALL_OFFSETS_MS.with_borrow(|offsets| offsets.get(&node).copied()));
+    UnixMs(now_ms.saturating_add_signed(offset_ms.unwrap_or(0)))
+}
+
+/// The monotonic clock.
+#[must_use]
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,361 @@
+//! Callers: they publish with sequences and expectations, lease and settle, and tell the oracle what
+//! they were told. A caller goes to any node that leads, or thinks so; one whose node crashes, or who
+//! does not hear an outcome, asks the next one the same again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use bytes::Bytes;
+use message_hub::model::command::delivery::{
+    Ack, Action, Extend, Nack, Reject, Release, SettleItem,
+};
+use message_hub::model::command::subscription::At;
+use message_hub::model::expectation::Expect;
+use message_hub::model::ids::{KeyVersion, NodeId};
+use message_hub::model::rejection::{Reason, Rejection};
+use message_hub::model::subscription::{
+    DeadLetterPatch, DeliveryOrder, RetryPatch, SubscriptionPatch,
+};
+use message_hub::model::topic::TopicPatch;
+use message_hub::node::Node;
+use message_hub::node::lead::{Delivery, PullRequest};
+use message_hub::node::validate::{self, PublishRequest};
+use message_hub::proto::v1;
+use prost::Message as _;
+
+use crate::dice::Dice;
+use crate::oracle::{Held, Op, SUBSCRIPTIONS, TOPICS};
+use crate::shared::{Phase, Shared};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const LEASE_MS: u64 = 1000;
+
+/// Topics and subscriptions that every run has.
+pub(crate) async fn prepare(node: &Arc<Node>, seed: u64) -> anyhow::Result<()> {
+    let refused = |rejection: Rejection| anyhow!("{rejection}");
+    let mut dice = Dice::new(seed, 50);
+    for topic in TOPICS {
+        node.create_topic(topic, &TopicPatch::default(), String::new()).await.map_err(refused)?;
+    }
+    for (number, (name, pattern)) in SUBSCRIPTIONS.iter().enumerate() {
+        let order = if number % 2 == 1 { DeliveryOrder::ByKey } else { DeliveryOrder::None };
+        let patch = SubscriptionPatch {
+            lease_ms: Some(LEASE_MS),
+            max_in_flight: Some(u32::try_from(dice.between(3, 60)).unwrap()),
+            order: Some(order as i32),
+            retry: Some(RetryPatch {
+                initial_ms: Some(100),
+                max_ms: Some(1500),
+                max_attempts: Some(u32::try_from(dice.between(2, 5)).unwrap()),
+                ..RetryPatch::default()
+            }),
+            dead_letters: Some(DeadLetterPatch {
+                trip_disabled: Some(true),
+                ..DeadLetterPatch::default()
+            }),
+            ..SubscriptionPatch::default()
+        };
+        let start = At::Start(true).into();
+        let made = node.create_subscription(name, pattern, &patch, start, String::new()).await;
+        made.map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// The callers at one node.
+pub(crate) async fn run(id: u64, node: &Arc<Node>, shared: &Shared) {
+    tokio::join!(
+        publish_all(id, node, shared, 1),
+        publish_all(id, node, shared, 2),
+        publish_all(id, node, shared, 3),
+        consume_all(id, node, shared, 4),
+        consume_all(id, node, shared, 5),
+        meddle(id, node, shared),
+    );
+}
+
+fn dice(id: u64, shared: &Shared, stream: u64) -> Dice {
+    // Another life of the node, other dice: the time tells them apart.
+    let world = shared.get();
+    let life = u64::try_from(world.trace.now.as_millis()).unwrap();
+    Dice::new(world.seed ^ life.rotate_left(32), id * 100 + stream)
+}
+
+async fn pause(dice: &mut Dice, ms_max: u64) {
+    tokio::time::sleep(Duration::from_millis(dice.between(1, ms_max))).await;
+}
+
+/// Who does not lead is asked now and then all the same.
+fn worth_asking(node: &Node, dice: &mut Dice) -> bool {
+    node.raft().is_leader() || dice.chance(2)
+}
+
+fn faults_are_over(shared: &Shared) -> bool {
+    shared.get().phase == Phase::Healing
+}
+
+async fn publish_all(id: u64, node: &Arc<Node>, shared: &Shared, stream: u64) {
+    let mut dice = dice(id, shared, stream);
+    loop {
+        pause(&mut dice, 60).await;
+        if shared.get().phase == Phase::Forming || !worth_asking(node, &mut dice) {
+            continue;
+        }
+        let op = {
+            let mut world = shared.change();
+            let fresh = world.phase == Phase::Faults;
+            world.oracle.begin(id, &mut dice, fresh)
+        };
+        let Some(op) = op else { continue };
+        publish(id, node, shared, op).await;
+    }
+}
+
+async fn publish(id: u64, node: &Arc<Node>, shared: &Shared, op: Op) {
+    let outcome = match validate::publish(request(&op, node), node.now()) {
+        Ok(publish) => tokio::time::timeout(PATIENCE, node.publish("sim", publish)).await,
+        Err(rejection) => Ok(Err(rejection)),
+    };
+    let mut world = shared.change();
+    let (oracle, trace) = {
+        let world = &mut *world;
+        (&mut world.oracle, &mut world.trace)
+    };
+    let told = match outcome {
+        Ok(Ok(published)) => {
+            trace.say(format!("caller of {id}"), format!("{op} is at {}", published.first_offset));
+            oracle.published(&op, &published)
+        }
+        Ok(Err(rejection)) if may_be_asked_again(rejection.reason) => {
+            trace.say(format!("caller of {id}"), format!("{op}: {}", rejection.reason.as_str()));
+            oracle.unanswered(&op);
+            Ok(())
+        }
+        Ok(Err(rejection)) => Err(format!("{op} is refused: {rejection}")),
+        Err(_) => {
+            trace.say(format!("caller of {id}"), format!("{op}: no answer"));
+            oracle.unanswered(&op);
+            Ok(())
+        }
+    };
+    drop(world);
+    if let Err(wrong) = told {
+        shared.wrong(wrong);
+    }
+}
+
+fn request(op: &Op, node: &Node) -> PublishRequest {
+    let now = node.now().get();
+    let event = |number: u32| {
+        let at = |ms: u64| prost_types::Timestamp {
+            seconds: (ms / 1000).cast_signed(),
+            nanos: i32::try_from(ms % 1000).unwrap() * 1_000_000,
+        };
+        let event = v1::Event {
+            id: op.event_id(number),
+            source: "/sim".to_owned(),
+            r#type: "sim".to_owned(),
+            key: op.key.clone(),
+            priority: op.priority,
+            deliver_at: (op.delay_ms > 0).then(|| at(now + op.delay_ms)),
+            data: Bytes::from(vec![b'x'; op.bytes]),
+            ..v1::Event::default()
+        };
+        Bytes::from(event.encode_to_vec())
+    };
+    PublishRequest {
+        topic: op.topic.to_owned(),
+        producer: Some(op.producer()),
+        expectations: match op.expected {
+            Some(version) => vec![(op.key.clone(), Expect::Exact(KeyVersion(version)))],
+            None => Vec::new(),
+        },
+        events: (0..op.count).map(event).collect(),
+    }
+}
+
+/// Refusals that say nothing about the call itself.
+fn may_be_asked_again(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NotLeader
+            | Reason::NoLeader
+            | Reason::NoQuorum
+            | Reason::OutcomeUnknown
+            | Reason::DeadlineExceeded
+            | Reason::Overloaded
+            | Reason::ShuttingDown
+    )
+}
+
+async fn consume_all(id: u64, node: &Arc<Node>, shared: &Shared, stream: u64) {
+    let mut dice = dice(id, shared, stream);
+    loop {
+        pause(&mut dice, 80).await;
+        if shared.get().phase == Phase::Forming || !worth_asking(node, &mut dice) {
+            continue;
+        }
+        let (subscription, _) = dice.pick(&SUBSCRIPTIONS);
+        let consumer = format!("consumer-{}", dice.below(4));
+        let request = PullRequest {
+            service: String::new(),
+            subscription: subscription.to_owned(),
+            consumer: consumer.clone(),
+            max_events: dice.between(1, 12),
+            max_bytes: usize::MAX,
+            lease_ms: 0,
+            wait: Duration::from_millis(dice.below(300)),
+        };
+        let Ok(pulled) = tokio::time::timeout(PATIENCE, node.pull(request)).await else { continue };
+        match pulled {
+            Ok(deliveries) => {
+                let held = hold(id, shared, subscription, &consumer, &deliveries);
+                settle_some(id, node, shared, held, &mut dice).await;
+            }
+            Err(rejection) if may_be_asked_again(rejection.reason) => {}
+            Err(rejection) => shared.wrong(format!("a pull is refused: {rejection}")),
+        }
+    }
+}
+
+fn hold(
+    id: u64,
+    shared: &Shared,
+    subscription: &'static str,
+    consumer: &str,
+    deliveries: &[Delivery],
+) -> Vec<Held> {
+    let mut all = Vec::new();
+    for delivery in deliveries {
+        for batch in &delivery.batches {
+            let view = batch.view().expect("a batch as it is stored");
+            for offset in view.first_offset.get()..view.first_offset.get() + u64::from(batch.count)
+            {
+                all.push(Held {
+                    subscription,
+                    consumer: consumer.to_owned(),
+                    topic: view.topic.to_owned(),
+                    topic_id: delivery.topic_id.get(),
+                    offset,
+                    lease_id: delivery.lease_id.get(),
+                    term: delivery.term.get(),
+                });
+            }
+        }
+    }
+    for held in &all {
+        let told = {
+            let mut world = shared.change();
+            world.trace.say(format!("consumer of {id}"), format!("gets {held}"));
+            world.oracle.delivered(held)
+        };
+        if let Err(wrong) = told {
+            shared.wrong(wrong);
+        }
+    }
+    all
+}
+
+/// Settles what was got, one way or another; some of it late, some of it never.
+async fn settle_some(
+    id: u64,
+    node: &Arc<Node>,
+    shared: &Shared,
+    mut held: Vec<Held>,
+    dice: &mut Dice,
+) {
+    pause(dice, 30).await;
+    {
+        // What others should have settled: their leases may have run out.
+        let mut world = shared.change();
+        if dice.chance(30)
+            && let Some(old) = world.oracle.left_over(dice)
+        {
+            held.push(old);
+        }
+    }
+    let calm = faults_are_over(shared);
+    for one in held {
+        let action = match dice.below(100) {
+            _ if calm => Action::Ack(Ack {}),
+            0..55 => Action::Ack(Ack {}),
+            55..70 => Action::Nack(Nack { reason: "BUSY".to_owned(), ..Nack::default() }),
+            70..74 => Action::Reject(Reject { reason: "BROKEN".to_owned(), ..Reject::default() }),
+            74..80 => Action::Release(Release {}),
+            80..85 => Action::Extend(Extend { lease_ms: 1500 }),
+            _ => {
+                shared.change().oracle.leave(one);
+                continue;
+            }
+        };
+        settle(id, node, shared, one, action).await;
+    }
+}
+
+async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Held, action: Action) {
+    let range = message_hub::model::ranges::OffsetRange { first: held.offset, count: 1 };
+    let item = SettleItem {
+        lease_id: held.lease_id,
+        term: held.term,
+        topic_id: held.topic_id,
+        ranges: vec![range],
+        action: Some(action.clone()),
+    };
+    let asked = node.settle(held.subscription.to_owned(), held.consumer.clone(), vec![item]);
+    let outcome = tokio::time::timeout(PATIENCE, asked).await;
+    let what = match &action {
+        Action::Ack(_) => "ack",
+        Action::Nack(_) => "nack",
+        Action::Reject(_) => "reject",
+        Action::Release(_) => "release",
+        Action::Extend(_) => "extend",
+    };
+    let told = {
+        let mut world = shared.change();
+        let oracle = &mut world.oracle;
+        let (said, told) = match outcome {
+            Ok(Ok(settled)) if settled.iter().any(|s| s.done.count() > 0) => {
+                ("done".to_owned(), oracle.settled(&held, &action))
+            }
+            Ok(Ok(settled)) => {
+                let refused = settled.first().and_then(|s| s.refused).map(Reason::as_str);
+                (refused.unwrap_or("nothing done").to_owned(), Ok(()))
+            }
+            Ok(Err(rejection)) if may_be_asked_again(rejection.reason) => {
+                (rejection.reason.as_str().to_owned(), Ok(()))
+            }
+            Ok(Err(rejection)) => {
+                (String::new(), Err(format!("{what} of {held} is refused: {rejection}")))
+            }
+            Err(_) => ("no answer".to_owned(), Ok(())),
+        };
+        world.trace.say(format!("consumer of {id}"), format!("{what} {held}: {said}"));
+        told
+    };
+    if let Err(wrong) = told {
+        shared.wrong(wrong);
+    }
+}
+
+/// Hands leadership over now and then, and takes snapshots.
+async fn meddle(id: u64, node: &Arc<Node>, shared: &Shared) {
+    let mut dice = dice(id, shared, 6);
+    loop {
+        pause(&mut dice, 4000).await;
+        if shared.get().phase != Phase::Faults || !node.raft().is_leader() {
+            continue;
+        }
+        if dice.chance(40) {
+            let members = node.status().members;
+            let to = dice.pick(&members).node_id;
+            let moved = tokio::time::timeout(PATIENCE, node.transfer_leader(Some(to))).await;
+            let moved = moved.ok().and_then(Result::ok).map(NodeId::get);
+            shared.say(format!("operator of {id}"), format!("leadership to {to}: {moved:?}"));
+        } else {
+            let taken = tokio::time::timeout(PATIENCE, node.snapshot()).await;
+            let taken = taken.ok().and_then(Result::ok).map(|(index, _)| index.get());
+            shared.say(format!("operator of {id}"), format!("snapshot: {taken:?}"));
+        }
+    }
+}

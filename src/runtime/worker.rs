@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{SyncSender, TryIter, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TryIter, sync_channel};
 use std::thread::JoinHandle;
 
 use super::tasks;
@@ -53,7 +53,7 @@ impl<T: Send + 'static> Worker<T> {
     /// When the thread has ended, or the queue is full against all expectation.
     pub fn submit_now(&self, item: T) -> Result<(), Gone> {
         let sent = self.queue.as_ref().ok_or(Gone)?.try_send(item);
-        sent.map_err(|TrySendError::Full(_)| TrySendError::Disconnected(_) | Gone)
+        sent.map_err(|_| Gone)
     }
 }
 

@@ -16,7 +16,7 @@ use super::types::{PeerNode, TypeConfig};
 use crate::model::ids::NodeId;
 use crate::model::limits::{CATCH_UP_ENTRIES_MAX, NODES_MAX};
 use crate::model::rejection::{Reason, Rejection};
-use crate::runtime::tasks;
+use crate::runtime::{clock, tasks};
 
 /// Whether a change is made although the leader thinks that it loses the quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,13 +264,15 @@ impl Core {
         self.leader_view()
     }
 
+    /// Waits until a member answers and has nearly everything. That it answered before does not
+    /// count: it may have died since, and the hub would wait for its vote.
     async fn wait_caught_up(&self, id: NodeId) -> Result<(), Rejection> {
-        let mut metrics = self.raft.metrics();
+        let (mut metrics, asked) = (self.raft.metrics(), clock::now());
         let wait = async {
             loop {
                 let view = self.leader_view()?;
                 must_be_member(&view, id)?;
-                if view.live.contains(&id) && view.lag(id) <= CATCH_UP_ENTRIES_MAX {
+                if self.heard_since(id, asked) && view.lag(id) <= CATCH_UP_ENTRIES_MAX {
                     return Ok(());
                 }
                 metrics.changed().await.map_err(|_| stopping())?;

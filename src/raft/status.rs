@@ -121,6 +121,13 @@ impl Core {
         })
     }
 
+    /// Whether a member answered something that this leader sent after an instant.
+    pub(super) fn heard_since(&self, id: NodeId, since: Instant) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        heard(&metrics).get(&id).is_some_and(|age| *age <= clock::now().duration_since(since))
+    }
+
     /// The refusal that sends a caller to the leader.
     pub(super) fn not_leader(&self) -> Rejection {
         let metrics = self.raft.metrics();

@@ -73,6 +73,7 @@ settings! {
         snapshot_bytes: u64 = 1024 * MIB, "Take a snapshot after this many bytes of log.";
         snapshot_entries: u64 = 1_000_000, "Take a snapshot after this many log entries.";
         snapshot_secs: u64 = 86_400, "Take a snapshot after this many seconds, when anything changed.";
+        snapshot_bytes_per_s: u64 = 64 * MIB, "Bytes a second of a snapshot that this node sends to another; at least 1 MiB, or 0: as fast as it goes.";
         keep_entries: u64 = 10_000, "Log entries to keep behind a snapshot, for followers that were away for a moment.";
         flush_secs: u64 = 30, "Flush the state after this many seconds, when anything changed.";
         flush_bytes: u64 = 256 * MIB, "Flush the state after this many bytes of log.";
@@ -129,6 +130,9 @@ impl Config {
             if value == 0 {
                 return Err((key, "must be positive".to_owned()));
             }
+        }
+        if (1..MIB).contains(&raft.snapshot_bytes_per_s) {
+            return Err(("raft.snapshot_bytes_per_s", "must be 0 or at least 1 MiB".to_owned()));
         }
         if self.storage.write_buffer_bytes < 1 << 20 {
             return Err(("storage.write_buffer_bytes", "must be at least 1 MiB".to_owned()));

@@ -56,17 +56,19 @@ pub enum Table {
     DeadLetters,
     /// (topic id, offset) → priority, times and fairness key of an event off the defaults.
     Specials,
-    /// (topic id, fairness key, priority, ready at, offset) → nothing: order of `Specials`.
+    /// (topic id, fairness key, priority, ready at, first offset) → events: order of `Specials`.
     Scheduled,
     /// (topic id, fairness key, priority, deadline, offset) → when it is ready.
     Deadlines,
     /// Service name → limits.
     Quotas,
+    /// (topic id, first offset) → how far back the events before are, of a batch with keys.
+    Backs,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -93,6 +95,7 @@ impl Table {
         Self::Scheduled,
         Self::Deadlines,
         Self::Quotas,
+        Self::Backs,
     ];
 
     /// The persisted name.
@@ -125,6 +128,7 @@ impl Table {
             Self::Scheduled => "scheduled",
             Self::Deadlines => "deadlines",
             Self::Quotas => "quotas",
+            Self::Backs => "backs",
         }
     }
 }

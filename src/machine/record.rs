@@ -66,6 +66,8 @@ pub enum Kind {
     Quota = 25,
     /// What the consumers of a service have.
     ServiceLoad = 26,
+    /// How far back the events before are, by key.
+    Backs = 27,
     /// The log id that was applied last.
     Applied = 32,
     /// An entry of the Raft log.
@@ -111,6 +113,7 @@ impl Kind {
         Self::Deadline,
         Self::Quota,
         Self::ServiceLoad,
+        Self::Backs,
         Self::Applied,
         Self::LogEntry,
         Self::Vote,

@@ -119,6 +119,9 @@ pub const REPLICATION_BYTES_MAX: usize = 1 << 20;
 pub const LOG_TAIL_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one chunk of a snapshot.
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a snapshot that a receiver leaves to the system to write: more at once would hold up
+/// the syncs of the log on the same disk.
+pub const SNAPSHOT_UNSYNCED_BYTES: usize = 8 << 20;
 /// Files of one snapshot.
 pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 /// Nodes of a cluster.
@@ -278,6 +281,8 @@ pub const CANDIDATE_TOPIC_NAMES_MAX: usize = 1024;
 pub const CANDIDATE_FLOWS_MAX: usize = 64;
 /// Rows and events that one search for events to deliver looks at.
 pub const CANDIDATE_ROWS_MAX: u64 = 16_384;
+/// Special events that share a row; at most 64, as a row has bits for them.
+pub const SPECIALS_PER_ROW: usize = 64;
 /// Rows that a stream of candidates reads at once.
 pub const CANDIDATE_STREAM_ROWS: usize = 256;
 /// Streams whose place a cursor remembers.

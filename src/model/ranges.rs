@@ -32,6 +32,12 @@ impl OffsetRange {
         self.first.saturating_add(self.count)
     }
 
+    /// Whether an offset is in it.
+    #[must_use]
+    pub fn has(&self, offset: Offset) -> bool {
+        (self.first..self.end()).contains(&offset.get())
+    }
+
     /// What both have.
     #[must_use]
     pub fn overlap(&self, other: Self) -> Self {

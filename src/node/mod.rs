@@ -21,6 +21,7 @@ pub mod lead;
 pub mod cluster;
 pub mod housekeeping;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -271,6 +272,7 @@ fn timing(config: &Config) -> Timing {
         heartbeat: Duration::from_millis(config.raft.heartbeat_ms),
         election_min: Duration::from_millis(config.raft.election_min_ms),
         election_max: Duration::from_millis(config.raft.election_max_ms),
+        transfer_rate: NonZeroU64::new(config.raft.snapshot_bytes_per_s),
         ..Timing::default()
     }
 }

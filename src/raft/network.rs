@@ -237,6 +237,7 @@ impl NetSnapshot<TypeConfig> for Connection {
             envelope: self.envelope(),
             vote,
             handle: snapshot.snapshot,
+            rate: self.peers.timing.transfer_rate,
             idle: self.peers.timing.transfer_idle,
             install: ttl,
         };

@@ -1,6 +1,7 @@
 //! What a Raft node is started with.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ pub struct Timing {
     pub append_idle: Duration,
     /// A snapshot transfer without progress for so long is begun anew. Default 30 s.
     pub transfer_idle: Duration,
+    /// Bytes a second of a snapshot that this node sends; `None`: as fast as the receiver takes
+    /// them. Default 64 MiB.
+    pub transfer_rate: Option<NonZeroU64>,
     /// For verifying and installing a snapshot at the receiver. Default 10 min.
     pub install: Duration,
 }
@@ -71,6 +75,7 @@ impl Default for Timing {
             connect: Duration::from_secs(1),
             append_idle: Duration::from_secs(4),
             transfer_idle: Duration::from_secs(30),
+            transfer_rate: NonZeroU64::new(64 << 20),
             install: Duration::from_secs(600),
         }
     }

@@ -15,7 +15,9 @@ use tonic::{Status, Streaming};
 use super::snapshot::{SnapshotHandle, Snapshots};
 use super::snapshot_files::crc_of_file;
 use super::types::Snapshot;
-use crate::model::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_FILES_MAX};
+use crate::model::limits::{
+    SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_QUEUED, SNAPSHOT_FILES_MAX, SNAPSHOT_UNSYNCED_BYTES,
+};
 use crate::proto::peer;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::runtime::fs::{self, File};
@@ -213,6 +215,8 @@ struct Incoming {
     number: u32,
     file: File,
     written: u64,
+    /// Of these, not known to be on the disk.
+    unsynced: usize,
     crc: u32,
 }
 
@@ -236,7 +240,7 @@ impl Writer {
             let meta = &self.files[number as usize];
             let file = File::create(self.staging.join(&meta.name))?;
             if meta.size > 0 {
-                return Ok(Some(Incoming { number, file, written: 0, crc: 0 }));
+                return Ok(Some(Incoming { number, file, written: 0, unsynced: 0, crc: 0 }));
             }
             file.sync_all()?;
         }
@@ -284,6 +288,11 @@ impl Incoming {
         self.file.write_all(&data.data)?;
         self.crc = crc32c::crc32c_append(self.crc, &data.data);
         self.written += length;
+        self.unsynced += data.data.len();
+        if self.unsynced >= SNAPSHOT_UNSYNCED_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! Sending a snapshot: offer it, send the files that the receiver lacks, wait until it is installed.
 
 use std::io::{self, Read as _};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -20,7 +21,7 @@ use crate::proto::peer;
 use crate::proto::peer::peer_client::PeerClient;
 use crate::proto::peer::snapshot_chunk::Part;
 use crate::runtime::fs::File;
-use crate::runtime::tasks;
+use crate::runtime::{clock, tasks};
 
 /// One snapshot on its way to one peer.
 pub(super) struct Transfer {
@@ -28,6 +29,8 @@ pub(super) struct Transfer {
     pub(super) envelope: Option<peer::Envelope>,
     pub(super) vote: Vote,
     pub(super) handle: SnapshotHandle,
+    /// Bytes a second at most; `None`: as fast as the receiver takes them.
+    pub(super) rate: Option<NonZeroU64>,
     /// Without progress for so long it is given up.
     pub(super) idle: Duration,
     /// For what the receiver does before the first and after the last chunk.
@@ -79,7 +82,7 @@ async fn send_files(
     // It ends when the stream is dropped, so it needs no other end.
     let reader = tasks::feed("snapshot-read", Reader::new(handle, offered.missing), chunks);
     let pulled = Arc::new(AtomicU64::new(0));
-    let outbound = outbound(begin, inbox, Arc::clone(&pulled));
+    let outbound = outbound(begin, inbox, Arc::clone(&pulled), Pace::of(transfer.rate));
     let call = transfer.client.send_snapshot(outbound);
     let sent = tokio::select! {
         sent = call => sent,
@@ -105,18 +108,42 @@ fn outbound(
     begin: peer::SnapshotBegin,
     inbox: mpsc::Receiver<peer::SnapshotData>,
     pulled: Arc<AtomicU64>,
+    pace: Pace,
 ) -> impl Stream<Item = peer::SnapshotChunk> + Send + 'static {
     let first = peer::SnapshotChunk { part: Some(Part::Begin(begin)) };
-    let rest = stream::unfold((inbox, pulled), |(mut inbox, pulled)| async move {
+    let rest = stream::unfold((inbox, pulled, pace), |(mut inbox, pulled, mut pace)| async move {
         let Some(data) = inbox.recv().await else {
             pulled.store(ALL_PULLED, Ordering::Relaxed);
             return None;
         };
+        pace.wait_for(data.data.len()).await;
         pulled.fetch_add(1, Ordering::Relaxed);
-        Some((peer::SnapshotChunk { part: Some(Part::Data(data)) }, (inbox, pulled)))
+        Some((peer::SnapshotChunk { part: Some(Part::Data(data)) }, (inbox, pulled, pace)))
     });
     use futures_util::StreamExt;
     stream::once(std::future::ready(first)).chain(rest)
+}
+
+/// Spreads bytes evenly over time, so that a transfer leaves disks and network to who is served.
+struct Pace {
+    rate: Option<NonZeroU64>,
+    /// When the next bytes may go.
+    next: Instant,
+}
+
+impl Pace {
+    fn of(rate: Option<NonZeroU64>) -> Self {
+        Self { rate, next: clock::now() }
+    }
+
+    /// Waits until some bytes may go.
+    async fn wait_for(&mut self, bytes: usize) {
+        let Some(rate) = self.rate else { return };
+        tokio::time::sleep_until(self.next.into()).await;
+        // What a slow receiver left unused is not made up for.
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / rate;
+        self.next = self.next.max(clock::now()) + Duration::from_nanos(nanos);
+    }
 }
 
 /// Returns once nothing has moved for `idle`, or `install` after the last chunk.

@@ -7,11 +7,11 @@ use super::work::Work;
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
-use crate::machine::topic::batch::Backs;
+use crate::machine::topic::backs::Backs;
 use crate::model::ids::{Offset, TopicId};
 use crate::model::ranges::{OffsetRange, Ranges};
 
-/// Looks up the events before: remembers the stored batch that it came to last.
+/// Looks up the events before: remembers what it read last.
 #[derive(Debug, Default)]
 pub(crate) struct Predecessors {
     known: Option<(TopicId, Backs)>,
@@ -30,8 +30,7 @@ impl Predecessors {
     ) -> Result<Option<Offset>, Fault> {
         let holds = |(t, backs): &(TopicId, Backs)| *t == topic && backs.has(offset);
         if !self.known.as_ref().is_some_and(holds) {
-            let found = Backs::containing(kv, topic, offset)?;
-            self.known = found.map(|backs| (topic, backs));
+            self.known = Some((topic, Backs::around(kv, topic, offset)?));
         }
         Ok(self.known.as_ref().and_then(|(_, backs)| backs.before(offset)))
     }

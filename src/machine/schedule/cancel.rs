@@ -33,7 +33,7 @@ pub(crate) fn apply<K: Kv>(
         Some(special) if special.cancelled => Ok(Outcome::Done),
         Some(special) if special.ready_at_ms > machine.now().get() => {
             let id = topic.topic_id();
-            index::call_off(machine, id, offset, special);
+            index::call_off(machine, id, offset, &special)?;
             topic.cancels += 1;
             machine.put_topic(&command.topic, topic);
             machine.appended(id);

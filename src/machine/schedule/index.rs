@@ -1,35 +1,40 @@
 //! Indexing special events as they are published.
 
-use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use super::scheduled::{OrderKey, Waiting, deadline_value};
+use super::scheduled::{OrderKey, Waiting, deadline_value, decode_waiting, encode_waiting};
 use super::specials::{self, SpecialRecord};
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
-use crate::machine::kv::{Kv, Table};
+use crate::machine::kv::{Kv, Order, Table};
+use crate::machine::overlay::Overlay;
 use crate::model::event::EventView;
 use crate::model::event_run;
 use crate::model::ids::{Offset, TopicId, UnixMs};
-use crate::model::limits::PRIORITY_DEFAULT;
+use crate::model::limits::{PRIORITY_DEFAULT, SPECIALS_PER_ROW};
 
-/// Indexes the special events of a run; how many there are.
+/// The special events of a run, to be written with its batch. Their deadlines are timed.
 pub(crate) fn note<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: TopicId,
     first: Offset,
     run: &[u8],
-) -> Result<u64, Fault> {
-    let (now, mut offset, mut count) = (machine.now(), first, 0);
+) -> Result<Vec<(Offset, SpecialRecord)>, Fault> {
+    let (now, mut offset, mut found) = (machine.now(), first, Vec::new());
     for encoded in event_run::iter(run) {
         let view = EventView::read(encoded?)?;
         if view.is_special() {
-            put(machine, topic, offset, &record_of(&view, now));
-            count += 1;
+            let special = record_of(&view, now);
+            if let Some(deadline) = special.deadline() {
+                timers::set(machine, deadline, Due::Deadline(topic, offset));
+            }
+            found.push((offset, special));
         }
         offset = offset.next();
     }
-    Ok(count)
+    Ok(found)
 }
 
 fn record_of(view: &EventView<'_>, now: UnixMs) -> SpecialRecord {
@@ -47,42 +52,42 @@ fn record_of(view: &EventView<'_>, now: UnixMs) -> SpecialRecord {
     }
 }
 
-fn keys(
-    topic: TopicId,
-    offset: Offset,
-    special: &SpecialRecord,
-) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-    let key = |instant: u64| {
-        let priority = u8::try_from(special.priority).unwrap_or(u8::MAX);
-        let instant = UnixMs(instant);
-        OrderKey { topic, flow: &special.flow, priority, instant, offset }.encode()
-    };
-    (
-        special.scheduled.then(|| key(special.ready_at_ms)),
-        special.deadline().map(|deadline| key(deadline.get())),
-    )
+/// An event's key in the order of some instants.
+fn order_key(topic: TopicId, special: &SpecialRecord, instant: u64, offset: Offset) -> Vec<u8> {
+    let priority = u8::try_from(special.priority).unwrap_or(u8::MAX);
+    OrderKey { topic, flow: &special.flow, priority, instant: UnixMs(instant), offset }.encode()
 }
 
-fn put<K: Kv>(
-    machine: &mut Machine<'_, K>,
+/// Writes the rows of the special events of one batch, which are in the order of offsets.
+pub(crate) fn write<K: Kv>(
+    overlay: &mut Overlay<'_, K>,
     topic: TopicId,
-    offset: Offset,
-    special: &SpecialRecord,
+    events: &[(Offset, SpecialRecord)],
 ) {
-    let (scheduled, deadline) = keys(topic, offset, special);
-    let overlay = machine.overlay_mut();
-    overlay.put(Table::Specials, specials::row_key(topic, offset), special.encode());
-    if let Some(row) = scheduled {
-        overlay.put(Table::Scheduled, row, waiting(special));
+    for group in events.chunks(SPECIALS_PER_ROW) {
+        let (first, row) = specials::encode(group);
+        overlay.put(Table::Specials, specials::row_key(topic, first), row);
     }
-    if let Some(row) = deadline {
-        overlay.put(Table::Deadlines, row, deadline_value(UnixMs(special.ready_at_ms)));
-        timers::set(machine, UnixMs(special.deadline_ms), Due::Deadline(topic, offset));
+    let mut orders: BTreeMap<(&str, u32, u64), Vec<Waiting>> = BTreeMap::new();
+    for (offset, special) in events {
+        let (deadline_ms, ready_at_ms) = (special.deadline_ms, special.ready_at_ms);
+        if special.scheduled {
+            let waiting = Waiting { offset: *offset, deadline_ms, cancelled: special.cancelled };
+            let order = (special.flow.as_str(), special.priority, ready_at_ms);
+            orders.entry(order).or_default().push(waiting);
+        }
+        if deadline_ms > 0 {
+            let row = order_key(topic, special, deadline_ms, *offset);
+            overlay.put(Table::Deadlines, row, deadline_value(UnixMs(ready_at_ms)));
+        }
     }
-}
-
-fn waiting(special: &SpecialRecord) -> Bytes {
-    Waiting { deadline_ms: special.deadline_ms, cancelled: special.cancelled }.encode()
+    for ((flow, priority, instant), waiting) in orders {
+        let (priority, instant) = (u8::try_from(priority).unwrap_or(u8::MAX), UnixMs(instant));
+        for group in waiting.chunks(SPECIALS_PER_ROW) {
+            let key = OrderKey { topic, flow, priority, instant, offset: group[0].offset };
+            overlay.put(Table::Scheduled, key.encode(), encode_waiting(group));
+        }
+    }
 }
 
 /// Calls a delayed event off. It stays special, and in the order of readiness: subscriptions have
@@ -91,19 +96,46 @@ pub(crate) fn call_off<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: TopicId,
     offset: Offset,
-    mut special: SpecialRecord,
-) {
-    let (scheduled, deadline) = keys(topic, offset, &special);
-    special.cancelled = true;
-    let overlay = machine.overlay_mut();
-    if let Some(row) = scheduled {
-        overlay.put(Table::Scheduled, row, waiting(&special));
+    special: &SpecialRecord,
+) -> Result<(), Fault> {
+    let mut group = specials::group_of(machine.overlay(), topic, offset)?;
+    group.iter_mut().filter(|(at, _)| *at == offset).for_each(|(_, s)| s.cancelled = true);
+    let (first, row) = specials::encode(&group);
+    machine.overlay_mut().put(Table::Specials, specials::row_key(topic, first), row);
+    if special.scheduled {
+        call_off_order(machine, topic, offset, special)?;
     }
-    if let Some(row) = deadline {
-        overlay.delete(Table::Deadlines, row);
-    }
-    overlay.put(Table::Specials, specials::row_key(topic, offset), special.encode());
     if let Some(deadline) = special.deadline() {
+        let row = order_key(topic, special, deadline.get(), offset);
+        machine.overlay_mut().delete(Table::Deadlines, row);
         timers::clear(machine, deadline, Due::Deadline(topic, offset));
     }
+    Ok(())
+}
+
+fn call_off_order<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    topic: TopicId,
+    offset: Offset,
+    special: &SpecialRecord,
+) -> Result<(), Fault> {
+    let low = order_key(topic, special, special.ready_at_ms, Offset(0));
+    let high = order_key(topic, special, special.ready_at_ms, offset.next());
+    let mut changed = None;
+    machine.overlay().scan(
+        Table::Scheduled,
+        &low,
+        &high,
+        Order::Descending,
+        &mut |row, value| {
+            let mut group = decode_waiting(OrderKey::decode(row)?.offset, value)?;
+            group.iter_mut().filter(|w| w.offset == offset).for_each(|w| w.cancelled = true);
+            changed = Some((row.to_vec(), encode_waiting(&group)));
+            Ok(ControlFlow::Break(()))
+        },
+    )?;
+    if let Some((row, value)) = changed {
+        machine.overlay_mut().put(Table::Scheduled, row, value);
+    }
+    Ok(())
 }

@@ -1,13 +1,14 @@
 //! The two orders of special events, shared by all subscriptions of a topic: by when they are
 //! ready, in `Scheduled`, and by deadline, in `Deadlines`. Keys of both: (topic id, fairness key,
-//! priority, instant, offset).
+//! priority, instant, offset). A row of `Scheduled` has all neighbours in its batch that have these
+//! in common, and the offset of the first.
 //!
 //! For one priority the rank grows with the instant whatever a subscription's settings are, so that
 //! each subscription merges these rows by its own rank and nothing is stored per subscription.
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::machine::record::{Kind, body, finish, start};
+use crate::machine::record::{Kind, body, decode_message, encode_message, finish, start};
 use crate::machine::{Fault, key};
 use crate::model::ids::{Offset, TopicId, UnixMs};
 
@@ -22,7 +23,7 @@ pub struct OrderKey<'a> {
     pub priority: u8,
     /// When it is ready, or its deadline.
     pub instant: UnixMs,
-    /// Which event.
+    /// Which event, or the first of them.
     pub offset: Offset,
 }
 
@@ -70,36 +71,59 @@ pub fn flow_prefix(topic: TopicId, flow: &str) -> Vec<u8> {
     row
 }
 
-/// The value of a row in `Scheduled`: what else a search has to know of the event.
+/// An event in `Scheduled`: what else a search has to know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
+    /// Which event.
+    pub offset: Offset,
     /// Unix milliseconds; 0: none.
     pub deadline_ms: u64,
     /// It was called off: subscriptions that still have it skip it.
     pub cancelled: bool,
 }
 
-impl Waiting {
-    /// The row to store.
-    #[must_use]
-    pub fn encode(self) -> Bytes {
-        let mut buf = start(Kind::Scheduled, 9);
-        buf.put_u64_le(self.deadline_ms);
-        buf.put_u8(u8::from(self.cancelled));
-        finish(buf)
-    }
+/// A row of `Scheduled` as stored: neighbours of one batch that are ready at the same instant.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Columns {
+    /// How far each is behind the offset in the row's key.
+    #[prost(uint32, repeated, tag = "1")]
+    at: Vec<u32>,
+    /// Empty: none has one.
+    #[prost(uint64, repeated, tag = "2")]
+    deadlines_ms: Vec<u64>,
+    /// A bit each, the lowest for the first.
+    #[prost(fixed64, tag = "3")]
+    cancelled: u64,
+}
 
-    /// Reads a stored row.
-    ///
-    /// # Errors
-    /// When it is corrupt.
-    pub fn decode(row: &[u8]) -> Result<Self, Fault> {
-        let mut rest = body(Kind::Scheduled, row)?;
-        if rest.len() != 9 {
-            return Err(Fault::Corrupt { record: Kind::Scheduled, what: "length".to_owned() });
-        }
-        Ok(Self { deadline_ms: rest.get_u64_le(), cancelled: rest.get_u8() != 0 })
+/// The value of a row in `Scheduled`: up to `limits::SPECIALS_PER_ROW` events, in order.
+#[must_use]
+pub fn encode_waiting(group: &[Waiting]) -> Bytes {
+    let first = group.first().map_or(Offset(0), |waiting| waiting.offset);
+    let mut columns = Columns::default();
+    for (bit, waiting) in group.iter().enumerate() {
+        columns.at.push(u32::try_from(waiting.offset.since(first)).unwrap_or(u32::MAX));
+        columns.deadlines_ms.push(waiting.deadline_ms);
+        columns.cancelled |= u64::from(waiting.cancelled) << bit;
     }
+    if columns.deadlines_ms.iter().all(|deadline| *deadline == 0) {
+        columns.deadlines_ms.clear();
+    }
+    encode_message(Kind::Scheduled, &columns)
+}
+
+/// Reads a stored row; `first` is the offset in its key.
+///
+/// # Errors
+/// When it is corrupt.
+pub fn decode_waiting(first: Offset, row: &[u8]) -> Result<Vec<Waiting>, Fault> {
+    let columns: Columns = decode_message(Kind::Scheduled, row)?;
+    let events = columns.at.iter().enumerate().map(|(index, at)| Waiting {
+        offset: first.plus(u64::from(*at)),
+        deadline_ms: columns.deadlines_ms.get(index).copied().unwrap_or(0),
+        cancelled: columns.cancelled >> index & 1 == 1,
+    });
+    Ok(events.collect())
 }
 
 /// The value of a row in `Deadlines`: when the event is ready.
@@ -138,7 +162,9 @@ mod tests {
         assert_eq!(OrderKey::decode(&key.encode()).unwrap(), key);
         assert!(OrderKey::decode(&key.encode()[1..]).is_err());
         assert_eq!(ready_at_in(&deadline_value(UnixMs(7))).unwrap(), UnixMs(7));
-        let waiting = Waiting { deadline_ms: 9, cancelled: true };
-        assert_eq!(Waiting::decode(&waiting.encode()).unwrap(), waiting);
+        let waiting = [(8, 9, true), (11, 0, false)].map(|(offset, deadline_ms, cancelled)| {
+            Waiting { offset: Offset(offset), deadline_ms, cancelled }
+        });
+        assert_eq!(decode_waiting(Offset(8), &encode_waiting(&waiting)).unwrap(), waiting);
     }
 }

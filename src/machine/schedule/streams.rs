@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::cursor::{Cursor, StreamId, Which};
+use super::cursor::{Cursor, Place, StreamId, Which};
 use super::rank::Rank;
 use super::scheduled::{self, OrderKey, Waiting};
 use super::search::{Item, Search};
@@ -25,8 +25,12 @@ pub(super) struct Stream {
     ranked: bool,
     /// The next row's key is not below this; for the log an offset.
     at: Vec<u8>,
+    /// Events below, in the row at that key, were come to by earlier searches.
+    resume_at: Offset,
     high: Vec<u8>,
     rows: VecDeque<(Vec<u8>, Vec<u8>)>,
+    /// What is left of the row that the stream is in, in the order of readiness.
+    group: Group,
     /// Special events ahead of the log: all of those below `specials_end`.
     specials: VecDeque<(Offset, SpecialRecord)>,
     specials_end: u64,
@@ -44,6 +48,22 @@ pub(super) struct Stream {
     rows_max: usize,
 }
 
+/// Events of one row of `Scheduled`.
+#[derive(Default)]
+struct Group {
+    topic: TopicId,
+    rank: Rank,
+    waiting: VecDeque<Waiting>,
+    /// Its key; empty: none is open.
+    row: Vec<u8>,
+}
+
+/// The first key after one.
+fn next_key(mut row: Vec<u8>) -> Vec<u8> {
+    row.push(0);
+    row
+}
+
 /// Rows that a stream reads at first: most have none or few.
 const STREAM_ROWS_FIRST: usize = 4;
 
@@ -58,14 +78,16 @@ impl Stream {
     ) -> Self {
         let low = cursor.begin(&id).map_or(from.clone(), |begin| from.max(begin.to_vec()));
         let ended = cursor.has_ended(&id);
-        let resume = cursor.resumes.get(&id).filter(|at| **at > low);
+        let resume = cursor.resumes.get(&id).filter(|place| place.key > low);
         Self {
             ranked,
             // Rows of `Ready` go when their events do.
             passing: resume.is_none() && id.2 != Which::Ready,
-            at: resume.cloned().unwrap_or(low),
+            resume_at: resume.map_or(Offset(0), |place| place.offset),
+            at: resume.map_or(low, |place| place.key.clone()),
             high: key::after_prefix(prefix),
             rows: VecDeque::new(),
+            group: Group::default(),
             specials: VecDeque::new(),
             specials_end: 0,
             batch: (OffsetRange::default(), UnixMs(0)),
@@ -145,12 +167,16 @@ impl Stream {
     }
 
     /// Where to go on when the search ends before the stream does.
-    fn place(&self) -> Vec<u8> {
-        match &self.head {
-            Some(_) => self.head_at.clone(),
-            None if self.ended => key::END.to_vec(),
-            None => self.at.clone(),
-        }
+    fn place(&self) -> Place {
+        let row = &self.group.row;
+        let (key, offset) = match (&self.head, self.group.waiting.front()) {
+            (Some(head), _) => (self.head_at.clone(), head.range.first),
+            (None, _) if self.ended => (key::END.to_vec(), 0),
+            (None, Some(next)) => (row.clone(), next.offset.get()),
+            (None, None) if !row.is_empty() => (next_key(row.clone()), 0),
+            (None, None) => (self.at.clone(), 0),
+        };
+        Place { key, offset: Offset(offset) }
     }
 
     fn next_of_log<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<Option<Item>, Fault> {
@@ -250,34 +276,37 @@ impl Stream {
 
     fn next_row<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<Option<Item>, Fault> {
         loop {
+            if let Some(waiting) = self.group.waiting.pop_front() {
+                if let Some(item) = self.waiting_item(search, waiting)? {
+                    self.head_at.clone_from(&self.group.row);
+                    return Ok(Some(item));
+                }
+                continue;
+            }
+            if !self.group.row.is_empty() {
+                let row = std::mem::take(&mut self.group.row);
+                self.pass(next_key(row));
+            }
             if self.rows.is_empty() && !self.refill(search)? {
                 return Ok(None);
             }
             let Some((row, value)) = self.rows.pop_front() else { return Ok(None) };
-            let mut next = row.clone();
-            next.push(0);
             let found = match self.id.2 {
                 Which::Ready => {
                     let key = ReadyKey::decode(&row)?;
                     let range = OffsetRange::one(key.offset);
                     Some(Item { rank: key.rank, topic: key.topic, range, deadline_ms: 0 })
                 }
-                Which::Scheduled(_) | Which::Deadlines(_) => {
-                    let key = OrderKey::decode(&row)?;
-                    if self.is_late(search, &key) {
+                Which::Deadlines(_) => self.dated_item(search, &OrderKey::decode(&row)?, &value)?,
+                Which::Scheduled(_) => {
+                    if !self.open_group(search, row, &value)? {
                         return Ok(None);
                     }
-                    match search.mark(key.topic, key.offset)? {
-                        Mark::Done | Mark::Leased => None,
-                        Mark::Free => {
-                            self.passing = false;
-                            self.item(search, &key, &value)?
-                        }
-                    }
+                    continue;
                 }
                 Which::Log => None,
             };
-            self.pass(next);
+            self.pass(next_key(row.clone()));
             if found.is_some() {
                 self.head_at = row;
                 return Ok(found);
@@ -285,42 +314,65 @@ impl Stream {
         }
     }
 
-    /// Whether a stream by readiness came to what is not ready yet: that is its end.
-    fn is_late<K: Kv>(&mut self, search: &mut Search<'_, K>, key: &OrderKey<'_>) -> bool {
-        let late = matches!(self.id.2, Which::Scheduled(_)) && key.instant > search.now;
-        if late {
+    /// Takes up a row of `Scheduled`; `false`: its events are not ready yet, nor are all after it.
+    fn open_group<K: Kv>(
+        &mut self,
+        search: &mut Search<'_, K>,
+        row: Vec<u8>,
+        value: &[u8],
+    ) -> Result<bool, Fault> {
+        let key = OrderKey::decode(&row)?;
+        if key.instant > search.now {
             search.wake_at(key.instant);
             self.ended = true;
+            return Ok(false);
         }
-        late
+        let mut waiting = scheduled::decode_waiting(key.offset, value)?;
+        let resume_at = std::mem::take(&mut self.resume_at);
+        if row == self.at {
+            waiting.retain(|waiting| waiting.offset >= resume_at);
+        }
+        let rank = Rank::by_wait(&search.record.config, u32::from(key.priority), key.instant);
+        self.group = Group { topic: key.topic, rank, waiting: waiting.into(), row };
+        Ok(true)
     }
 
-    fn item<K: Kv>(
-        &self,
+    fn waiting_item<K: Kv>(
+        &mut self,
+        search: &mut Search<'_, K>,
+        waiting: Waiting,
+    ) -> Result<Option<Item>, Fault> {
+        let Group { topic, rank, .. } = self.group;
+        search.spend(1);
+        if search.mark(topic, waiting.offset)? != Mark::Free {
+            return Ok(None);
+        }
+        self.passing = false;
+        if waiting.cancelled {
+            search.skip(topic, waiting.offset)?;
+            return Ok(None);
+        }
+        let range = OffsetRange::one(waiting.offset);
+        Ok(Some(Item { rank, topic, range, deadline_ms: waiting.deadline_ms }))
+    }
+
+    fn dated_item<K: Kv>(
+        &mut self,
         search: &mut Search<'_, K>,
         key: &OrderKey<'_>,
         value: &[u8],
     ) -> Result<Option<Item>, Fault> {
-        let (topic, priority) = (key.topic, u32::from(key.priority));
-        let (rank, deadline_ms) = match self.id.2 {
-            Which::Deadlines(_) => {
-                if scheduled::ready_at_in(value)? > search.now {
-                    return Ok(None);
-                }
-                let rank = Rank::by_deadline(&search.record.config, priority, key.instant);
-                (rank, key.instant.get())
-            }
-            _ => {
-                let waiting = Waiting::decode(value)?;
-                if waiting.cancelled {
-                    search.skip(topic, key.offset)?;
-                    return Ok(None);
-                }
-                let rank = Rank::by_wait(&search.record.config, priority, key.instant);
-                (rank, waiting.deadline_ms)
-            }
-        };
-        Ok(Some(Item { rank, topic, range: OffsetRange::one(key.offset), deadline_ms }))
+        if search.mark(key.topic, key.offset)? != Mark::Free {
+            return Ok(None);
+        }
+        self.passing = false;
+        if scheduled::ready_at_in(value)? > search.now {
+            return Ok(None);
+        }
+        let priority = u32::from(key.priority);
+        let rank = Rank::by_deadline(&search.record.config, priority, key.instant);
+        let (topic, range) = (key.topic, OffsetRange::one(key.offset));
+        Ok(Some(Item { rank, topic, range, deadline_ms: key.instant.get() }))
     }
 
     fn refill<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<bool, Fault> {

@@ -15,6 +15,7 @@ use crate::model::ids::{Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{MARKS_OFFSETS, PRIORITY_DEFAULT, PRIORITY_MAX, STATS_ROWS_MAX};
 use crate::model::outcome::TopicInfo;
 use crate::model::pattern::TopicPattern;
+use crate::model::ranges::OffsetRange;
 
 /// Events of a subscription by what they wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,17 +105,15 @@ impl Count {
         let marks = self.marks(kv, id, topic.id, &progress)?;
         let taken: u64 = marks.values().map(|m| m.done.count() + m.leased.count()).sum();
         let free = topic.next_offset.get().saturating_sub(progress.floor).saturating_sub(taken);
-        let low = specials::row_key(topic.id, Offset(progress.floor));
-        let high = specials::row_key(topic.id, topic.next_offset);
         let mut special = 0;
         if topic.specials > 0 {
-            kv.scan(Table::Specials, &low, &high, Order::Ascending, &mut |row, value| {
-                let offset = specials::offset_of(row)?;
+            let range = OffsetRange::between(progress.floor, topic.next_offset.get());
+            specials::visit(kv, topic.id, range, &mut |offset, record| {
                 let places = marks.get(&marks::chunk_of(offset));
                 let place = offset.get() % MARKS_OFFSETS;
                 if !places.is_some_and(|m| m.done.has(place) || m.leased.has(place)) {
                     special += 1;
-                    self.special(&SpecialRecord::decode(value)?);
+                    self.special(&record);
                 }
                 Ok(self.row())
             })?;

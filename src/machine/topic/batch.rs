@@ -1,7 +1,6 @@
 //! Batches: the unit in which events are stored.
 //!
-//! A row's body is the number of events (u32 LE), how far back the event before of each event's key
-//! is (their length as u32 LE, then varints), and an encoded `messagehub.v1.EventBatch`, which
+//! A row's body is the number of events (u32 LE) and an encoded `messagehub.v1.EventBatch`, which
 //! readers get as it is.
 
 use std::ops::ControlFlow;
@@ -9,10 +8,13 @@ use std::ops::ControlFlow;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, uint64};
 
+use super::backs;
 use crate::machine::Fault;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::overlay::Overlay;
 use crate::machine::record::{Kind, body, finish, start};
+use crate::machine::schedule::index;
+use crate::machine::schedule::specials::SpecialRecord;
 use crate::model::event_run;
 use crate::model::ids::{KeyVersion, Offset, Position, TopicId, UnixMs};
 use crate::model::limits::BATCH_BYTES_TARGET;
@@ -50,6 +52,8 @@ pub struct OpenBatch {
     versions: Vec<u64>,
     backs: Vec<u64>,
     run: BytesMut,
+    /// The special ones of its events, in order, which have rows of their own.
+    pub(crate) specials: Vec<(Offset, SpecialRecord)>,
 }
 
 /// What an event's key makes of it.
@@ -76,6 +80,7 @@ impl OpenBatch {
             versions: Vec::new(),
             backs: Vec::new(),
             run: BytesMut::new(),
+            specials: Vec::new(),
         }
     }
 
@@ -97,18 +102,16 @@ impl OpenBatch {
         self.run.put_slice(run);
     }
 
-    /// Writes the batch and its position.
+    /// Writes the batch, its position and the rows of its special events.
     pub fn write<K: Kv>(self, overlay: &mut Overlay<'_, K>) {
+        index::write(overlay, self.topic, &self.specials);
         let versions: &[u64] = if self.keyed { &self.versions } else { &[] };
-        let mut backs = BytesMut::new();
-        if self.backs.iter().any(|back| *back > 0) {
-            self.backs.iter().for_each(|back| encode_varint(*back, &mut backs));
+        if self.keyed {
+            backs::write(overlay, self.topic, self.first_offset, &self.backs);
         }
-        let room = self.run.len() + self.name.len() + backs.len() + 64 + versions.len() * 10;
+        let room = self.run.len() + self.name.len() + 64 + versions.len() * 10;
         let mut buf = start(Kind::Batch, room);
         buf.put_u32_le(self.count);
-        buf.put_u32_le(u32::try_from(backs.len()).unwrap_or(u32::MAX));
-        buf.put_slice(&backs);
         let head = Head {
             topic: &self.name,
             first_offset: self.first_offset,
@@ -168,7 +171,8 @@ impl Batch {
     /// # Errors
     /// When it is corrupt.
     pub fn decode(row: &[u8]) -> Result<Self, Fault> {
-        let (count, _, encoded) = parts(row)?;
+        let mut encoded = body(Kind::Batch, row)?;
+        let count = encoded.try_get_u32_le().map_err(|_| corrupt("no count"))?;
         Ok(Self { count, encoded: Bytes::copy_from_slice(encoded) })
     }
 
@@ -313,16 +317,6 @@ impl<'a> BatchView<'a> {
     }
 }
 
-/// A row taken apart: the number of events, the distances to those before, the encoded batch.
-fn parts(row: &[u8]) -> Result<(u32, &[u8], &[u8]), Fault> {
-    let mut rest = body(Kind::Batch, row)?;
-    let count = rest.try_get_u32_le().map_err(|_| corrupt("no count"))?;
-    let length = rest.try_get_u32_le().map_err(|_| corrupt("no distances"))?;
-    let split = rest.split_at_checked(length as usize);
-    let (backs, encoded) = split.ok_or_else(|| corrupt("distances that break off"))?;
-    Ok((count, backs, encoded))
-}
-
 /// The batch that holds an offset, with its first offset.
 ///
 /// # Errors
@@ -332,70 +326,13 @@ pub fn containing(
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<(Offset, Batch)>, Fault> {
-    let found = row_of(kv, topic, offset, Batch::decode)?;
-    Ok(found.filter(|(first, batch)| offset.since(*first) < u64::from(batch.count)))
-}
-
-/// What is read off the row that an offset would be in, with its first offset.
-fn row_of<T>(
-    kv: &impl Kv,
-    topic: TopicId,
-    offset: Offset,
-    read: impl Fn(&[u8]) -> Result<T, Fault>,
-) -> Result<Option<(Offset, T)>, Fault> {
     let mut found = None;
     let (low, high) = (key(topic, Offset(0)), key(topic, offset.next()));
     kv.scan(Table::Batches, &low, &high, Order::Descending, &mut |k, row| {
-        found = Some((first_offset(k)?, read(row)?));
+        found = Some((first_offset(k)?, Batch::decode(row)?));
         Ok(ControlFlow::Break(()))
     })?;
-    Ok(found)
-}
-
-/// How far back the events before are, by key, of the events of one stored batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Backs {
-    /// The batch's first offset.
-    pub first: Offset,
-    /// Number of events.
-    pub count: u32,
-    /// One an event, or empty.
-    backs: Vec<u64>,
-}
-
-impl Backs {
-    /// Of the batch that holds an offset.
-    ///
-    /// # Errors
-    /// When the store fails or the batch is corrupt.
-    pub fn containing(kv: &impl Kv, topic: TopicId, offset: Offset) -> Result<Option<Self>, Fault> {
-        let read = |row: &[u8]| {
-            let (count, mut packed, _) = parts(row)?;
-            let mut backs = Vec::new();
-            while packed.has_remaining() {
-                let back = decode_varint(&mut packed);
-                backs.push(back.map_err(|_| corrupt("distances"))?);
-            }
-            Ok((count, backs))
-        };
-        let found = row_of(kv, topic, offset, read)?;
-        let found = found.map(|(first, (count, backs))| Self { first, count, backs });
-        Ok(found.filter(|backs| backs.has(offset)))
-    }
-
-    /// Whether an offset is one of the batch's.
-    #[must_use]
-    pub fn has(&self, offset: Offset) -> bool {
-        offset >= self.first && offset.since(self.first) < u64::from(self.count)
-    }
-
-    /// The event before one of the batch, of the same key.
-    #[must_use]
-    pub fn before(&self, offset: Offset) -> Option<Offset> {
-        let index = usize::try_from(offset.since(self.first)).unwrap_or(usize::MAX);
-        let back = self.backs.get(index).copied().unwrap_or(0);
-        (back > 0).then(|| Offset(offset.get().saturating_sub(back)))
-    }
+    Ok(found.filter(|(first, batch)| offset.since(*first) < u64::from(batch.count)))
 }
 
 /// Where the batch at a position is.

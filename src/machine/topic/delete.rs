@@ -12,7 +12,7 @@ use crate::model::command::DeleteTopic;
 use crate::model::outcome::Outcome;
 
 /// What a topic has, by its number.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 9] = [
     Table::Batches,
     Table::Keys,
     Table::KeyHeads,
@@ -21,6 +21,7 @@ const TABLES: [Table; 8] = [
     Table::Specials,
     Table::Scheduled,
     Table::Deadlines,
+    Table::Backs,
 ];
 
 pub(crate) fn apply<K: Kv>(

@@ -118,10 +118,15 @@ fn append<K: Kv>(
     let first_position = machine.next_position();
     let keyed =
         if command.keyed { append_keys(machine, id, first_offset, run)? } else { Vec::new() };
-    if command.special {
-        topic.specials += schedule::index::note(machine, id, first_offset, run)?;
-    }
-    machine.open_batch(id, &command.topic, first_offset, run.len()).push(count, run, &keyed);
+    let specials = if command.special {
+        schedule::index::note(machine, id, first_offset, run)?
+    } else {
+        Vec::new()
+    };
+    topic.specials += specials.len() as u64;
+    let batch = machine.open_batch(id, &command.topic, first_offset, run.len());
+    batch.push(count, run, &keyed);
+    batch.specials.extend(specials);
     machine.meta_mut().next_position += u64::from(count);
     topic.next_offset += u64::from(count);
     topic.bytes += run.len() as u64;

@@ -213,8 +213,7 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::Producers
         | Table::Marks
         | Table::ConsumerLoads
-        | Table::Failures
-        | Table::Specials => {
+        | Table::Failures => {
             blocks.set_bloom_filter(10.0, false);
         }
         Table::Meta
@@ -232,9 +231,11 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::Ready
         | Table::Timers
         | Table::DeadLetters
+        | Table::Specials
         | Table::Scheduled
         | Table::Deadlines
-        | Table::Quotas => {}
+        | Table::Quotas
+        | Table::Backs => {}
     }
     options.set_block_based_table_factory(&blocks);
     options

@@ -185,9 +185,9 @@ use_cluster() {
   mhub=$MHUB_BIN
 }
 
-# join_node DIR N MEMBER: makes a running node a voter.
+# join_node DIR N MEMBER: makes a running node a voter, once it has got a snapshot and what came after.
 join_node() {
   "$mhub" cluster join "$(node_endpoint "$1" "$3")" --endpoint "$(node_endpoint "$1" "$2")" >/dev/null
-  wait_for 60 "$mhub" cluster promote "$2" --endpoint "$(node_endpoint "$1" "$3")" --timeout 5 ||
+  wait_for 900 "$mhub" cluster promote "$2" --endpoint "$(node_endpoint "$1" "$3")" --timeout 5 ||
     die "node $2 was not promoted; see $1/node-$2/log"
 }

@@ -24,7 +24,7 @@ use crate::shared::{Phase, Shared};
 const TICK: Duration = Duration::from_millis(4);
 /// Simulated time for each part.
 const FORM_WITHIN: Duration = Duration::from_secs(20);
-const FAULTS_FOR: Duration = Duration::from_secs(12);
+const FAULTS_FOR: Duration = Duration::from_secs(6);
 const HEAL_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn one(wish: &One) -> ExitCode {

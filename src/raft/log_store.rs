@@ -77,12 +77,15 @@ impl LogStore {
         };
         let last = last.max(purged);
         let expected = purged.map_or(0, |p| p.index + 1);
-        if let Some(first) = db.first(shard)?
-            && first.get() > expected
-        {
-            return Err(io::Error::other(format!(
-                "the log begins at {first}, expected {expected}: it lost entries"
-            )));
+        match db.first(shard)? {
+            Some(first) if first.get() > expected => {
+                return Err(io::Error::other(format!(
+                    "the log begins at {first}, expected {expected}: it lost entries"
+                )));
+            }
+            // A crash came between the mark of a purge and its work.
+            Some(first) if first.get() < expected => db.purge_to(shard, LogIndex(expected - 1))?,
+            _ => {}
         }
         let flusher = Flusher::start(db.clone())?;
         let state = State {

@@ -47,7 +47,9 @@ mod snapshot_send;
 mod state_machine;
 mod upkeep;
 
+// Over real sockets and disks; a simulation has neither.
 #[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod tests;
 
 pub use apply::AppliedMark;

@@ -77,7 +77,7 @@ impl DataDir {
     /// See [`DataDirError`].
     pub fn open(path: &Path, node_id: Option<NodeId>) -> Result<Self, DataDirError> {
         let io = |error| DataDirError::Io(path.to_owned(), error);
-        fs::create_dir_all(path).map_err(io)?;
+        files::create_dir_all(path).map_err(io)?;
         let lock = File::create(path.join("lock")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -101,7 +101,9 @@ impl DataDir {
             cluster_id: Mutex::new(cluster_id),
             _lock: lock,
         };
-        fs::create_dir_all(this.snapshots_path()).map_err(io)?;
+        for dir in [this.raft_log_path(), this.snapshots_path()] {
+            files::create_dir_all(&dir).map_err(io)?;
+        }
         Ok(this)
     }
 

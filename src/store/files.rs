@@ -18,6 +18,23 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Makes a directory, and those that it lies in, where they are not there: once this returns, a crash
+/// takes none of them.
+///
+/// # Errors
+/// When the disk fails.
+pub fn create_dir_all(dir: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for dir in dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
+        if fs::exists(dir)? {
+            break;
+        }
+        missing.push(dir);
+    }
+    fs::create_dir_all(dir)?;
+    missing.into_iter().rev().try_for_each(sync_parent)
+}
+
 /// Makes the directory entry of a path durable.
 ///
 /// # Errors

@@ -38,7 +38,7 @@ impl ShardState {
     /// # Errors
     /// When the disk fails or the files are damaged.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, Fault> {
-        fs::create_dir_all(dir).map_err(failed("create state directory"))?;
+        files::create_dir_all(dir).map_err(failed("create state directory"))?;
         let generation =
             match files::read_text(&dir.join(CURRENT)).map_err(failed("read CURRENT"))? {
                 Some(text) => text.parse().map_err(|_| {
@@ -50,7 +50,10 @@ impl ShardState {
                 }
             };
         remove_others(dir, generation)?;
-        let db = StateDb::open(&path(dir, generation), &options)?;
+        let path = path(dir, generation);
+        // What the database flushes is worth as much as the name of its directory.
+        files::create_dir_all(&path).map_err(failed("create generation directory"))?;
+        let db = StateDb::open(&path, &options)?;
         let current = RwLock::new((generation, db));
         Ok(Self(Arc::new(Inner { dir: dir.to_owned(), options, current })))
     }

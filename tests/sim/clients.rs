@@ -202,7 +202,7 @@ async fn consume_all(id: u64, node: &Arc<Node>, shared: &Shared, stream: u64) {
             service: String::new(),
             subscription: subscription.to_owned(),
             consumer: consumer.clone(),
-            max_events: dice.between(1, 12),
+            max_events: if faults_are_over(shared) { 64 } else { dice.between(1, 12) },
             max_bytes: usize::MAX,
             lease_ms: 0,
             wait: Duration::from_millis(dice.below(300)),
@@ -258,28 +258,21 @@ fn hold(
 }
 
 /// Settles what was got, one way or another; some of it late, some of it never.
-async fn settle_some(
-    id: u64,
-    node: &Arc<Node>,
-    shared: &Shared,
-    mut held: Vec<Held>,
-    dice: &mut Dice,
-) {
+async fn settle_some(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, dice: &mut Dice) {
     pause(dice, 30).await;
-    {
-        // What others should have settled: their leases may have run out.
-        let mut world = shared.change();
-        if dice.chance(30)
-            && let Some(old) = world.oracle.left_over(dice)
-        {
-            held.push(old);
-        }
+    // What others should have settled: their leases may have run out.
+    let old = if dice.chance(30) { shared.change().oracle.left_over(dice) } else { None };
+    let ack = || Action::Ack(Ack {});
+    if let Some(old) = old {
+        settle(id, node, shared, vec![old], ack()).await;
     }
-    let calm = faults_are_over(shared);
+    if !held.is_empty() && (faults_are_over(shared) || dice.chance(20)) {
+        settle(id, node, shared, held, ack()).await;
+        return;
+    }
     for one in held {
         let action = match dice.below(100) {
-            _ if calm => Action::Ack(Ack {}),
-            0..55 => Action::Ack(Ack {}),
+            0..55 => ack(),
             55..70 => Action::Nack(Nack { reason: "BUSY".to_owned(), ..Nack::default() }),
             70..74 => Action::Reject(Reject { reason: "BROKEN".to_owned(), ..Reject::default() }),
             74..80 => Action::Release(Release {}),
@@ -289,20 +282,21 @@ async fn settle_some(
                 continue;
             }
         };
-        settle(id, node, shared, one, action).await;
+        settle(id, node, shared, vec![one], action).await;
     }
 }
 
-async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Held, action: Action) {
-    let range = message_hub::model::ranges::OffsetRange { first: held.offset, count: 1 };
-    let item = SettleItem {
+/// Settles what one consumer got of one subscription, in one call.
+async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, action: Action) {
+    let item = |held: &Held| SettleItem {
         lease_id: held.lease_id,
         term: held.term,
         topic_id: held.topic_id,
-        ranges: vec![range],
+        ranges: vec![message_hub::model::ranges::OffsetRange { first: held.offset, count: 1 }],
         action: Some(action.clone()),
     };
-    let asked = node.settle(held.subscription.to_owned(), held.consumer.clone(), vec![item]);
+    let (subscription, consumer) = (held[0].subscription.to_owned(), held[0].consumer.clone());
+    let asked = node.settle(subscription, consumer, held.iter().map(item).collect());
     let outcome = tokio::time::timeout(PATIENCE, asked).await;
     let what = match &action {
         Action::Ack(_) => "ack",
@@ -311,30 +305,26 @@ async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Held, action: 
         Action::Release(_) => "release",
         Action::Extend(_) => "extend",
     };
-    let told = {
+    for (number, held) in held.iter().enumerate() {
         let mut world = shared.change();
         let oracle = &mut world.oracle;
-        let (said, told) = match outcome {
-            Ok(Ok(settled)) if settled.iter().any(|s| s.done.count() > 0) => {
-                ("done".to_owned(), oracle.settled(&held, &action))
-            }
-            Ok(Ok(settled)) => {
-                let refused = settled.first().and_then(|s| s.refused).map(Reason::as_str);
-                (refused.unwrap_or("nothing done").to_owned(), Ok(()))
-            }
+        let (said, told) = match &outcome {
+            Ok(Ok(settled)) => match settled.get(number) {
+                Some(one) if one.done.count() > 0 => ("done", oracle.settled(held, &action)),
+                Some(one) => (one.refused.map_or("nothing done", Reason::as_str), Ok(())),
+                None => ("", Err(format!("{what} of {held} has no result"))),
+            },
             Ok(Err(rejection)) if may_be_asked_again(rejection.reason) => {
-                (rejection.reason.as_str().to_owned(), Ok(()))
+                (rejection.reason.as_str(), Ok(()))
             }
-            Ok(Err(rejection)) => {
-                (String::new(), Err(format!("{what} of {held} is refused: {rejection}")))
-            }
-            Err(_) => ("no answer".to_owned(), Ok(())),
+            Ok(Err(rejection)) => ("", Err(format!("{what} of {held} is refused: {rejection}"))),
+            Err(_) => ("no answer", Ok(())),
         };
         world.trace.say(format!("consumer of {id}"), format!("{what} {held}: {said}"));
-        told
-    };
-    if let Err(wrong) = told {
-        shared.wrong(wrong);
+        drop(world);
+        if let Err(wrong) = told {
+            shared.wrong(wrong);
+        }
     }
 }
 

@@ -3,11 +3,35 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use message_hub::model::ids::NodeId;
 use message_hub::runtime::fs::{self, File};
 use message_hub::runtime::sim;
+use message_hub::store::data_dir::DataDir;
+use message_hub::store::options::StoreOptions;
+use message_hub::store::shard::ShardState;
 
-/// Crashes a directory under many seeds, and looks at what is left.
+/// Crashes directories under many seeds, and looks at what is left.
 pub(crate) fn check() -> Result<(), String> {
+    check_files()?;
+    (0..20).try_for_each(check_data_dir).map_err(|error| format!("a data directory: {error}"))
+}
+
+/// A data directory that was opened, and its state, are there after a crash.
+fn check_data_dir(seed: u64) -> anyhow::Result<()> {
+    sim::seed(seed);
+    let root = Path::new("/disk-check").join(format!("data-{seed}"));
+    fs::create_dir_all(&root)?;
+    let data = DataDir::open(&root.join("a/b"), Some(NodeId(1)))?;
+    let state = data.state_path(0);
+    drop(ShardState::open(&state, StoreOptions::default())?);
+    fs::crash(&root)?;
+    for dir in [data.raft_log_path(), data.snapshots_path(), state.join("generation-1")] {
+        anyhow::ensure!(fs::exists(&dir)?, "seed {seed}: {} is gone", dir.display());
+    }
+    Ok(())
+}
+
+fn check_files() -> Result<(), String> {
     let (mut torn, mut whole, mut gone) = (0, 0, 0);
     for seed in 0..200 {
         sim::seed(seed);

@@ -52,7 +52,7 @@ impl Faults {
         }
         if now >= self.next {
             self.begin(sim, shared, now);
-            self.next = now + self.ms(50, 1500);
+            self.next = now + self.ms(30, 700);
         }
     }
 
@@ -86,21 +86,21 @@ impl Faults {
         match self.dice.below(100) {
             0..28 => {
                 let node = self.victim(shared);
-                let until = now + self.ms(20, 1500);
+                let until = now + self.ms(20, 1000);
                 self.crash(sim, shared, node, until);
             }
             28..40 => {
                 // Power goes for several at once, perhaps all; they come back one by one.
                 for node in self.nodes.clone() {
                     if self.dice.chance(70) {
-                        let until = now + self.ms(20, 1500);
+                        let until = now + self.ms(20, 1000);
                         self.crash(sim, shared, node, until);
                     }
                 }
             }
             40..65 => {
                 let node = self.victim(shared);
-                let until = now + self.ms(100, 3000);
+                let until = now + self.ms(100, 2000);
                 let both_ways = self.dice.chance(60);
                 shared.say("fault", format!("{node} is cut off, both ways: {both_ways}"));
                 for other in self.others(node) {
@@ -109,7 +109,7 @@ impl Faults {
             }
             65..75 if count > 2 => {
                 let (a, b) = self.pair();
-                let until = now + self.ms(100, 3000);
+                let until = now + self.ms(100, 2000);
                 shared.say("fault", format!("{a} and {b} do not see each other"));
                 self.cut(sim, (a, b), until, true);
             }

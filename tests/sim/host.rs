@@ -12,7 +12,6 @@ use message_hub::raft::PeerNode;
 use message_hub::runtime::shutdown::Shutdown;
 use message_hub::runtime::{fatal, net, sim, tasks};
 use message_hub::store::data_dir::DataDir;
-use message_hub::store::files;
 
 use crate::clients;
 use crate::shared::{Phase, Shared};
@@ -85,9 +84,6 @@ async fn serve(id: u64, shared: &Shared) -> anyhow::Result<()> {
     let listener = net::TcpListener::bind(("0.0.0.0", PEER_PORT)).await?;
     let (shutdown, (fatal, mut faults)) = (Shutdown::default(), fatal::channel());
     let node = Node::start(&config, data_dir, shutdown.clone(), fatal).await?;
-    if id != 1 {
-        files::sync_dir(&dir(id))?;
-    }
     shared.change().nodes.insert(id, Arc::downgrade(&node));
     shared.say(name(id), "runs");
     let peers = Arc::clone(&node);

@@ -24,14 +24,16 @@ use crate::shared::{Phase, Shared};
 const TICK: Duration = Duration::from_millis(4);
 /// Simulated time for each part.
 const FORM_WITHIN: Duration = Duration::from_secs(20);
-const FAULTS_FOR: Duration = Duration::from_secs(12);
+const FAULTS_FOR: Duration = Duration::from_secs(6);
 const HEAL_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn one(wish: &One) -> ExitCode {
     if !seeds::is_seeded(wish.seed) {
-        let mut process = seeds::process(wish.seed, wish.trace.as_deref());
-        let status = process.stdout(Stdio::inherit()).status().expect("run a process");
+        let status = seeds::process(wish).stdout(Stdio::inherit()).status().expect("run a process");
         return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(name) = &wish.plant {
+        plant(name);
     }
     let shared = Shared::new(wish.seed, wish.trace.as_deref());
     // A task that panics would only end itself.
@@ -63,6 +65,17 @@ pub(crate) fn one(wish: &One) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[cfg(feature = "planted")]
+fn plant(name: &str) {
+    use message_hub::model::planted;
+    planted::plant(planted::Bug::parse(name).expect("a bug that the hub knows"));
+}
+
+#[cfg(not(feature = "planted"))]
+fn plant(name: &str) {
+    panic!("build with the feature planted for {name}");
 }
 
 type Panicked = std::sync::Arc<std::sync::Mutex<Option<String>>>;

@@ -8,7 +8,7 @@ pub(crate) const USAGE: &str = "\
 usage: cargo test --features sim --test sim -- [--seeds N] [--from S] [--jobs J]
        cargo test --features sim --test sim -- --one SEED [--trace FILE]
 300 seeds from 1 on unless told otherwise, as many at once as there are cores; one seed with its
-whole trace in a file.";
+whole trace in a file. With --features sim,planted also --plant BUG, one that has to be found.";
 
 const SEED: &str = "MHUB_SIM_SEED";
 
@@ -23,34 +23,38 @@ pub(crate) struct Many {
     seeds: u64,
     from: u64,
     jobs: usize,
+    plant: Option<String>,
 }
 
 pub(crate) struct One {
     pub(crate) seed: u64,
     pub(crate) trace: Option<PathBuf>,
+    /// A bug on purpose.
+    pub(crate) plant: Option<String>,
 }
 
 pub(crate) fn parse(given: &[String]) -> Result<Wish, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut many = Many { seeds: 300, from: 1, jobs: cores };
-    let (mut one, mut trace) = (None, None);
+    let (mut seeds, mut from, mut jobs) = (300, 1, cores);
+    let (mut one, mut trace, mut plant) = (None, None, None);
     let mut words = given.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
         let number = |text: &String| text.parse().map_err(|_| format!("{text} is no number"));
         match word.as_str() {
-            "--seeds" => many.seeds = number(value()?)?,
-            "--from" => many.from = number(value()?)?,
-            "--jobs" => many.jobs = usize::try_from(number(value()?)?).unwrap_or(1).max(1),
+            "--seeds" => seeds = number(value()?)?,
+            "--from" => from = number(value()?)?,
+            "--jobs" => jobs = usize::try_from(number(value()?)?).unwrap_or(1).max(1),
             "--one" => one = Some(number(value()?)?),
             "--trace" => trace = Some(PathBuf::from(value()?)),
+            "--plant" => plant = Some(value()?.clone()),
             "--list" => return Ok(Wish::Nothing),
             other => return Err(format!("unknown: {other}")),
         }
     }
     Ok(match one {
-        Some(seed) => Wish::One(One { seed, trace }),
-        None => Wish::Many(many),
+        Some(seed) => Wish::One(One { seed, trace, plant }),
+        None => Wish::Many(Many { seeds, from, jobs, plant }),
     })
 }
 
@@ -75,13 +79,16 @@ fn build_library() -> PathBuf {
 }
 
 /// The process of one seed.
-pub(crate) fn process(seed: u64, trace: Option<&Path>) -> Command {
+pub(crate) fn process(wish: &One) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this binary's path"));
-    command.args(["--one", &seed.to_string()]);
-    if let Some(trace) = trace {
+    command.args(["--one", &wish.seed.to_string()]);
+    if let Some(trace) = &wish.trace {
         command.arg("--trace").arg(trace);
     }
-    command.env(SEED, seed.to_string()).env("LD_PRELOAD", build_library());
+    if let Some(plant) = &wish.plant {
+        command.args(["--plant", plant]);
+    }
+    command.env(SEED, wish.seed.to_string()).env("LD_PRELOAD", build_library());
     command
 }
 
@@ -99,7 +106,8 @@ pub(crate) fn run(wish: &Many) -> ExitCode {
         while running.len() < wish.jobs
             && let Some(seed) = queue.next()
         {
-            let child = process(seed, None).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+            let one = One { seed, trace: None, plant: wish.plant.clone() };
+            let child = process(&one).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
             running.push((seed, child.expect("start a process")));
         }
         if running.is_empty() {
@@ -135,7 +143,8 @@ fn replays(seed: u64) -> Result<(), String> {
         ["a", "b"].iter().map(|n| tmp.join(format!("replay-{}-{n}", std::process::id()))).collect();
     let mut texts = Vec::new();
     for trace in &traces {
-        let output = process(seed, Some(trace)).output().expect("run a process");
+        let one = One { seed, trace: Some(trace.clone()), plant: None };
+        let output = process(&one).output().expect("run a process");
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             let cried = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::model::ids::LogIndex;
 use crate::proto::peer;
 use crate::raft::apply::{AppliedMark, Shared};
-use crate::raft::codec::log_id_from_proto;
+use crate::raft::codec::{entry_to_record, log_id_from_proto};
 use crate::raft::log_store::LogStore;
 use crate::raft::snapshot::Snapshots;
 use crate::raft::state_machine::StateMachine;
@@ -65,4 +65,24 @@ async fn an_append_is_answered_after_the_disk_has_it_and_a_vote_too() {
         log.save_vote(&Vote::new(index + 1, 1)).await.unwrap();
         assert!(db.wal_syncs() > before, "a vote was answered without a sync");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_that_a_crash_cut_short_is_finished_at_the_next_start() {
+    use openraft::storage::RaftLogStorage as _;
+    let dir = tempfile::tempdir().unwrap();
+    let db = LogDb::open(dir.path()).unwrap();
+    let mut log = LogStore::open(db.clone(), 0).unwrap();
+    let log_id = |index| log_id_from_proto(&peer::LogId { term: 1, node_id: 1, index });
+    let entries: Vec<_> =
+        (0..5).map(|index| Entry { log_id: log_id(index), payload: EntryPayload::Blank }).collect();
+    log.blocking_append(entries.clone()).await.unwrap();
+    log.purge(log_id(7)).await.unwrap();
+    let row = |entry: &Entry| (LogIndex(entry.log_id.index), entry_to_record(entry));
+    db.append(0, entries.iter().map(row), []).unwrap();
+    drop(log);
+    let mut log = LogStore::open(db.clone(), 0).unwrap();
+    assert_eq!(db.first(0).unwrap(), None);
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(7)), Some(log_id(7))));
 }

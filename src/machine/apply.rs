@@ -56,12 +56,15 @@ pub struct Meta {
     /// The newest leader's term.
     #[prost(uint64, tag = "10")]
     pub term: u64,
-    /// Leases of earlier terms last until then at least, Unix milliseconds.
+    /// Leases of earlier leaders last until then at least, Unix milliseconds.
     #[prost(uint64, tag = "11")]
     pub grace_until_ms: u64,
     /// Quotas that exist.
     #[prost(uint64, tag = "12")]
     pub quotas: u64,
+    /// When the newest leader announced itself, Unix milliseconds.
+    #[prost(uint64, tag = "13")]
+    pub led_since_ms: u64,
 }
 
 impl Meta {

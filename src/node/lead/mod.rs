@@ -36,7 +36,7 @@ const HINT_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Lead {
     /// The term that this node has announced itself in; leases are granted only then.
     announced: watch::Sender<Option<Term>>,
-    /// How long leases of earlier terms are honoured.
+    /// How long leases of earlier leaders are honoured.
     grace_ms: u64,
     dispatchers: Dispatchers,
     /// Bytes of events that rounds of dispatch may still plan for.

@@ -162,8 +162,17 @@ impl Taking<'_> {
             });
             let (consumer, term) = (self.command.consumer.clone(), self.command.term);
             let service = self.command.service.clone();
-            let (events, timer) = (events.into_keys().collect(), expires);
-            let row = LeaseRow { topic, events, consumer, service, term, expires, deadline, timer };
+            let row = LeaseRow {
+                topic,
+                events: events.into_keys().collect(),
+                consumer,
+                service,
+                term,
+                granted: self.now,
+                expires,
+                deadline,
+                timer: expires,
+            };
             sub.leases.insert(sub.last_lease, row);
         }
         self.leased
@@ -171,14 +180,14 @@ impl Taking<'_> {
 }
 
 /// When a lease ends.
-pub(super) fn ends_at(lease: &LeaseRow, term: u64, grace_until: u64) -> u64 {
-    if lease.term < term { lease.expires.max(grace_until) } else { lease.expires }
+pub(super) fn ends_at(lease: &LeaseRow, led_since: u64, grace_until: u64) -> u64 {
+    if lease.granted <= led_since { lease.expires.max(grace_until) } else { lease.expires }
 }
 
 pub(super) fn settle(
     sub: &mut Subscription,
     topics: &BTreeMap<String, Topic>,
-    (now, term, grace_until): (u64, u64, u64),
+    (now, led_since, grace_until): (u64, u64, u64),
     command: &Settle,
 ) -> Vec<Settled> {
     let refuse =
@@ -196,7 +205,7 @@ pub(super) fn settle(
             results.push(refuse(Reason::LeaseUnknown));
             continue;
         }
-        if ends_at(&lease, term, grace_until) <= now {
+        if ends_at(&lease, led_since, grace_until) <= now {
             results.push(refuse(Reason::LeaseExpired));
             continue;
         }

@@ -356,3 +356,5 @@ pub const LAGGING_LOOK_MS: u64 = 10_000;
 pub const QUOTA_NOTICE_MS: u64 = 60_000;
 /// How long the leader knows the backlog of a topic that nobody publishes to any more, milliseconds.
 pub const BACKLOG_KNOWN_MS: u64 = 60_000;
+/// Topics whose backlog the leader looks at, once a second.
+pub const BACKLOG_TOPICS_MAX: usize = 10_000;

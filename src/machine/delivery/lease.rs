@@ -145,8 +145,7 @@ impl Plan {
         let lease_ms = lease_ms(command.lease_ms, config.lease_ms);
         let retries = work.state.budget.left(machine.now(), &config.retry);
         let load = work.load(machine, &command.consumer)?;
-        let (of_service, retries_of_service) =
-            loads::left_of_service(machine.overlay(), &command.service, machine.now())?;
+        let (of_service, retries_of_service) = loads::left(machine, &command.service)?;
         let retries = retries.min(retries_of_service);
         let room = of_all
             .saturating_sub(work.state.in_flight)

@@ -8,6 +8,7 @@ use crate::machine::kv::{Kv as _, Table};
 use crate::machine::mem::MemKv;
 use crate::machine::schedule::candidates::candidates;
 use crate::machine::schedule::cursor::Cursor;
+use crate::machine::subscription::backlog::bytes_of_topics;
 use crate::machine::subscription::query::{subscription, subscriptions};
 use crate::machine::subscription::seek::preview;
 use crate::machine::subscription::stats::stats;
@@ -142,6 +143,36 @@ fn leases_of_an_earlier_leader_are_honoured_even_if_its_term_has_the_same_number
         hub.term = 1;
         assert_eq!(hub.settle(earlier.lease_id, Action::Ack(Ack {})), None, "term {next_term}");
     }
+}
+
+#[test]
+fn what_waits_in_topics_is_what_waits_for_the_slowest_of_their_subscriptions() {
+    let mut hub = Hub::plain();
+    for name in ["a.b", "a.c", "b"] {
+        hub.apply(create_topic(name));
+        hub.apply(Kind::Publish(publish_of(name, &plain(3))));
+    }
+    hub.publish(&plain(4));
+    hub.apply(create("wild", SubscriptionConfig::defaults("a.*"), ""));
+    hub.apply(create("also", SubscriptionConfig::defaults("t"), ""));
+    hub.apply(create("far", SubscriptionConfig::defaults("t.>"), ""));
+    let names: Vec<String> = ["t", "b", "a.b", "nope"].map(String::from).to_vec();
+    let waits = |hub: &Hub| {
+        let bytes = |name: &str| query::topic(&hub.kv, name).unwrap().unwrap().bytes;
+        let found = bytes_of_topics(&hub.kv, &names).unwrap();
+        assert_eq!(found.len(), 3, "one does not exist");
+        ["t", "b", "a.b"].map(|name| (found[name], bytes(name)))
+    };
+    let [(t, t_all), (b, _), (ab, ab_all)] = waits(&hub);
+    assert_eq!((t, b, ab), (t_all, 0, ab_all));
+    let lease = hub.lease(&[(0, 2)]).remove(0);
+    hub.settle(lease.lease_id, Action::Ack(Ack {}));
+    assert_eq!(waits(&hub)[0].0, t_all, "the other one has not begun");
+    hub.apply(Kind::DeleteSubscription(DeleteSubscription {
+        name: "also".into(),
+        request_id: String::new(),
+    }));
+    assert_eq!(waits(&hub)[0].0, t_all / 2);
 }
 
 #[test]

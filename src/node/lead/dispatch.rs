@@ -12,12 +12,14 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::hand_out::{Delivery, HandOut, deliveries};
+use super::latency::Latency;
 use super::plan::{self, Ask, Bounds, Look, Memory, Part, Plan};
 use super::stopping;
+use crate::machine::Fault;
 use crate::machine::delivery::lease::paused;
 use crate::machine::subscription::record::not_found;
 use crate::model::command::{Kind, Lease};
-use crate::model::delivery::Leased;
+use crate::model::delivery::{Granted, Leased};
 use crate::model::ids::{Term, UnixMs};
 use crate::model::limits::{
     DISPATCH_LOOK_MS, DISPATCH_PAUSE_MS, DISPATCH_REST_MS_MAX, DISPATCH_ROUND_BYTES,
@@ -89,6 +91,7 @@ pub(super) fn enqueue(
         inbox,
         waiting: VecDeque::new(),
         memory: Arc::default(),
+        latency: node.lead.latencies.of(subscription),
         event_bytes: 0,
         fruitless: 0,
         vain: Duration::ZERO,
@@ -105,6 +108,7 @@ struct Dispatcher {
     waiting: VecDeque<Waiter>,
     hints: watch::Receiver<()>,
     memory: Arc<Memory>,
+    latency: Arc<Latency>,
     /// What an event took in the last round that found any; 0: unknown.
     event_bytes: usize,
     /// Searches in a row that did not see everything and found nothing.
@@ -398,12 +402,20 @@ impl Dispatcher {
         match ticket.outcome().await? {
             Outcome::Leased(Leased { grants, filtered, dead }) => {
                 let moved = !grants.is_empty() || filtered + dead > 0;
-                let found = deliveries(grants, parts);
-                let found = found.map_err(|fault| self.node.unreadable(&fault))?;
-                Ok((found, moved))
+                let found = self.handed(grants, parts);
+                Ok((found.map_err(|fault| self.node.unreadable(&fault))?, moved))
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The deliveries of what was granted, with note taken of how long it waited.
+    fn handed(&self, grants: Vec<Granted>, parts: &[Part]) -> Result<Vec<Delivery>, Fault> {
+        let (now, delayed) = (self.node.now(), grants.iter().any(|grant| grant.delayed));
+        self.latency.retries(&grants, now);
+        let found = deliveries(grants, parts)?;
+        self.latency.firsts(&found, delayed, now)?;
+        Ok(found)
     }
 
     fn learn(&mut self, deliveries: &[Delivery]) {

@@ -27,6 +27,8 @@ pub(super) struct Event {
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) id: u64,
+    /// Some of its events are off the defaults.
+    pub(super) special: bool,
     pub(super) events: Vec<Event>,
 }
 

@@ -155,8 +155,12 @@ impl<'k, K: Kv> Machine<'k, K> {
         }
         self.close_batch();
         let wakes = std::mem::take(&mut self.wakes).into_iter().map(Effect::Wake);
-        let appended = std::mem::take(&mut self.appended).into_iter().map(Effect::TopicAppended);
-        applied.effects.extend(wakes.chain(appended));
+        applied.effects.extend(wakes);
+        let appended = std::mem::take(&mut self.appended);
+        let changed = self.topics.iter().filter(|(_, topic)| {
+            topic.value.as_ref().is_some_and(|topic| appended.contains(&topic.topic_id()))
+        });
+        applied.effects.extend(changed.map(|(name, _)| Effect::TopicAppended(name.clone())));
         Ok(applied)
     }
 

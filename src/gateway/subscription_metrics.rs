@@ -2,13 +2,17 @@
 
 use std::fmt::Error;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use crate::model::limits::DISPATCH_LATENCY_MS;
+use crate::node::lead::LatencySample;
 use crate::node::subscriptions::SubscriptionSample;
 
 /// What was last found.
@@ -36,6 +40,25 @@ fn family<M: EncodeMetric>(
         value(sample).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+/// A histogram that was kept elsewhere.
+#[derive(Debug)]
+struct Histogram(LatencySample);
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), Error> {
+        // Whole milliseconds, exact as long as they are fewer than 2^53.
+        let bounds = DISPATCH_LATENCY_MS.map(|ms| Duration::from_millis(ms).as_secs_f64());
+        let bounds = bounds.into_iter().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(self.0.events).collect();
+        let (sum, count) = (Duration::from_millis(self.0.sum_ms), self.0.events.iter().sum());
+        encoder.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 type Count = fn(&SubscriptionSample) -> u64;
@@ -82,6 +105,12 @@ impl Collector for Subscriptions {
             Some(&Unit::Seconds),
         );
         family(&mut encoder, age, &samples, |s| ConstGauge::new(s.oldest_age.as_secs_f64()))?;
+        let latency = (
+            "subscription_dispatch_latency",
+            "How long events that were ready waited until they were leased, on this node",
+            Some(&Unit::Seconds),
+        );
+        family(&mut encoder, latency, &samples, |s| Histogram(s.latency))?;
         let ratio = ("subscription_redelivery_ratio", "Share of deliveries after a failure", None);
         family(&mut encoder, ratio, &samples, |s| ConstGauge::new(s.redelivery_ratio()))
     }

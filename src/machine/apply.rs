@@ -56,12 +56,15 @@ pub struct Meta {
     /// The newest leader's term.
     #[prost(uint64, tag = "10")]
     pub term: u64,
-    /// Leases of earlier terms last until then at least, Unix milliseconds.
+    /// Leases of earlier leaders last until then at least, Unix milliseconds.
     #[prost(uint64, tag = "11")]
     pub grace_until_ms: u64,
     /// Quotas that exist.
     #[prost(uint64, tag = "12")]
     pub quotas: u64,
+    /// When the newest leader announced itself, Unix milliseconds.
+    #[prost(uint64, tag = "13")]
+    pub led_since_ms: u64,
 }
 
 impl Meta {
@@ -152,8 +155,12 @@ impl<'k, K: Kv> Machine<'k, K> {
         }
         self.close_batch();
         let wakes = std::mem::take(&mut self.wakes).into_iter().map(Effect::Wake);
-        let appended = std::mem::take(&mut self.appended).into_iter().map(Effect::TopicAppended);
-        applied.effects.extend(wakes.chain(appended));
+        applied.effects.extend(wakes);
+        let appended = std::mem::take(&mut self.appended);
+        let changed = self.topics.iter().filter(|(_, topic)| {
+            topic.value.as_ref().is_some_and(|topic| appended.contains(&topic.topic_id()))
+        });
+        applied.effects.extend(changed.map(|(name, _)| Effect::TopicAppended(name.clone())));
         Ok(applied)
     }
 

@@ -142,6 +142,16 @@ pub enum Order {
     Descending,
 }
 
+impl Order {
+    /// The next of some rows, which are sorted by key.
+    pub fn next<Rows: DoubleEndedIterator>(self, rows: &mut Rows) -> Option<Rows::Item> {
+        match self {
+            Self::Ascending => rows.next(),
+            Self::Descending => rows.next_back(),
+        }
+    }
+}
+
 /// What a scan calls for each row.
 pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Fault> + 'v;
 

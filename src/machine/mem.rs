@@ -57,15 +57,11 @@ impl Kv for MemKv {
         let range =
             (Bound::Included((table, start.to_vec())), Bound::Excluded((table, end.to_vec())));
         let mut rows = self.rows.range(range);
-        loop {
-            let row = match order {
-                Order::Ascending => rows.next(),
-                Order::Descending => rows.next_back(),
-            };
-            let Some(((_, key), value)) = row else { return Ok(()) };
+        while let Some(((_, key), value)) = order.next(&mut rows) {
             if visit(key, value)? == ControlFlow::Break(()) {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }

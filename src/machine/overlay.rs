@@ -133,11 +133,7 @@ impl<'p> Pending<'p> {
     }
 
     fn step(&mut self) -> Option<Row<'p>> {
-        let (key, value) = match self.order {
-            Order::Ascending => self.rows.next()?,
-            Order::Descending => self.rows.next_back()?,
-        };
-        Some((key, value.as_ref()))
+        self.order.next(&mut self.rows).map(|(key, value)| (key.as_slice(), value.as_ref()))
     }
 
     fn next(&mut self) -> Option<Row<'p>> {

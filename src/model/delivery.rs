@@ -161,6 +161,10 @@ pub struct Granted {
     pub ranges: Ranges,
     /// One an event in the order of offsets, when one is a retry; empty: all are first attempts.
     pub attempts: Vec<u32>,
+    /// When each of these became due.
+    pub due: Vec<UnixMs>,
+    /// First attempts may have been delayed: their topic has events off the defaults.
+    pub delayed: bool,
     /// When the consumer loses them.
     pub expires_at: UnixMs,
 }

@@ -304,6 +304,21 @@ fn timestamp_ms(name: &str, mut buf: &[u8]) -> Result<u64, Fault> {
     Ok(seconds * 1000 + nanos / 1_000_000)
 }
 
+/// When an encoded event that was validated before is to be delivered, Unix milliseconds; `None`:
+/// at once.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn deliver_at_of(encoded: &[u8]) -> Result<Option<u64>, Malformed> {
+    let mut buf = encoded;
+    while let Some(field) = next_field(&mut buf)? {
+        if let (19, Value::Bytes(b)) = field {
+            return timestamp_ms("deliver_at", b).map(Some).map_err(|_| Malformed);
+        }
+    }
+    Ok(None)
+}
+
 /// The key of an encoded event that was validated before; empty: none.
 ///
 /// # Errors

@@ -325,6 +325,11 @@ pub const DISPATCH_REST_MS_MAX: u64 = 1000;
 pub const DISPATCH_SEARCHES_MAX: u32 = 64;
 /// A dispatcher whose picks were all left out looks again no sooner than this, milliseconds.
 pub const DISPATCH_PAUSE_MS: u64 = 20;
+/// Subscriptions of which a node knows how long their events waited.
+pub const DISPATCH_LATENCIES_MAX: usize = DISPATCHERS_MAX;
+/// The bounds of the buckets that waiting events are counted by, milliseconds.
+pub const DISPATCH_LATENCY_MS: [u64; 16] =
+    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 60_000, 600_000, 3_600_000];
 /// The ticker looks for what is due no more often than this, milliseconds.
 pub const TICK_PAUSE_MS: u64 = 10;
 /// The ticker looks again after so long, whatever it hears, milliseconds.
@@ -356,3 +361,5 @@ pub const LAGGING_LOOK_MS: u64 = 10_000;
 pub const QUOTA_NOTICE_MS: u64 = 60_000;
 /// How long the leader knows the backlog of a topic that nobody publishes to any more, milliseconds.
 pub const BACKLOG_KNOWN_MS: u64 = 60_000;
+/// Topics whose backlog the leader looks at, once a second.
+pub const BACKLOG_TOPICS_MAX: usize = 10_000;

@@ -94,6 +94,6 @@ pub enum Effect {
     HashState(LogIndex),
     /// Something may be ready for this subscription: look for it.
     Wake(SubscriptionId),
-    /// Events were appended to this topic: wake who takes it.
-    TopicAppended(TopicId),
+    /// Events were appended to the topic of this name, or called off: wake who takes it.
+    TopicAppended(String),
 }

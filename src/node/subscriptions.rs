@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 
+use super::lead::LatencySample;
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
 use crate::machine::subscription::record::not_found;
@@ -37,6 +38,8 @@ pub struct SubscriptionSample {
     pub paused: bool,
     /// How long ago the oldest event that is not done was recorded.
     pub oldest_age: Duration,
+    /// How long events waited on this node until they were leased.
+    pub latency: LatencySample,
 }
 
 impl SubscriptionSample {
@@ -268,7 +271,7 @@ impl Node {
             return Ok(Vec::new());
         }
         let now = self.now();
-        self.read(move |db| {
+        let samples = self.read(move |db| {
             let mut found = Vec::new();
             for info in query::subscriptions(db, "", METRICS_SUBSCRIPTIONS_MAX)? {
                 let counts = stats::stats_within(db, &info.name, now, METRICS_ROWS_MAX)?;
@@ -277,12 +280,17 @@ impl Node {
                     paused: info.pause.is_some(),
                     counters: info.counters,
                     name: info.name,
+                    latency: LatencySample::default(),
                     stats,
                 }));
             }
             Ok(found)
-        })
-        .await
+        });
+        let mut samples = samples.await?;
+        for sample in &mut samples {
+            sample.latency = self.dispatch_latency(&sample.name);
+        }
+        Ok(samples)
     }
 
     /// Refuses a place beyond the end; the state would take it for the end.

@@ -14,6 +14,7 @@ use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
 use tokio::sync::{oneshot, watch};
 
+use super::hints::Hints;
 use super::rows;
 use super::snapshot::Snapshots;
 use super::types::{Entry, LogId, Reply, StoredMembership, TypeConfig};
@@ -46,7 +47,7 @@ pub struct AppliedMark {
 pub(super) struct Shared {
     pub(super) applied: watch::Sender<AppliedMark>,
     /// Something may be ready for a subscription.
-    pub(super) hints: watch::Sender<()>,
+    pub(super) hints: Hints,
     /// The last entry that was in the log when the node started.
     pub(super) found: LogIndex,
     pub(super) verify: verify::Results,
@@ -173,18 +174,12 @@ impl Writer {
     }
 
     fn act_on(&self, effects: Vec<Effect>) {
-        let mut hint = false;
+        self.shared.hints.tell(&effects);
         for effect in effects {
-            match effect {
-                Effect::HashState(index) => {
-                    let (snapshots, fatal) = (self.snapshots.clone(), self.shared.fatal.clone());
-                    self.shared.verify.start(index, self.state.db(), snapshots, fatal);
-                }
-                Effect::Wake(_) | Effect::TopicAppended(_) => hint = true,
+            if let Effect::HashState(index) = effect {
+                let (snapshots, fatal) = (self.snapshots.clone(), self.shared.fatal.clone());
+                self.shared.verify.start(index, self.state.db(), snapshots, fatal);
             }
-        }
-        if hint {
-            self.shared.hints.send_replace(());
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout_at;
 
 use super::apply::{self, AppliedMark, Shared};
+use super::hints::{Hints, Listener};
 use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::network::Network;
@@ -120,7 +121,7 @@ impl RaftNode {
         let (applied, applied_rx) = watch::channel(mark);
         let shared = Arc::new(Shared {
             applied,
-            hints: watch::Sender::default(),
+            hints: Hints::default(),
             found: options.log.last_index(),
             verify: verify::Results::default(),
             bytes: AtomicU64::new(0),
@@ -231,11 +232,10 @@ impl RaftNode {
         self.core.status()
     }
 
-    /// Hears when something may be ready for a subscription. A hint: it may come for nothing, and
-    /// nothing may depend on it.
+    /// Hears when something may be ready for a subscription.
     #[must_use]
-    pub fn hints(&self) -> watch::Receiver<()> {
-        self.core.shared.hints.subscribe()
+    pub fn listen(&self) -> Listener {
+        self.core.shared.hints.listen()
     }
 
     /// Hears when this node begins and ends to lead.

@@ -15,6 +15,7 @@
 
 pub mod apply;
 pub mod handle;
+pub mod hints;
 pub mod leadership;
 pub mod log_flusher;
 pub mod log_store;

@@ -125,7 +125,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mark = apply::mark(&self.state);
         let mark = mark.map_err(|fault| self.fault("read an installed snapshot", fault))?;
         self.shared.applied.send_replace(mark);
-        self.shared.hints.send_replace(());
+        self.shared.hints.tell_all();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use message_hub::proto::v1::{
 use prost::Message as _;
 
 use crate::support::worker::{Worker, ack, offsets, refused, whole};
-use crate::support::{Cluster, poll};
+use crate::support::{Cluster, SERVING_WITHIN, mhub, poll};
 
 /// A delivery of one event.
 struct Held {
@@ -164,6 +164,41 @@ async fn the_dead_keep_their_history_and_come_again_after_a_redrive() {
     cluster.admin(&["dlq", "purge", "billing", "--all", "--yes"]).succeeds();
     assert!(dead_letters(&cluster, &[]).is_empty());
     cluster.nodes[leader].start();
+    cluster.verify();
+}
+
+#[tokio::test]
+async fn a_redrive_in_whose_middle_the_leader_dies_moves_everything_once() {
+    const EVENTS: usize = 100;
+    let mut cluster = crate::delivery::shop(3, EVENTS, &["dead_letters.trip=off"]);
+    let mut worker = Worker::new(&cluster, "s", "worker");
+    for lease in pull_all(&mut worker, EVENTS).await {
+        settle(&mut worker, &[lease], reject()).await;
+    }
+    let counter = |name: &str| crate::delivery::counter(&cluster, name);
+    assert_eq!(counter("dead"), EVENTS as u64);
+    // A step of twenty-five a second.
+    let endpoints = cluster.all_endpoints().join(",");
+    let redrive = move || mhub(&endpoints, &["dlq", "redrive", "s", "--all", "--rate", "25"]);
+    let running = std::thread::spawn(redrive.clone());
+    assert!(poll(SERVING_WITHIN, || counter("redriven") > 0), "it does not begin");
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    let run = running.join().unwrap();
+    println!("in its middle: {}", run.all());
+    let counter = |name: &str| crate::delivery::counter(&cluster, name);
+    // Who does not know the outcome repeats the command.
+    assert!(run.code() == 0 || poll(SERVING_WITHIN, || redrive().code() == 0), "{}", run.all());
+    assert_eq!(counter("redriven"), EVENTS as u64);
+    let left = cluster.admin(&["dlq", "ls", "s", "-o", "json"]).json();
+    assert_eq!(left, serde_json::json!([]));
+    let held = pull_all(&mut worker, EVENTS).await;
+    let came: Vec<_> = held.iter().map(|held| (held.offset, held.attempt)).collect();
+    assert_eq!(came, (0..EVENTS as u64).map(|offset| (offset, 1)).collect::<Vec<_>>());
+    settle(&mut worker, &held, ack()).await;
+    assert!(worker.pull(100, 500).await.is_empty());
+    cluster.nodes[leader].start();
+    cluster.await_answering(leader);
     cluster.verify();
 }
 

@@ -13,6 +13,8 @@
 mod support;
 
 mod bad_input;
+#[cfg(feature = "failpoints")]
+mod clocks;
 mod connections;
 mod consume_stream;
 mod corruption;
@@ -27,3 +29,4 @@ mod process;
 mod quotas;
 mod reads;
 mod subscriptions;
+mod watching;

@@ -1,6 +1,6 @@
 //! Quotas: enforced at the leader, and kept over its death.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use message_hub::model::rejection::{Reason, Rejection};
 use message_hub::proto::SERVICE_METADATA;
@@ -12,7 +12,7 @@ use prost::Message as _;
 use tonic::Request;
 
 use crate::bad_input::event;
-use crate::support::worker::{Worker, ack, offsets};
+use crate::support::worker::{Worker, ack, nack, offsets};
 use crate::support::{Cluster, poll};
 
 /// Publishes so many events in one call, at the leader.
@@ -81,7 +81,7 @@ async fn pull(cluster: &Cluster, subscription: &str) -> Result<Vec<LeasedEvents>
     answer.map(|pulled| pulled.into_inner().leased).map_err(|status| from_status(&status))
 }
 
-fn feed(cluster: &Cluster) -> String {
+pub(crate) fn feed(cluster: &Cluster) -> String {
     let args = ["events", "read", "hub.lifecycle", "--from", "start", "-o", "jsonl"];
     cluster.admin(&args).stdout()
 }
@@ -114,6 +114,43 @@ async fn events_in_flight_count_for_their_service_over_subscriptions_and_leaders
     Worker::new(&cluster, "s", "c").settle_all(&mine, ack()).await;
     let more = pull(&cluster, "other").await.unwrap();
     assert_eq!(offsets(&more).len(), 6);
+}
+
+#[tokio::test]
+async fn retries_of_a_service_have_their_rate_under_every_leader() {
+    const EVENTS: usize = 12;
+    const BEFORE: usize = 4;
+    let settings = ["retry_budget=100%", "retry_budget.min=1000"];
+    let mut cluster = crate::delivery::shop(3, EVENTS, &settings);
+    cluster.admin(&["quota", "set", "shop", "--retries", "2"]).succeeds();
+    let mut worker = Worker::new(&cluster, "s", "c");
+    worker.service = "shop";
+    let all = worker.pull_some(100).await;
+    assert_eq!(offsets(&all).len(), EVENTS, "first attempts have no rate");
+    worker.settle_all(&all, nack(0)).await;
+    let mut times = Vec::new();
+    let mut take = async |worker: &mut Worker, until: usize| {
+        while times.len() < until {
+            let some = worker.pull_some(100).await;
+            times.extend(offsets(&some).iter().map(|_| Instant::now()));
+            worker.settle_all(&some, ack()).await;
+        }
+        times.clone()
+    };
+    take(&mut worker, BEFORE).await;
+    let told = || feed(&cluster).contains("retries_per_s");
+    assert!(poll(Duration::from_secs(10), told), "{}", feed(&cluster));
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    let times = take(&mut worker, EVENTS).await;
+    assert_eq!(times.len(), EVENTS);
+    // Two a second are in four windows of a second at least: two whole ones lie between.
+    for (leader, times) in [("first", &times[..BEFORE]), ("next", &times[BEFORE..])] {
+        let (count, took) = (times.len(), times[times.len() - 1] - times[0]);
+        println!("{count} retries of the {leader} leader in {took:?}");
+        let whole_windows = (count as u64 / 2).saturating_sub(2);
+        assert!(took > Duration::from_millis(900 * whole_windows), "{took:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
-//! A new leader: leases of earlier terms are honoured a little longer, since their consumers could
+//! A new leader: leases of earlier ones are honoured a little longer, since their consumers could
 //! not renew them while there was none. One row says so; no lease is rewritten.
+//!
+//! What is earlier is told by the time of the grant, not by the term: two nodes may lead one after
+//! the other under the same number of a term. To announce the same leader again does no harm.
 
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
@@ -13,10 +16,12 @@ pub(crate) fn apply<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: NewLeader,
 ) -> Result<Outcome, Fault> {
-    let until = machine.now().get().saturating_add(command.grace_ms.min(LEASE_GRACE_MS_MAX));
+    let now = machine.now().get();
+    let until = now.saturating_add(command.grace_ms.min(LEASE_GRACE_MS_MAX));
     let meta = machine.meta_mut();
-    if command.term > meta.term {
+    if command.term >= meta.term {
         meta.term = command.term;
+        meta.led_since_ms = now;
         meta.grace_until_ms = meta.grace_until_ms.max(until);
     }
     Ok(Outcome::Done)

@@ -124,7 +124,8 @@ struct Plan {
     lease_ms: u64,
     by_key: bool,
     sheaves: BTreeMap<Sheaf, Vec<OffsetRange>>,
-    attempts: BTreeMap<(TopicId, Offset), u32>,
+    /// Of the retries: which attempt, and since when it was due.
+    attempts: BTreeMap<(TopicId, Offset), (u32, UnixMs)>,
     cancelled: u64,
     dead: u64,
 }
@@ -145,8 +146,7 @@ impl Plan {
         let lease_ms = lease_ms(command.lease_ms, config.lease_ms);
         let retries = work.state.budget.left(machine.now(), &config.retry);
         let load = work.load(machine, &command.consumer)?;
-        let (of_service, retries_of_service) =
-            loads::left_of_service(machine.overlay(), &command.service, machine.now())?;
+        let (of_service, retries_of_service) = loads::left(machine, &command.service)?;
         let retries = retries.min(retries_of_service);
         let room = of_all
             .saturating_sub(work.state.in_flight)
@@ -257,7 +257,8 @@ impl Plan {
         failures::put(machine, work.id, (topic, offset), &story);
         self.room -= 1;
         self.retries = self.retries.saturating_sub(u64::from(story.failures > 0));
-        self.attempts.insert((topic, offset), story.failures.saturating_add(1));
+        let attempt = (story.failures.saturating_add(1), UnixMs(story.due_ms));
+        self.attempts.insert((topic, offset), attempt);
         let cutting = deadline.filter(|d| d.since(machine.now()) < self.lease_ms);
         let sheaf = (topic, true, cutting.map_or(0, UnixMs::get));
         self.put(sheaf, &Ranges::from_iter([offset]));
@@ -346,11 +347,12 @@ impl Plan {
                 deadline_ms,
                 ..LeaseRecord::default()
             };
-            let attempts: Vec<u32> = if retried {
-                ranges.iter().filter_map(|o| self.attempts.get(&(topic, o)).copied()).collect()
+            let (attempts, due): (Vec<u32>, Vec<UnixMs>) = if retried {
+                ranges.iter().filter_map(|o| self.attempts.get(&(topic, o)).copied()).unzip()
             } else {
-                Vec::new()
+                Default::default()
             };
+            let delayed = !retried && work.topic(topic)?.specials > 0;
             events += ranges.count();
             retries += attempts.iter().filter(|n| **n > 1).count() as u64;
             record.set_events(ranges.clone());
@@ -358,7 +360,16 @@ impl Plan {
             machine.overlay_mut().put(Table::Leases, row, record.encode());
             timers::set(machine, expires_at, Due::Lease(work.id, lease_id));
             let term = Term(command.term);
-            grants.push(Granted { lease_id, term, topic_id: topic, ranges, attempts, expires_at });
+            grants.push(Granted {
+                lease_id,
+                term,
+                topic_id: topic,
+                ranges,
+                attempts,
+                due,
+                delayed,
+                expires_at,
+            });
         }
         work.count_in_flight(machine, &command.consumer, events, 0)?;
         loads::count_service(machine, &command.service, (events, retries), 0)?;

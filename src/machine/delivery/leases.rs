@@ -76,8 +76,8 @@ impl LeaseRecord {
     /// When the consumer loses it, a new leader's grace included.
     #[must_use]
     pub fn ends_at(&self, meta: &Meta) -> UnixMs {
-        let grace = if self.term < meta.term { meta.grace_until_ms } else { 0 };
-        UnixMs(self.expires_at_ms.max(grace))
+        let earlier = self.granted_at_ms <= meta.led_since_ms;
+        UnixMs(self.expires_at_ms.max(if earlier { meta.grace_until_ms } else { 0 }))
     }
 }
 

@@ -123,6 +123,14 @@ pub fn left_of_service(kv: &impl Kv, service: &str, now: UnixMs) -> Result<(u64,
     }
 }
 
+/// The same while a command is applied; it costs nothing where there are no quotas at all.
+pub(crate) fn left<K: Kv>(machine: &Machine<'_, K>, service: &str) -> Result<(u64, u64), Fault> {
+    match machine.meta().quotas {
+        0 => Ok((u64::MAX, u64::MAX)),
+        _ => left_of_service(machine.overlay(), service, machine.now()),
+    }
+}
+
 /// Counts events that came to a service's consumers, retries among them, and that went.
 pub(crate) fn count_service<K: Kv>(
     machine: &mut Machine<'_, K>,

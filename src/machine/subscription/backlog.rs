@@ -1,14 +1,17 @@
 //! How much waits for subscriptions: counted by ranges, without looking at events.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::marks::{self, Marks};
 use super::progress;
 use super::query::topics_of;
+use super::record::SubscriptionRecord;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::topic::record::TopicRecord;
 use crate::machine::{Fault, key};
 use crate::model::delivery::SubscriptionInfo;
+use crate::model::ids::{Position, SubscriptionId};
 use crate::model::limits::{MARKS_OFFSETS, SEEK_TOPICS_MAX};
 use crate::model::outcome::TopicInfo;
 use crate::model::pattern::TopicPattern;
@@ -22,6 +25,7 @@ pub fn waiting(kv: &impl Kv, subscription: &SubscriptionInfo) -> Result<u64, Fau
     let pattern = TopicPattern::from_checked(&subscription.config.pattern);
     let mut all = 0_u64;
     for topic in topics_of(kv, &pattern, "", SEEK_TOPICS_MAX)? {
+        let subscription = (subscription.id, subscription.start);
         all = all.saturating_add(waiting_in(kv, subscription, &topic)?);
     }
     Ok(all)
@@ -29,13 +33,13 @@ pub fn waiting(kv: &impl Kv, subscription: &SubscriptionInfo) -> Result<u64, Fau
 
 fn waiting_in(
     kv: &impl Kv,
-    subscription: &SubscriptionInfo,
+    (subscription, start): (SubscriptionId, Position),
     topic: &TopicInfo,
 ) -> Result<u64, Fault> {
-    let progress = progress::load(kv, subscription.id, subscription.start, topic)?;
+    let progress = progress::load(kv, subscription, start, topic)?;
     let mut done = 0;
-    let low = marks::row_key(subscription.id, topic.id, progress.floor / MARKS_OFFSETS);
-    let high = marks::row_key(subscription.id, topic.id, u64::MAX);
+    let low = marks::row_key(subscription, topic.id, progress.floor / MARKS_OFFSETS);
+    let high = marks::row_key(subscription, topic.id, u64::MAX);
     kv.scan(Table::Marks, &low, &high, Order::Ascending, &mut |_, value| {
         done += Marks::decode(value)?.done.count();
         Ok(ControlFlow::Continue(()))
@@ -44,27 +48,37 @@ fn waiting_in(
     Ok(open.saturating_add(progress.failures))
 }
 
-/// Bytes of a topic that wait for the slowest of its subscriptions, by the mean size of its events;
-/// 0 when the topic does not exist or nobody subscribes to it.
+/// For each of some topics, the bytes that wait for the slowest of its subscriptions, by the mean
+/// size of its events; 0 when nobody subscribes to it. Topics that do not exist are left out.
 ///
 /// # Errors
 /// See [`waiting`].
-pub fn bytes_of_topic(kv: &impl Kv, name: &str) -> Result<u64, Fault> {
-    let Some(row) = kv.get(Table::Topics, name.as_bytes())? else { return Ok(0) };
-    let topic = TopicRecord::decode(&row)?.info(name);
-    let mut subscriptions = Vec::new();
+pub fn bytes_of_topics(kv: &impl Kv, names: &[String]) -> Result<BTreeMap<String, u64>, Fault> {
+    let mut topics = BTreeMap::new();
+    for name in names {
+        if let Some(row) = kv.get(Table::Topics, name.as_bytes())? {
+            let topic = TopicRecord::decode(&row)?.info(name);
+            topics.insert(name.clone(), (topic, 0));
+        }
+    }
+    if topics.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     kv.scan(Table::Subscriptions, &[], &key::END, Order::Ascending, &mut |_, row| {
-        let record = super::record::SubscriptionRecord::decode(row)?;
-        if TopicPattern::from_checked(&record.config.pattern).matches(name) {
-            subscriptions.push(record.info(&super::state::SubscriptionState::default()));
+        let record = SubscriptionRecord::decode(row)?;
+        let subscription = (record.subscription_id(), Position(record.start_position));
+        let pattern = TopicPattern::from_checked(&record.config.pattern);
+        let near = topics.range_mut(pattern.prefix().to_owned()..);
+        let near = near.take_while(|(name, _)| name.starts_with(pattern.prefix()));
+        for (_, (topic, most)) in near.filter(|(name, _)| pattern.matches(name)) {
+            *most = waiting_in(kv, subscription, topic)?.max(*most);
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    let mut most = 0;
-    for subscription in subscriptions {
-        most = most.max(waiting_in(kv, &subscription, &topic)?);
-    }
-    let bytes =
-        u128::from(topic.bytes) * u128::from(most) / u128::from(topic.next_offset.get().max(1));
-    Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
+    let bytes = |(name, (topic, most)): (String, (TopicInfo, u64))| {
+        let events = u128::from(topic.next_offset.get().max(1));
+        let bytes = u128::from(topic.bytes) * u128::from(most) / events;
+        (name, u64::try_from(bytes).unwrap_or(u64::MAX))
+    };
+    Ok(topics.into_iter().map(bytes).collect())
 }

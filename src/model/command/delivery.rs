@@ -135,7 +135,7 @@ pub struct Extend {
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Tick {}
 
-/// Honour leases of earlier terms a little longer: their consumers could not renew them.
+/// Honour leases of earlier leaders a little longer: their consumers could not renew them.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct NewLeader {
     /// The new leader's term.

@@ -94,7 +94,7 @@ pub enum Kind {
     /// Fire timers that are due, a bounded number.
     #[prost(message, tag = "16")]
     Tick(Tick),
-    /// Honour leases of earlier terms a little longer.
+    /// Honour leases of earlier leaders a little longer.
     #[prost(message, tag = "17")]
     NewLeader(NewLeader),
     /// Make failed events ready at once.

@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::hand_out::{Delivery, HandOut, deliveries};
+use super::latency::Latency;
 use super::plan::{self, Ask, Bounds, Look, Memory, Part, Plan};
 use super::stopping;
+use crate::machine::Fault;
 use crate::machine::delivery::lease::paused;
-use crate::machine::subscription::record::not_found;
+use crate::machine::subscription::record::{self, SubscriptionRecord, not_found};
 use crate::model::command::{Kind, Lease};
-use crate::model::delivery::Leased;
+use crate::model::delivery::{Granted, Leased};
 use crate::model::ids::{Term, UnixMs};
 use crate::model::limits::{
     DISPATCH_LOOK_MS, DISPATCH_PAUSE_MS, DISPATCH_REST_MS_MAX, DISPATCH_ROUND_BYTES,
@@ -25,10 +27,12 @@ use crate::model::limits::{
     OVERLOADED_RETRY_MS, PULLS_WAITING_MAX,
 };
 use crate::model::outcome::Outcome;
+use crate::model::pattern::TopicPattern;
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::propose::Ticket;
 use crate::node::quotas::Limit;
 use crate::node::{Node, unexpected};
+use crate::raft::hints::{Interest, Listener};
 use crate::runtime::{clock, tasks};
 
 /// The ways to the dispatchers, by subscription.
@@ -83,12 +87,13 @@ pub(super) fn enqueue(
     drop(way.try_send(waiter));
     known.insert(subscription.to_owned(), way);
     let dispatcher = Dispatcher {
-        hints: node.raft.hints(),
+        hints: node.raft.listen(),
         node: Arc::clone(node),
         subscription: subscription.to_owned(),
         inbox,
         waiting: VecDeque::new(),
         memory: Arc::default(),
+        latency: node.lead.latencies.of(subscription),
         event_bytes: 0,
         fruitless: 0,
         vain: Duration::ZERO,
@@ -103,8 +108,9 @@ struct Dispatcher {
     inbox: mpsc::Receiver<Waiter>,
     /// The longest waiting first.
     waiting: VecDeque<Waiter>,
-    hints: watch::Receiver<()>,
+    hints: Listener,
     memory: Arc<Memory>,
+    latency: Arc<Latency>,
     /// What an event took in the last round that found any; 0: unknown.
     event_bytes: usize,
     /// Searches in a row that did not see everything and found nothing.
@@ -138,7 +144,7 @@ impl Dispatcher {
                 continue;
             }
             // What changes from here on is looked at in the next round.
-            self.hints.borrow_and_update();
+            self.hints.forget();
             match self.round().await {
                 Ok(Next::Again) => {}
                 Ok(Next::Pause) => {
@@ -238,7 +244,7 @@ impl Dispatcher {
         let room = self.waiting.len() < PULLS_WAITING_MAX;
         let rest = self.rest();
         tokio::select! {
-            _ = self.hints.changed() => {
+            () = self.hints.hear() => {
                 // Timers are no finer than this.
                 if rest >= Duration::from_millis(1) {
                     tokio::time::sleep(rest).await;
@@ -263,24 +269,34 @@ impl Dispatcher {
         let (name, memory) = (self.subscription.clone(), Arc::clone(&self.memory));
         let now = node.now();
         let began = clock::now();
-        let look = node.read(move |db| plan::look(db, &name, now, &memory, &asks, bounds)).await?;
+        let looked = node.read(move |db| {
+            let record = record::get(db, &name)?;
+            Ok((record, plan::look(db, &name, now, &memory, &asks, bounds)?))
+        });
+        let (record, look) = looked.await?;
         let took = clock::now().duration_since(began);
         self.vain = if look.is_vain() { self.vain + took } else { Duration::ZERO };
         match look {
             Look::Missing => Err(not_found(&self.subscription)),
             Look::Paused => Err(paused(&self.subscription)),
             Look::Full(held_back) => {
-                self.hold_back(&held_back);
+                self.hold_back(record.as_ref(), &held_back);
                 Ok(Next::Wait(None))
             }
             Look::Plan(plan) => {
-                self.hold_back(&plan.held_back);
+                self.hold_back(record.as_ref(), &plan.held_back);
                 self.grant(term, *plan, took).await
             }
         }
     }
 
-    fn hold_back(&mut self, held_back: &[Option<Limit>]) {
+    /// Takes note of those who are held back by what their service has from other subscriptions too.
+    fn hold_back(&mut self, record: Option<&SubscriptionRecord>, held_back: &[Option<Limit>]) {
+        let alone = record.filter(|_| held_back.iter().all(Option::is_none));
+        self.hints.attend(alone.map_or(Interest::Anything, |record| {
+            let pattern = TopicPattern::from_checked(&record.config.pattern);
+            Interest::Subscription(record.subscription_id(), pattern)
+        }));
         for (waiter, limit) in self.waiting.iter_mut().zip(held_back) {
             if let Some(limit) = limit {
                 self.node.quotas.hit(&waiter.service, *limit);
@@ -398,12 +414,20 @@ impl Dispatcher {
         match ticket.outcome().await? {
             Outcome::Leased(Leased { grants, filtered, dead }) => {
                 let moved = !grants.is_empty() || filtered + dead > 0;
-                let found = deliveries(grants, parts);
-                let found = found.map_err(|fault| self.node.unreadable(&fault))?;
-                Ok((found, moved))
+                let found = self.handed(grants, parts);
+                Ok((found.map_err(|fault| self.node.unreadable(&fault))?, moved))
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The deliveries of what was granted, with note taken of how long it waited.
+    fn handed(&self, grants: Vec<Granted>, parts: &[Part]) -> Result<Vec<Delivery>, Fault> {
+        let (now, delayed) = (self.node.now(), grants.iter().any(|grant| grant.delayed));
+        self.latency.retries(&grants, now);
+        let found = deliveries(grants, parts)?;
+        self.latency.firsts(&found, delayed, now)?;
+        Ok(found)
     }
 
     fn learn(&mut self, deliveries: &[Delivery]) {

@@ -182,6 +182,8 @@ mod tests {
             topic_id: TopicId(topic),
             ranges: Ranges::from_iter(offsets.iter().copied().map(Offset)),
             attempts: attempts.to_vec(),
+            due: vec![UnixMs(1); attempts.len()],
+            delayed: false,
             expires_at: UnixMs(9),
         }
     }

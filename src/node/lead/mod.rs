@@ -6,6 +6,7 @@
 mod dispatch;
 mod hand_out;
 mod lag;
+mod latency;
 mod plan;
 mod term;
 mod ticker;
@@ -17,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::dispatch::{Dispatchers, Waiter};
 pub use self::hand_out::Delivery;
+use self::latency::Latencies;
+pub use self::latency::LatencySample;
 use super::Node;
 use super::propose::not_leader;
 use super::settle::{check_consumer, check_lease_ms};
@@ -36,9 +39,10 @@ const HINT_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Lead {
     /// The term that this node has announced itself in; leases are granted only then.
     announced: watch::Sender<Option<Term>>,
-    /// How long leases of earlier terms are honoured.
+    /// How long leases of earlier leaders are honoured.
     grace_ms: u64,
     dispatchers: Dispatchers,
+    latencies: Latencies,
     /// Bytes of events that rounds of dispatch may still plan for.
     bytes: Semaphore,
     /// Consume streams that may still be opened.
@@ -52,6 +56,7 @@ impl Lead {
             announced: watch::Sender::default(),
             grace_ms: grace_ms.min(LEASE_GRACE_MS_MAX),
             dispatchers: Dispatchers::default(),
+            latencies: Latencies::default(),
             bytes: Semaphore::new(DISPATCH_BYTES_MAX),
             streams: Arc::new(Semaphore::new(CONSUME_STREAMS_MAX)),
         }
@@ -121,6 +126,11 @@ impl Node {
             Ok(answer) => answer.map(hand_out::HandOut::take),
             Err(_) => Err(stopping()),
         }
+    }
+
+    /// How long events of a subscription waited here until they were leased.
+    pub(super) fn dispatch_latency(&self, subscription: &str) -> LatencySample {
+        self.lead.latencies.sample(subscription)
     }
 
     /// Makes room for a consume stream, which holds it while it is open.

@@ -1,4 +1,4 @@
-//! A new leader announces itself before it grants any lease, so that leases of earlier terms are
+//! A new leader announces itself before it grants any lease, so that leases of earlier leaders are
 //! honoured a little longer and nobody else grants any more.
 
 use std::sync::{Arc, Weak};

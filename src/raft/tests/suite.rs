@@ -13,6 +13,7 @@ use crate::model::ids::LogIndex;
 use crate::proto::peer;
 use crate::raft::apply::{AppliedMark, Shared};
 use crate::raft::codec::{entry_to_record, log_id_from_proto};
+use crate::raft::hints::Hints;
 use crate::raft::log_store::LogStore;
 use crate::raft::snapshot::Snapshots;
 use crate::raft::state_machine::StateMachine;
@@ -34,7 +35,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {
         let snapshots = Snapshots::open(dir.path().join("snapshots"), fatal.clone()).unwrap();
         let shared = Arc::new(Shared {
             applied: watch::Sender::new(AppliedMark::default()),
-            hints: watch::Sender::default(),
+            hints: Hints::default(),
             found: LogIndex(0),
             verify: verify::Results::default(),
             bytes: AtomicU64::new(0),

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use message_hub::model::rejection::{Code, Reason, Rejection};
+use message_hub::proto::SERVICE_METADATA;
 use message_hub::proto::status::{from_call_error, from_status};
 use message_hub::proto::v1::delivery_client::DeliveryClient;
 use message_hub::proto::v1::settlement::Action;
@@ -12,6 +13,7 @@ use message_hub::proto::v1::{
     Settlement,
 };
 use prost::Message as _;
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Cluster, SERVING_WITHIN};
@@ -22,6 +24,8 @@ pub(crate) struct Worker {
     subscription: String,
     consumer: String,
     pub(crate) lease_ms: u64,
+    /// The service that it declares.
+    pub(crate) service: &'static str,
 }
 
 pub(crate) fn ack() -> Action {
@@ -80,6 +84,7 @@ impl Worker {
             subscription: subscription.to_owned(),
             consumer: consumer.to_owned(),
             lease_ms: 0,
+            service: "default",
         }
     }
 
@@ -107,7 +112,12 @@ impl Worker {
         let started = Instant::now();
         loop {
             let pulled = match self.connect().await {
-                Ok(mut client) => client.pull(request.clone()).await.map_err(|s| from_status(&s)),
+                Ok(mut client) => {
+                    let mut request = Request::new(request.clone());
+                    let service = self.service.parse().unwrap();
+                    request.metadata_mut().insert(SERVICE_METADATA, service);
+                    client.pull(request).await.map_err(|s| from_status(&s))
+                }
                 Err(rejection) => Err(rejection),
             };
             match pulled {

@@ -8,6 +8,7 @@ use crate::machine::kv::{Kv as _, Table};
 use crate::machine::mem::MemKv;
 use crate::machine::schedule::candidates::candidates;
 use crate::machine::schedule::cursor::Cursor;
+use crate::machine::subscription::backlog::bytes_of_topics;
 use crate::machine::subscription::query::{subscription, subscriptions};
 use crate::machine::subscription::seek::preview;
 use crate::machine::subscription::stats::stats;
@@ -16,8 +17,8 @@ use crate::machine::{lifecycle, query, quota};
 use crate::model::command::delivery::{Ack, Action, Nack, Reject, SettleItem};
 use crate::model::command::subscription::At;
 use crate::model::command::{
-    CommandBatch, CreateSubscription, DeleteSubscription, Kind, Lease, PauseSubscription,
-    SeekSubscription, SetQuota, Settle, Tick,
+    CommandBatch, CreateSubscription, DeleteSubscription, Kind, Lease, NewLeader,
+    PauseSubscription, SeekSubscription, SetQuota, Settle, Tick,
 };
 use crate::model::delivery::{DeadReason, Granted, Pick};
 use crate::model::event::EventView;
@@ -32,11 +33,12 @@ struct Hub {
     kv: MemKv,
     entries: u64,
     now_ms: u64,
+    term: u64,
 }
 
 impl Hub {
     fn new(config: SubscriptionConfig) -> Self {
-        let mut hub = Self { kv: MemKv::default(), entries: 0, now_ms: 10_000 };
+        let mut hub = Self { kv: MemKv::default(), entries: 0, now_ms: 10_000, term: 1 };
         hub.apply(create_topic("t"));
         hub.apply(create("s", config, ""));
         hub
@@ -66,7 +68,7 @@ impl Hub {
         let lease = Lease {
             subscription: "s".into(),
             revision,
-            term: 1,
+            term: self.term,
             consumer: "c".into(),
             picks: vec![Pick { topic: "t".into(), topic_id: 1, ranges, seen: None }],
             ..Lease::default()
@@ -80,7 +82,7 @@ impl Hub {
     fn settle(&mut self, lease: LeaseId, action: Action) -> Option<Reason> {
         let item = SettleItem {
             lease_id: lease.get(),
-            term: 1,
+            term: self.term,
             topic_id: 1,
             ranges: Vec::new(),
             action: Some(action),
@@ -117,6 +119,60 @@ fn event(change: impl FnOnce(&mut TestEvent)) -> TestEvent {
 
 fn plain(count: usize) -> Vec<TestEvent> {
     vec![event(|_| ()); count]
+}
+
+#[test]
+fn leases_of_an_earlier_leader_are_honoured_even_if_its_term_has_the_same_number() {
+    for next_term in [1, 2] {
+        let mut hub =
+            Hub::new(SubscriptionConfig { lease_ms: 1000, ..SubscriptionConfig::defaults("t") });
+        hub.publish(&plain(2));
+        let leads = |term| Kind::NewLeader(NewLeader { term, grace_ms: 2000 });
+        hub.apply(leads(1));
+        hub.now_ms += 10_000;
+        let earlier = hub.lease(&[(0, 1)]).remove(0);
+        hub.now_ms += 999;
+        hub.apply(leads(next_term));
+        hub.now_ms += 1;
+        hub.term = next_term;
+        let own = hub.lease(&[(1, 1)]).remove(0);
+        hub.now_ms += 1998;
+        hub.apply(Kind::Tick(Tick {}));
+        let late = hub.settle(own.lease_id, Action::Ack(Ack {}));
+        assert_eq!(late, Some(Reason::LeaseExpired), "its own have no grace");
+        hub.term = 1;
+        assert_eq!(hub.settle(earlier.lease_id, Action::Ack(Ack {})), None, "term {next_term}");
+    }
+}
+
+#[test]
+fn what_waits_in_topics_is_what_waits_for_the_slowest_of_their_subscriptions() {
+    let mut hub = Hub::plain();
+    for name in ["a.b", "a.c", "b"] {
+        hub.apply(create_topic(name));
+        hub.apply(Kind::Publish(publish_of(name, &plain(3))));
+    }
+    hub.publish(&plain(4));
+    hub.apply(create("wild", SubscriptionConfig::defaults("a.*"), ""));
+    hub.apply(create("also", SubscriptionConfig::defaults("t"), ""));
+    hub.apply(create("far", SubscriptionConfig::defaults("t.>"), ""));
+    let names: Vec<String> = ["t", "b", "a.b", "nope"].map(String::from).to_vec();
+    let waits = |hub: &Hub| {
+        let bytes = |name: &str| query::topic(&hub.kv, name).unwrap().unwrap().bytes;
+        let found = bytes_of_topics(&hub.kv, &names).unwrap();
+        assert_eq!(found.len(), 3, "one does not exist");
+        ["t", "b", "a.b"].map(|name| (found[name], bytes(name)))
+    };
+    let [(t, t_all), (b, _), (ab, ab_all)] = waits(&hub);
+    assert_eq!((t, b, ab), (t_all, 0, ab_all));
+    let lease = hub.lease(&[(0, 2)]).remove(0);
+    hub.settle(lease.lease_id, Action::Ack(Ack {}));
+    assert_eq!(waits(&hub)[0].0, t_all, "the other one has not begun");
+    hub.apply(Kind::DeleteSubscription(DeleteSubscription {
+        name: "also".into(),
+        request_id: String::new(),
+    }));
+    assert_eq!(waits(&hub)[0].0, t_all / 2);
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
         .leases
         .iter()
         .map(|(id, l)| {
-            let ends = ends_at(l, world.term, world.grace_until);
+            let ends = ends_at(l, world.led_since, world.grace_until);
             (*id, l.topic, l.events.iter().copied().collect::<Vec<_>>(), ends)
         })
         .collect();

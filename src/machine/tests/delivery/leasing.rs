@@ -14,6 +14,9 @@ fn named(ranges: &[OffsetRange]) -> BTreeSet<u64> {
     ranges.iter().flat_map(|r| r.first..r.end()).collect()
 }
 
+/// By offset, which attempt it is, and when it became due.
+type Attempts = BTreeMap<u64, (u32, UnixMs)>;
+
 /// What a lease command takes, as it goes.
 struct Taking<'c> {
     command: &'c Lease,
@@ -22,8 +25,10 @@ struct Taking<'c> {
     room: u64,
     retries: u64,
     leased: Leased,
-    /// (topic, retried, deadline) → (offset, attempt).
-    sheaves: BTreeMap<(u64, bool, u64), BTreeMap<u64, u32>>,
+    /// By topic, whether they are retries, and a deadline.
+    sheaves: BTreeMap<(u64, bool, u64), Attempts>,
+    /// Topics with events off the defaults.
+    special: BTreeSet<u64>,
 }
 
 /// A lease command that is not refused as a whole.
@@ -72,6 +77,7 @@ pub(super) fn lease(
         retries: sub.retries_left(now).min(left_retries),
         leased,
         sheaves: BTreeMap::new(),
+        special: topics.values().filter(|t| t.special).map(|t| t.id).collect(),
     };
     for (name, topic, offsets) in picks(&command.picks) {
         taking.retries(sub, &name, &topic, &offsets);
@@ -108,7 +114,8 @@ impl Taking<'_> {
             self.room -= 1;
             self.retries -= u64::from(story.failures > 0);
             let sheaf = (topic.id, true, self.cut(deadline));
-            self.sheaves.entry(sheaf).or_default().insert(*offset, story.failures + 1);
+            let attempt = (story.failures + 1, UnixMs(story.due));
+            self.sheaves.entry(sheaf).or_default().insert(*offset, attempt);
             sub.set(topic, *offset, Story { status: Status::Leased, ..story });
         }
     }
@@ -136,7 +143,7 @@ impl Taking<'_> {
             }
             self.room -= 1;
             let sheaf = (topic.id, false, self.cut(topic.events[offset as usize].deadline));
-            self.sheaves.entry(sheaf).or_default().insert(offset, 1);
+            self.sheaves.entry(sheaf).or_default().insert(offset, (1, UnixMs(0)));
             sub.set(topic, offset, Story::new(Status::Leased));
         }
     }
@@ -147,7 +154,7 @@ impl Taking<'_> {
             sub.last_lease += 1;
             let until = self.now + self.lease_ms;
             let expires = if deadline > 0 { until.min(deadline) } else { until };
-            for attempt in events.values() {
+            for (attempt, _) in events.values() {
                 sub.deliveries.push((self.now, *attempt > 1));
                 sub.counters.delivered += 1;
                 sub.counters.redelivered += u64::from(*attempt > 1);
@@ -157,13 +164,28 @@ impl Taking<'_> {
                 term: Term(self.command.term),
                 topic_id: TopicId(topic),
                 ranges: events.keys().map(|o| Offset(*o)).collect(),
-                attempts: if retried { events.values().copied().collect() } else { Vec::new() },
+                attempts: events
+                    .values()
+                    .map(|(attempt, _)| *attempt)
+                    .filter(|_| retried)
+                    .collect(),
+                due: events.values().map(|(_, due)| *due).filter(|_| retried).collect(),
+                delayed: !retried && self.special.contains(&topic),
                 expires_at: UnixMs(expires),
             });
             let (consumer, term) = (self.command.consumer.clone(), self.command.term);
             let service = self.command.service.clone();
-            let (events, timer) = (events.into_keys().collect(), expires);
-            let row = LeaseRow { topic, events, consumer, service, term, expires, deadline, timer };
+            let row = LeaseRow {
+                topic,
+                events: events.into_keys().collect(),
+                consumer,
+                service,
+                term,
+                granted: self.now,
+                expires,
+                deadline,
+                timer: expires,
+            };
             sub.leases.insert(sub.last_lease, row);
         }
         self.leased
@@ -171,14 +193,14 @@ impl Taking<'_> {
 }
 
 /// When a lease ends.
-pub(super) fn ends_at(lease: &LeaseRow, term: u64, grace_until: u64) -> u64 {
-    if lease.term < term { lease.expires.max(grace_until) } else { lease.expires }
+pub(super) fn ends_at(lease: &LeaseRow, led_since: u64, grace_until: u64) -> u64 {
+    if lease.granted <= led_since { lease.expires.max(grace_until) } else { lease.expires }
 }
 
 pub(super) fn settle(
     sub: &mut Subscription,
     topics: &BTreeMap<String, Topic>,
-    (now, term, grace_until): (u64, u64, u64),
+    (now, led_since, grace_until): (u64, u64, u64),
     command: &Settle,
 ) -> Vec<Settled> {
     let refuse =
@@ -196,7 +218,7 @@ pub(super) fn settle(
             results.push(refuse(Reason::LeaseUnknown));
             continue;
         }
-        if ends_at(&lease, term, grace_until) <= now {
+        if ends_at(&lease, led_since, grace_until) <= now {
             results.push(refuse(Reason::LeaseExpired));
             continue;
         }

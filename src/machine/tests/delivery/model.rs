@@ -27,6 +27,8 @@ pub(super) struct Event {
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) id: u64,
+    /// Some of its events are off the defaults.
+    pub(super) special: bool,
     pub(super) events: Vec<Event>,
 }
 
@@ -75,6 +77,7 @@ pub(super) struct LeaseRow {
     pub(super) consumer: String,
     pub(super) service: String,
     pub(super) term: u64,
+    pub(super) granted: u64,
     pub(super) expires: u64,
     pub(super) deadline: u64,
     /// When a tick looks at it.
@@ -118,6 +121,8 @@ pub(super) struct Subscription {
 pub(super) struct World {
     pub(super) now: u64,
     pub(super) term: u64,
+    /// Since when the newest leader leads, and until when leases of earlier ones last.
+    pub(super) led_since: u64,
     pub(super) grace_until: u64,
     pub(super) last_topic: u64,
     pub(super) last_subscription: u64,

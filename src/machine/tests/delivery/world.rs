@@ -64,7 +64,7 @@ impl World {
                     return Err(Reason::TopicExists);
                 }
                 self.last_topic += 1;
-                let topic = Topic { id: self.last_topic, events: Vec::new() };
+                let topic = Topic { id: self.last_topic, special: false, events: Vec::new() };
                 self.topics.insert(c.name, topic);
                 Ok(Said::Topic(self.last_topic))
             }
@@ -79,8 +79,8 @@ impl World {
             Kind::Publish(c) => self.publish(&c),
             Kind::CreateSubscription(c) => self.create(c),
             Kind::NewLeader(c) => {
-                if c.term > self.term {
-                    self.term = c.term;
+                if c.term >= self.term {
+                    (self.term, self.led_since) = (c.term, self.now);
                     self.grace_until = self.grace_until.max(self.now + c.grace_ms);
                 }
                 Ok(Said::Exactly(Outcome::Done))
@@ -107,6 +107,7 @@ impl World {
         let (now, next) = (self.now, &mut self.next_position);
         let topic = self.topics.get_mut(&c.topic).ok_or(Reason::TopicNotFound)?;
         let first = topic.events.len() as u64;
+        topic.special |= c.special;
         for encoded in event_run::iter(&c.events) {
             let event = <TestEvent as prost::Message>::decode(encoded.unwrap()).unwrap();
             topic.events.push(Event {
@@ -228,7 +229,7 @@ impl World {
                 Ok(Said::Exactly(Outcome::Leased(leased)))
             }
             Kind::Settle(c) => {
-                let times = (now, self.term, self.grace_until);
+                let times = (now, self.led_since, self.grace_until);
                 Ok(Said::Exactly(Outcome::Settled(settle(sub, &self.topics, times, &c))))
             }
             Kind::RetryNow(c) => Ok(self.moved(sub, c.topic_id, &c.ranges, false)),
@@ -424,7 +425,7 @@ impl World {
 
     fn expire(&mut self, sub: &mut Subscription, id: u64, expired: &mut BTreeMap<u64, ()>) {
         let lease: LeaseRow = sub.leases[&id].clone();
-        let ends = ends_at(&lease, self.term, self.grace_until);
+        let ends = ends_at(&lease, self.led_since, self.grace_until);
         if ends > self.now {
             sub.leases.insert(id, LeaseRow { timer: ends, ..lease });
             return;

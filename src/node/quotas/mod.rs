@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::query::Consistency;
 use super::{Node, unexpected};
+use crate::machine::quota;
 use crate::machine::subscription::backlog;
-use crate::machine::{Fault, quota};
 use crate::model::command::{Kind, Notice, NoticeKind, Publish, SetQuota};
-use crate::model::limits::{BACKLOG_KNOWN_MS, QUOTA_NOTICE_MS, QUOTAS_MAX};
+use crate::model::limits::{BACKLOG_KNOWN_MS, BACKLOG_TOPICS_MAX, QUOTA_NOTICE_MS, QUOTAS_MAX};
 use crate::model::outcome::Outcome;
 use crate::model::quota::{QuotaLimits, check_service};
 use crate::model::rejection::{Reason, Rejection};
@@ -70,7 +70,8 @@ pub(super) struct Quotas {
 #[derive(Debug, Default)]
 struct Known {
     services: HashMap<String, Service>,
-    /// Topics that services with a limit of backlog publish to.
+    /// Topics that services with a limit of backlog publish to; for a moment also some that do not
+    /// exist.
     topics: HashMap<String, Watched>,
     /// Limits that were hit since the last look.
     hits: BTreeSet<(String, Limit)>,
@@ -171,6 +172,18 @@ impl Quotas {
         self.any.store(!known.services.is_empty(), Ordering::Relaxed);
     }
 
+    /// Takes over how much waits in the topics that were looked at; those that do not exist are
+    /// forgotten.
+    fn backlogs(&self, looked_at: &[String], found: &BTreeMap<String, u64>) {
+        let mut known = self.known();
+        for topic in looked_at {
+            match (known.topics.get_mut(topic), found.get(topic)) {
+                (Some(watched), Some(backlog)) => watched.backlog = *backlog,
+                _ => drop(known.topics.remove(topic)),
+            }
+        }
+    }
+
     /// What is to be told: each limit that was hit, not again and again.
     fn notices(&self, now: Instant) -> Vec<Notice> {
         let mut known = self.known();
@@ -203,11 +216,9 @@ impl Known {
         let Some(known) = self.services.get_mut(service) else { return Ok(()) };
         let limits = known.limits;
         if limits.backlog_bytes > 0 {
-            let watched = Watched { used: now, backlog: 0 };
-            let watched = self.topics.entry(topic.to_owned()).or_insert(watched);
-            watched.used = now;
-            if watched.backlog > limits.backlog_bytes {
-                let refused = backlogged(service, topic, limits.backlog_bytes, watched.backlog);
+            let backlog = watch(&mut self.topics, topic, now);
+            if backlog > limits.backlog_bytes {
+                let refused = backlogged(service, topic, limits.backlog_bytes, backlog);
                 return Err((Limit::Backlog, refused));
             }
         }
@@ -225,6 +236,18 @@ impl Known {
         known.bytes.take(now, bytes);
         Ok(())
     }
+}
+
+/// The backlog of a topic as far as it is known. It is looked at from now on, unless too many are.
+fn watch(topics: &mut HashMap<String, Watched>, topic: &str, now: Instant) -> u64 {
+    if let Some(watched) = topics.get_mut(topic) {
+        watched.used = now;
+        return watched.backlog;
+    }
+    if topics.len() < BACKLOG_TOPICS_MAX {
+        topics.insert(topic.to_owned(), Watched { used: now, backlog: 0 });
+    }
+    0
 }
 
 fn exceeded(service: &str, what: &str, rate: u64, wait: Duration) -> Rejection {
@@ -297,14 +320,10 @@ impl Node {
     /// Looks how much waits in topics, and tells which limits were hit.
     async fn look_after_quotas(&self) {
         let topics: Vec<String> = self.quotas.known().topics.keys().cloned().collect();
-        let backlogs = self.read(move |db| {
-            let of = |topic: &String| Ok((backlog::bytes_of_topic(db, topic)?, topic.clone()));
-            topics.iter().map(of).collect::<Result<Vec<_>, Fault>>()
-        });
-        for (backlog, topic) in backlogs.await.unwrap_or_default() {
-            if let Some(watched) = self.quotas.known().topics.get_mut(&topic) {
-                watched.backlog = backlog;
-            }
+        if !topics.is_empty() {
+            let looked_at = topics.clone();
+            let found = self.read(move |db| backlog::bytes_of_topics(db, &looked_at)).await;
+            found.into_iter().for_each(|found| self.quotas.backlogs(&topics, &found));
         }
         for notice in self.quotas.notices(clock::now()) {
             if let Err(rejection) = self.execute(Kind::Notice(notice)).await {
@@ -364,111 +383,4 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limited(events: u64, bytes: u64) -> QuotaLimits {
-        QuotaLimits {
-            publish_events_per_s: events,
-            publish_bytes_per_s: bytes,
-            ..QuotaLimits::default()
-        }
-    }
-
-    fn of(events: u64) -> (u64, u64) {
-        (events, events * 10)
-    }
-
-    #[test]
-    fn a_service_gets_its_rate_and_a_second_in_advance() {
-        let (quotas, start) = (Quotas::default(), clock::now());
-        assert_eq!(quotas.admit("shop", "t", of(1_000_000), start), Ok(()), "no quota at all");
-        quotas.refresh(vec![("shop".to_owned(), limited(10, 0))], start);
-        let at = |ms: u64| start + Duration::from_millis(ms);
-        for _ in 0..10 {
-            assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
-        }
-        let refused = quotas.admit("shop", "t", of(1), start).unwrap_err();
-        assert_eq!(refused.reason, Reason::QuotaExceeded);
-        assert_eq!(refused.retry_delay_ms(), Some(100));
-        assert_eq!(quotas.admit("other", "t", of(100), start), Ok(()));
-        assert_eq!(quotas.admit("shop", "t", of(1), at(100)), Ok(()));
-        assert!(quotas.admit("shop", "t", of(1), at(199)).is_err());
-        // Nothing is saved up beyond a second.
-        let later =
-            (0..100).filter(|_| quotas.admit("shop", "t", of(1), at(60_000)).is_ok()).count();
-        assert_eq!(later, 10);
-    }
-
-    #[test]
-    fn a_large_call_is_taken_whole_and_paid_for() {
-        let (quotas, start) = (Quotas::default(), clock::now());
-        quotas.refresh(vec![("shop".to_owned(), limited(0, 100))], start);
-        let at = |ms: u64| start + Duration::from_millis(ms);
-        assert_eq!(quotas.admit("shop", "t", of(30), start), Ok(()), "300 bytes, 100 a second");
-        let refused = quotas.admit("shop", "t", of(1), start).unwrap_err();
-        assert_eq!(refused.retry_delay_ms(), Some(2100));
-        assert!(quotas.admit("shop", "t", of(1), at(2099)).is_err());
-        assert_eq!(quotas.admit("shop", "t", of(1), at(2100)), Ok(()));
-    }
-
-    #[test]
-    fn a_refusal_takes_nothing() {
-        let (quotas, start) = (Quotas::default(), clock::now());
-        quotas.refresh(vec![("shop".to_owned(), limited(1000, 10))], start);
-        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
-        for _ in 0..5000 {
-            assert!(quotas.admit("shop", "t", of(1), start).is_err());
-        }
-        let service = quotas.known().services["shop"].events;
-        assert!(service.full_at - start < Duration::from_millis(2));
-    }
-
-    #[test]
-    fn a_changed_limit_starts_full_and_an_equal_one_goes_on() {
-        let (quotas, start) = (Quotas::default(), clock::now());
-        let shop = |events| vec![("shop".to_owned(), limited(events, 0))];
-        quotas.refresh(shop(1), start);
-        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
-        quotas.refresh(shop(1), start);
-        assert!(quotas.admit("shop", "t", of(1), start).is_err());
-        quotas.refresh(shop(2), start);
-        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
-        quotas.refresh(Vec::new(), start);
-        assert_eq!(quotas.admit("shop", "t", of(99), start), Ok(()));
-    }
-
-    #[test]
-    fn a_backlog_holds_publishing_up_until_it_is_worked_off() {
-        let (quotas, start) = (Quotas::default(), clock::now());
-        let limits = QuotaLimits { backlog_bytes: 100, ..QuotaLimits::default() };
-        quotas.refresh(vec![("shop".to_owned(), limits)], start);
-        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
-        let set = |bytes| quotas.known().topics.get_mut("t").unwrap().backlog = bytes;
-        set(101);
-        let refused = quotas.admit("shop", "t", of(1), start).unwrap_err();
-        assert_eq!((refused.reason, refused.retry_delay_ms()), (Reason::QuotaExceeded, Some(1000)));
-        assert_eq!(quotas.admit("shop", "u", of(1), start), Ok(()), "another topic");
-        set(100);
-        assert_eq!(quotas.admit("shop", "t", of(1), start), Ok(()));
-        quotas.refresh(vec![("shop".to_owned(), limits)], start + Duration::from_secs(61));
-        assert!(quotas.known().topics.is_empty(), "nobody publishes any more");
-    }
-
-    #[test]
-    fn a_limit_that_is_hit_is_told_once_a_minute() {
-        let (quotas, start) = (Quotas::default(), clock::now());
-        quotas.refresh(vec![("shop".to_owned(), limited(1, 0))], start);
-        let hit = |at| {
-            (0..5).for_each(|_| drop(quotas.admit("shop", "t", of(5), at)));
-            quotas.hit("gone", Limit::InFlight);
-            quotas.notices(at)
-        };
-        let told = hit(start);
-        assert_eq!(told.len(), 1);
-        assert_eq!((told[0].about.as_str(), told[0].value), ("shop", 1));
-        assert_eq!(told[0].limit, "publish_events_per_s");
-        assert!(hit(start + Duration::from_secs(30)).is_empty());
-        assert_eq!(hit(start + Duration::from_secs(61)).len(), 1);
-    }
-}
+mod tests;

@@ -25,6 +25,15 @@ pub(super) enum Which {
     Deadlines(u8),
 }
 
+/// Where a stream goes on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// With the row at this key; `key::END`: there are no more.
+    pub(super) key: Vec<u8>,
+    /// And in that row with this event.
+    pub(super) offset: Offset,
+}
+
 /// Where searches go on.
 #[derive(Clone, Debug, Default)]
 pub struct Cursor {
@@ -34,9 +43,8 @@ pub struct Cursor {
     released: u64,
     /// The keys that streams begin at: every event before is done or leased.
     begins: BTreeMap<StreamId, Vec<u8>>,
-    /// The keys that streams go on at, after a search that ended before them; `key::END` for those
-    /// that it came to the end of.
-    pub(super) resumes: BTreeMap<StreamId, Vec<u8>>,
+    /// Where streams go on after a search that ended before them.
+    pub(super) resumes: BTreeMap<StreamId, Place>,
     /// Events below were looked at for deadlines that come before `begins`.
     pub(super) seen: BTreeMap<TopicId, Offset>,
     /// Go on with the topics after this.
@@ -65,7 +73,7 @@ impl Cursor {
     }
 
     pub(super) fn has_ended(&self, stream: &StreamId) -> bool {
-        self.resumes.get(stream).is_some_and(|at| *at == key::END)
+        self.resumes.get(stream).is_some_and(|place| place.key == key::END)
     }
 
     /// Notes that no search has to look at a stream's events before a key: they are done or leased,

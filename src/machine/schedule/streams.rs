@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use super::cursor::{Cursor, StreamId, Which};
+use super::cursor::{Cursor, Place, StreamId, Which};
 use super::rank::Rank;
 use super::scheduled::{self, OrderKey, Waiting};
 use super::search::{Item, Search};
@@ -25,6 +25,8 @@ pub(super) struct Stream {
     ranked: bool,
     /// The next row's key is not below this; for the log an offset.
     at: Vec<u8>,
+    /// Events below, in the row at that key, were come to by earlier searches.
+    resume_at: Offset,
     high: Vec<u8>,
     rows: VecDeque<(Vec<u8>, Vec<u8>)>,
     /// What is left of the row that the stream is in, in the order of readiness.
@@ -76,12 +78,13 @@ impl Stream {
     ) -> Self {
         let low = cursor.begin(&id).map_or(from.clone(), |begin| from.max(begin.to_vec()));
         let ended = cursor.has_ended(&id);
-        let resume = cursor.resumes.get(&id).filter(|at| **at > low);
+        let resume = cursor.resumes.get(&id).filter(|place| place.key > low);
         Self {
             ranked,
             // Rows of `Ready` go when their events do.
             passing: resume.is_none() && id.2 != Which::Ready,
-            at: resume.cloned().unwrap_or(low),
+            resume_at: resume.map_or(Offset(0), |place| place.offset),
+            at: resume.map_or(low, |place| place.key.clone()),
             high: key::after_prefix(prefix),
             rows: VecDeque::new(),
             group: Group::default(),
@@ -163,17 +166,17 @@ impl Stream {
         }
     }
 
-    /// Where to go on when the search ends before the stream does. A row that is not done yet is
-    /// begun again: a search can look at far more than one.
-    fn place(&self) -> Vec<u8> {
+    /// Where to go on when the search ends before the stream does.
+    fn place(&self) -> Place {
         let row = &self.group.row;
-        match (&self.head, self.group.waiting.is_empty()) {
-            (Some(_), _) => self.head_at.clone(),
-            (None, _) if self.ended => key::END.to_vec(),
-            (None, false) => row.clone(),
-            (None, true) if !row.is_empty() => next_key(row.clone()),
-            (None, true) => self.at.clone(),
-        }
+        let (key, offset) = match (&self.head, self.group.waiting.front()) {
+            (Some(head), _) => (self.head_at.clone(), head.range.first),
+            (None, _) if self.ended => (key::END.to_vec(), 0),
+            (None, Some(next)) => (row.clone(), next.offset.get()),
+            (None, None) if !row.is_empty() => (next_key(row.clone()), 0),
+            (None, None) => (self.at.clone(), 0),
+        };
+        Place { key, offset: Offset(offset) }
     }
 
     fn next_of_log<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<Option<Item>, Fault> {
@@ -324,7 +327,11 @@ impl Stream {
             self.ended = true;
             return Ok(false);
         }
-        let waiting = scheduled::decode_waiting(key.offset, value)?;
+        let mut waiting = scheduled::decode_waiting(key.offset, value)?;
+        let resume_at = std::mem::take(&mut self.resume_at);
+        if row == self.at {
+            waiting.retain(|waiting| waiting.offset >= resume_at);
+        }
         let rank = Rank::by_wait(&search.record.config, u32::from(key.priority), key.instant);
         self.group = Group { topic: key.topic, rank, waiting: waiting.into(), row };
         Ok(true)

@@ -116,9 +116,15 @@ fn lease(ranges: Vec<OffsetRange>) -> Kind {
         term: 1,
         consumer: "c".to_owned(),
         lease_ms: 1000,
-        picks: vec![Pick { topic: "orders.created".to_owned(), topic_id: TOPIC_ID, ranges }],
+        picks: vec![Pick {
+            topic: "orders.created".to_owned(),
+            topic_id: TOPIC_ID,
+            ranges,
+            seen: None,
+        }],
         skips: Vec::new(),
         in_flight_max_consumer: 0,
+        service: String::new(),
     })
 }
 

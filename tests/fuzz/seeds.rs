@@ -261,12 +261,16 @@ fn snapshots() -> Vec<Vec<u8>> {
         file("CURRENT", b""),
         file("MANIFEST-000004", b"three"),
     ];
+    let mut wrong = manifest(vec![file("CURRENT", b"")]);
+    wrong.files[0].crc32c = 1;
+    let wrong = wrong.encode_to_vec();
     let manifest = manifest(files).encode_to_vec();
     let (one, two) = (chunk(0, 0, b"one"), chunk(0, 3, b"two"));
     vec![
         joined(&[manifest.clone(), one.clone(), two.clone(), chunk(2, 0, b"three")]),
         joined(&[manifest.clone(), one.clone(), two]),
         joined(&[manifest, one, chunk(0, 3, b"twx")]),
+        joined(&[wrong]),
     ]
 }
 

@@ -6,7 +6,11 @@ cd "$root/tests/fuzz"
 seconds=${1:-60}
 targets=("${@:2}")
 [ ${#targets[@]} -gt 0 ] || targets=(entry peer snapshot request filter config)
-cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed; run: cargo install --locked cargo-fuzz"
+need_cargo
+if ! cargo fuzz --version >/dev/null 2>&1; then
+  say "installing cargo-fuzz, with cargo install"
+  env -u CARGO_TARGET_DIR cargo install --locked --quiet cargo-fuzz
+fi
 prepare
 failed=()
 for target in "${targets[@]}"; do

@@ -239,10 +239,11 @@ impl Writer {
         for number in self.left.by_ref() {
             let meta = &self.files[number as usize];
             let file = File::create(self.staging.join(&meta.name))?;
+            let incoming = Incoming { number, file, written: 0, unsynced: 0, crc: 0 };
             if meta.size > 0 {
-                return Ok(Some(Incoming { number, file, written: 0, unsynced: 0, crc: 0 }));
+                return Ok(Some(incoming));
             }
-            file.sync_all()?;
+            incoming.finish(meta)?;
         }
         Ok(None)
     }
@@ -366,6 +367,16 @@ mod tests {
         write(staging.path(), &offer, &[2], vec![chunk(2, 0, b"three")]).unwrap();
         assert_eq!(prepare(staging.path(), &offer).unwrap(), [0_u32; 0]);
         assert_eq!(std::fs::read(staging.path().join("a")).unwrap(), b"onetwo");
+    }
+
+    #[test]
+    fn an_empty_file_has_the_checksum_of_nothing() {
+        let staging = tempfile::tempdir().unwrap();
+        let mut offer = manifest(vec![file("a", b"one"), file("b", b"")]);
+        offer.files[1].crc32c = 1;
+        let error = write(staging.path(), &offer, &[0, 1], vec![chunk(0, 0, b"one")]).unwrap_err();
+        assert!(error.to_string().contains("file b fails its checksum"), "{error}");
+        assert_eq!(prepare(staging.path(), &offer).unwrap(), [1]);
     }
 
     #[test]

@@ -116,9 +116,15 @@ fn lease(ranges: Vec<OffsetRange>) -> Kind {
         term: 1,
         consumer: "c".to_owned(),
         lease_ms: 1000,
-        picks: vec![Pick { topic: "orders.created".to_owned(), topic_id: TOPIC_ID, ranges }],
+        picks: vec![Pick {
+            topic: "orders.created".to_owned(),
+            topic_id: TOPIC_ID,
+            ranges,
+            seen: None,
+        }],
         skips: Vec::new(),
         in_flight_max_consumer: 0,
+        service: String::new(),
     })
 }
 
@@ -255,12 +261,16 @@ fn snapshots() -> Vec<Vec<u8>> {
         file("CURRENT", b""),
         file("MANIFEST-000004", b"three"),
     ];
+    let mut wrong = manifest(vec![file("CURRENT", b"")]);
+    wrong.files[0].crc32c = 1;
+    let wrong = wrong.encode_to_vec();
     let manifest = manifest(files).encode_to_vec();
     let (one, two) = (chunk(0, 0, b"one"), chunk(0, 3, b"two"));
     vec![
         joined(&[manifest.clone(), one.clone(), two.clone(), chunk(2, 0, b"three")]),
         joined(&[manifest.clone(), one.clone(), two]),
         joined(&[manifest, one, chunk(0, 3, b"twx")]),
+        joined(&[wrong]),
     ]
 }
 

@@ -11,6 +11,7 @@ use message_hub::model::command::delivery::{
     Ack, Action, Extend, Nack, Reject, Release, SettleItem,
 };
 use message_hub::model::command::subscription::At;
+use message_hub::model::delivery::Settled;
 use message_hub::model::expectation::Expect;
 use message_hub::model::ids::{KeyVersion, NodeId};
 use message_hub::model::rejection::{Reason, Rejection};
@@ -296,6 +297,7 @@ async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, act
         action: Some(action.clone()),
     };
     let (subscription, consumer) = (held[0].subscription.to_owned(), held[0].consumer.clone());
+    let handed_on: Vec<_> = held.iter().map(|held| shared.get().oracle.handed_on(held)).collect();
     let asked = node.settle(subscription, consumer, held.iter().map(item).collect());
     let outcome = tokio::time::timeout(PATIENCE, asked).await;
     let what = match &action {
@@ -310,9 +312,12 @@ async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, act
         let oracle = &mut world.oracle;
         let (said, told) = match &outcome {
             Ok(Ok(settled)) => match settled.get(number) {
-                Some(one) if one.done.count() > 0 => ("done", oracle.settled(held, &action)),
-                Some(one) => (one.refused.map_or("nothing done", Reason::as_str), Ok(())),
-                None => ("", Err(format!("{what} of {held} has no result"))),
+                Some(one) if one.done.count() > 0 => match handed_on[number] {
+                    Some(lease) => ("done", Err(format!("{what} of {held} comes after {lease}"))),
+                    None => ("done", oracle.settled(held, &action)),
+                },
+                Some(Settled { refused: Some(reason), .. }) => (reason.as_str(), Ok(())),
+                Some(_) | None => ("", Err(format!("{what} of {held} is not done nor refused"))),
             },
             Ok(Err(rejection)) if may_be_asked_again(rejection.reason) => {
                 (rejection.reason.as_str(), Ok(()))

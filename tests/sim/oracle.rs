@@ -96,6 +96,8 @@ pub(crate) struct Oracle {
     acknowledged: BTreeMap<(&'static str, u64), String>,
     /// Events that were acked or rejected, and by which lease.
     ended: BTreeMap<Place, u64>,
+    /// The latest lease by which an event was handed out.
+    handed_out: BTreeMap<Place, u64>,
     left: Vec<Held>,
     pub(crate) deliveries: u64,
 }
@@ -107,6 +109,7 @@ impl Oracle {
             versions: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             ended: BTreeMap::new(),
+            handed_out: BTreeMap::new(),
             left: Vec::new(),
             deliveries: 0,
         }
@@ -226,6 +229,8 @@ impl Oracle {
 
     pub(crate) fn delivered(&mut self, held: &Held) -> Result<(), String> {
         self.deliveries += 1;
+        let latest = self.handed_out.entry(Self::place(held)).or_default();
+        *latest = held.lease_id.max(*latest);
         match self.ended.get(&Self::place(held)) {
             // What a later lease hands out was not done when that lease was granted.
             Some(lease) if held.lease_id > *lease => {
@@ -233,6 +238,12 @@ impl Oracle {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The lease by which an event was handed out again: nothing that is asked from now on may be done
+    /// by the one before.
+    pub(crate) fn handed_on(&self, held: &Held) -> Option<u64> {
+        self.handed_out.get(&Self::place(held)).copied().filter(|latest| *latest > held.lease_id)
     }
 
     pub(crate) fn settled(&mut self, held: &Held, action: &Action) -> Result<(), String> {

@@ -447,6 +447,14 @@ impl File {
         Ok(())
     }
 
+    /// Makes its content durable; there is no metadata that it could leave out.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+
     /// A process that crashed holds no locks, and there is one process a directory.
     ///
     /// # Errors

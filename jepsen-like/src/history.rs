@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::delivered::{Action, Counts, Lease, Letter};
-use crate::tools::now;
+use crate::tools::{now, say};
 
 /// Settings of a run: with them it can be started again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -327,6 +327,14 @@ impl Recorder {
         // Taken under the lock, so that the file is in the order of time.
         let at_us = self.micros();
         inner.write(&line(at_us));
+    }
+
+    /// Tells of something that has to succeed after a run and did not. `node` is 0 for the cluster.
+    pub fn expect(&self, node: u8, what: &str, ended: anyhow::Result<()>) {
+        let Err(error) = ended else { return };
+        let what = format!("{what}: {error:#}");
+        say(&what);
+        self.tell(|_| Line::Complaint { node, what });
     }
 
     /// Begins an operation; the number to end it with.

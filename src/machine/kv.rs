@@ -64,11 +64,13 @@ pub enum Table {
     Quotas,
     /// (topic id, first offset) → how far back the events before are, of a batch with keys.
     Backs,
+    /// (topic id, first offset, stripe) → events of one priority of a batch of several.
+    Stripes,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -96,6 +98,7 @@ impl Table {
         Self::Deadlines,
         Self::Quotas,
         Self::Backs,
+        Self::Stripes,
     ];
 
     /// The persisted name.
@@ -129,6 +132,7 @@ impl Table {
             Self::Deadlines => "deadlines",
             Self::Quotas => "quotas",
             Self::Backs => "backs",
+            Self::Stripes => "stripes",
         }
     }
 }

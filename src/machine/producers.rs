@@ -179,9 +179,9 @@ pub(crate) fn repeat<K: Kv>(
             receipts.iter().map(|r| r.offset).collect()
         };
         for offset in offsets {
-            let stored = batch::containing(machine.overlay(), TopicId(answer.topic_id), offset)?;
+            let stored = batch::stored_at(machine.overlay(), TopicId(answer.topic_id), offset)?;
             key_versions.push(match stored {
-                Some((_, batch)) => batch.view()?.version_at(offset),
+                Some(stored) => stored.head()?.version_at(offset),
                 None => KeyVersion(0),
             });
         }

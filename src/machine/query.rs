@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Fault;
 use super::apply::Meta;
 use super::kv::{Kv, Order, Table};
-use super::topic::batch::{self, Batch, BatchView, Place};
+use super::topic::batch::{self, Batch, BatchView, Place, StoredBatch};
 use super::topic::ids::{IdEntry, id_key, id_prefix};
 use super::topic::keys;
 use super::topic::record::TopicRecord;
@@ -138,13 +138,13 @@ fn read_up(kv: &impl Kv, topic: &TopicInfo, from: Offset, bounds: Bounds) -> Res
     if chunk.at_end {
         return Ok(chunk);
     }
-    let base = batch::containing(kv, topic.id, from)?.map_or(from, |(base, _)| base);
+    let base = batch::stored_at(kv, topic.id, from)?.map_or(from, |stored| stored.first);
     let (low, high) = (batch::key(topic.id, base), batch::key(topic.id, topic.next_offset));
     kv.scan(Table::Batches, &low, &high, Order::Ascending, &mut |key, row| {
-        let first = batch::first_offset(key)?;
-        let stored = Batch::decode(row)?;
+        let stored = StoredBatch::decode(key, row)?;
+        let first = stored.first;
         let skip = small(Offset(chunk.next).since(first));
-        let cut = stored.cut(skip, small(bounds.events - chunk.events))?;
+        let cut = stored.whole(kv, topic.id)?.cut(skip, small(bounds.events - chunk.events))?;
         chunk.next = first.get() + u64::from(skip) + u64::from(cut.count);
         chunk.push(&cut);
         Ok(if chunk.is_full(bounds) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -167,8 +167,8 @@ fn read_down(
     let (low, high) = (batch::key(topic.id, Offset(0)), batch::key(topic.id, Offset(newest + 1)));
     let mut lowest = newest + 1;
     kv.scan(Table::Batches, &low, &high, Order::Descending, &mut |key, row| {
-        let first = batch::first_offset(key)?;
-        let stored = Batch::decode(row)?;
+        let stored = StoredBatch::decode(key, row)?;
+        let first = stored.first;
         // Events of this batch below `lowest` that are still readable, the newest of them.
         let upto = small(lowest - first.get()).min(stored.count);
         let take = small(bounds.events - chunk.events)
@@ -177,7 +177,7 @@ fn read_down(
         if take == 0 {
             return Ok(ControlFlow::Break(()));
         }
-        chunk.push(&stored.cut(upto - take, take)?);
+        chunk.push(&stored.whole(kv, topic.id)?.cut(upto - take, take)?);
         lowest = first.get() + u64::from(upto - take);
         Ok(if chunk.is_full(bounds) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
@@ -222,8 +222,10 @@ pub fn read_hub(
                 (upto - take, take)
             }
         };
-        if let Some(row) = kv.get(Table::Batches, &batch::key(place.topic, place.first_offset))? {
-            chunk.push(&Batch::decode(&row)?.cut(skip, take)?);
+        let at = batch::key(place.topic, place.first_offset);
+        if let Some(row) = kv.get(Table::Batches, &at)? {
+            let stored = StoredBatch::decode(&at, &row)?;
+            chunk.push(&stored.whole(kv, place.topic)?.cut(skip, take)?);
         }
         cursor = match order {
             Order::Ascending => base + u64::from(skip + take),
@@ -310,8 +312,8 @@ pub fn offset_of_position(
     let reaches =
         |view: &BatchView<'_>, count: u32| view.first_position.plus(u64::from(count)) > position;
     let base = first_batch(kv, topic, reaches)?;
-    let Some((first, batch)) = batch::containing(kv, topic.id, base)? else { return Ok(base) };
-    Ok(base.max(first.plus(position.since(batch.view()?.first_position))))
+    let Some(stored) = batch::stored_at(kv, topic.id, base)? else { return Ok(base) };
+    Ok(base.max(stored.first.plus(position.since(stored.head()?.first_position))))
 }
 
 /// Binary search by seeks: recording instants and positions never decrease along a topic, so no
@@ -324,9 +326,11 @@ fn first_batch(
     let (mut low, mut high) = (topic.first_offset.get(), topic.next_offset.get());
     while low < high {
         let middle = low + (high - low) / 2;
-        match batch::containing(kv, topic.id, Offset(middle))? {
-            Some((base, batch)) if holds(&batch.view()?, batch.count) => high = base.get().max(low),
-            Some((base, batch)) => low = base.get() + u64::from(batch.count),
+        match batch::stored_at(kv, topic.id, Offset(middle))? {
+            Some(stored) if holds(&stored.head()?, stored.count) => {
+                high = stored.first.get().max(low);
+            }
+            Some(stored) => low = stored.first.get() + u64::from(stored.count),
             None => low = middle + 1,
         }
     }
@@ -376,8 +380,8 @@ pub(crate) fn recorded_at(
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<UnixMs>, Fault> {
-    let found = batch::containing(kv, topic, offset)?;
-    found.map(|(_, batch)| Ok(batch.view()?.recorded_at)).transpose()
+    let found = batch::stored_at(kv, topic, offset)?;
+    found.map(|stored| Ok(stored.head()?.recorded_at)).transpose()
 }
 
 /// The name of the topic of the event at an offset.
@@ -386,8 +390,8 @@ pub(crate) fn topic_name_at(
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<String>, Fault> {
-    let found = batch::containing(kv, topic, offset)?;
-    found.map(|(_, batch)| Ok(batch.view()?.topic.to_owned())).transpose()
+    let found = batch::stored_at(kv, topic, offset)?;
+    found.map(|stored| Ok(stored.head()?.topic.to_owned())).transpose()
 }
 
 /// The event with a source and an id; with an empty source the newest with that id.

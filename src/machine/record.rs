@@ -68,6 +68,8 @@ pub enum Kind {
     ServiceLoad = 26,
     /// How far back the events before are, by key.
     Backs = 27,
+    /// Events of one priority of a batch.
+    Stripe = 28,
     /// The log id that was applied last.
     Applied = 32,
     /// An entry of the Raft log.
@@ -114,6 +116,7 @@ impl Kind {
         Self::Quota,
         Self::ServiceLoad,
         Self::Backs,
+        Self::Stripe,
         Self::Applied,
         Self::LogEntry,
         Self::Vote,

@@ -73,6 +73,11 @@ pub const ENTRY_BYTES_MAX: usize = CALL_BYTES_MAX + (64 << 10);
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Bytes of one stored batch of events, unless a single call is larger.
 pub const BATCH_BYTES_TARGET: usize = 256 << 10;
+
+/// A batch with events of several priorities is stored in stripes from so many bytes on. Smaller
+/// where tests run, whose batches are.
+pub const STRIPED_BATCH_BYTES_MIN: usize =
+    if cfg!(any(test, feature = "failpoints", feature = "sim")) { 200 } else { 16 << 10 };
 /// Raft entries in flight from the proposer.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
 /// Commands that wait for the proposer.

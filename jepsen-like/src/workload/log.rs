@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use message_hub::client::{Client, EventBuilder};
 use message_hub::proto::v1::read_options::Consistency;
 use message_hub::proto::v1::read_request::From;
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::{Shared, TOPIC, WORKERS, event, joined, pace};
 use crate::cluster::Cluster;
+use crate::cluster::node::Node;
 use crate::history::{Answer, Freshness, Line, Op};
 
 /// How far before the known end readers begin.
@@ -20,7 +20,7 @@ const LOOK_BACK: u64 = 30;
 /// How often a reader reads.
 const READ_EVERY: Duration = Duration::from_millis(200);
 /// How long a whole replica may take to be read.
-const READ_BACK: Duration = Duration::from_secs(60);
+const READ_BACK: Duration = Duration::from_secs(20);
 
 pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     writers(shared, tasks, |value, _| event(value))?;
@@ -119,14 +119,18 @@ pub(super) fn request(from: u64, limit: u64, freshness: Freshness) -> ReadReques
 pub(super) async fn read_back(shared: &Shared, cluster: &Cluster) -> anyhow::Result<()> {
     for index in cluster.running() {
         let node = &cluster.nodes[index];
-        let client = node.client(READ_BACK)?;
-        let mut reader = client.read(request(0, 0, Freshness::Linearizable));
-        loop {
-            let part = reader.next().await.with_context(|| format!("read node {}", node.slot))?;
-            let Some(part) = part else { break };
-            let Answer::Events { first, values, .. } = joined(&[part], false)? else { continue };
-            shared.recorder.tell(|_| Line::Replica { node: node.slot, first, values });
-        }
+        // The others are worth reading, too.
+        shared.recorder.expect(node.slot, "read back", read_replica(shared, node).await);
+    }
+    Ok(())
+}
+
+async fn read_replica(shared: &Shared, node: &Node) -> anyhow::Result<()> {
+    let client = node.client(READ_BACK)?;
+    let mut reader = client.read(request(0, 0, Freshness::Linearizable));
+    while let Some(part) = reader.next().await? {
+        let Answer::Events { first, values, .. } = joined(&[part], false)? else { continue };
+        shared.recorder.tell(|_| Line::Replica { node: node.slot, first, values });
     }
     Ok(())
 }

@@ -262,12 +262,11 @@ impl Stream {
     ) -> Result<Rank, Fault> {
         if self.batch.0.overlap(*run).first != run.first || self.batch.0.end() <= run.first {
             search.spend(1);
-            let Some((first, batch)) = batch::containing(search.kv, self.id.0, Offset(run.first))?
-            else {
+            let Some(stored) = batch::stored_at(search.kv, self.id.0, Offset(run.first))? else {
                 return Ok(Rank::by_wait(&search.record.config, PRIORITY_DEFAULT, UnixMs(0)));
             };
-            let range = OffsetRange { first: first.get(), count: u64::from(batch.count) };
-            self.batch = (range, batch.view()?.recorded_at);
+            let range = OffsetRange { first: stored.first.get(), count: u64::from(stored.count) };
+            self.batch = (range, stored.head()?.recorded_at);
         }
         let (range, recorded_at) = self.batch;
         *run = run.overlap(range);

@@ -64,7 +64,8 @@ fn entries() -> Vec<CommandBatch> {
         test: Some(Test::Exact(Comparison { attribute: "type".into(), value: "a".into() })),
     });
     let events = [
-        event(|_| ()),
+        // Enough for stripes.
+        event(|e| e.id = "1".repeat(150)),
         event(|_| ()),
         event(|_| ()),
         event(|e| e.priority = Some(9)),

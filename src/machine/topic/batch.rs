@@ -1,23 +1,21 @@
 //! Batches: the unit in which events are stored.
 //!
-//! A row's body is the number of events (u32 LE) and an encoded `messagehub.v1.EventBatch`, which
-//! readers get as it is.
+//! A row's body is the number of events (u32 LE), whether they are in stripes (u8), if so the stripe
+//! of each (u8), and an encoded `messagehub.v1.EventBatch`, which readers get as it is; without its
+//! events when those are in [`stripes`].
 
 use std::ops::ControlFlow;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, uint64};
 
-use super::backs;
+use super::cutter::Cutter;
+use super::stripes;
 use crate::machine::Fault;
 use crate::machine::kv::{Kv, Order, Table};
-use crate::machine::overlay::Overlay;
 use crate::machine::record::{Kind, body, finish, start};
-use crate::machine::schedule::index;
-use crate::machine::schedule::specials::SpecialRecord;
 use crate::model::event_run;
 use crate::model::ids::{KeyVersion, Offset, Position, TopicId, UnixMs};
-use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::wire::{Value, next_field};
 
 /// The key of a batch: topic, first offset.
@@ -35,111 +33,21 @@ pub fn first_offset(key: &[u8]) -> Result<Offset, Fault> {
     bytes.map(|b| Offset(u64::from_be_bytes(b))).ok_or_else(|| corrupt("malformed key"))
 }
 
-fn corrupt(what: &str) -> Fault {
+pub(super) fn corrupt(what: &str) -> Fault {
     Fault::Corrupt { record: Kind::Batch, what: what.to_owned() }
 }
 
-/// The batch that is being filled: neighbouring publishes to one topic within one Raft entry.
-#[derive(Debug)]
-pub struct OpenBatch {
-    topic: TopicId,
-    name: String,
-    first_offset: Offset,
-    first_position: Position,
-    recorded_at: UnixMs,
-    count: u32,
-    keyed: bool,
-    versions: Vec<u64>,
-    backs: Vec<u64>,
-    run: BytesMut,
-    /// The special ones of its events, in order, which have rows of their own.
-    pub(crate) specials: Vec<(Offset, SpecialRecord)>,
-}
-
-/// What an event's key makes of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keyed {
-    /// The key's version with this event; 0 without a key.
-    pub version: KeyVersion,
-    /// How many offsets before this one the key had its last event; 0: it had none.
-    pub back: u64,
-}
-
-impl OpenBatch {
-    /// An empty batch.
-    #[must_use]
-    pub fn new(topic: TopicId, name: &str, at: (Offset, Position), recorded_at: UnixMs) -> Self {
-        Self {
-            topic,
-            name: name.to_owned(),
-            first_offset: at.0,
-            first_position: at.1,
-            recorded_at,
-            count: 0,
-            keyed: false,
-            versions: Vec::new(),
-            backs: Vec::new(),
-            run: BytesMut::new(),
-            specials: Vec::new(),
-        }
-    }
-
-    /// Whether a run of this length for this topic belongs in here.
-    #[must_use]
-    pub fn takes(&self, topic: TopicId, run_len: usize) -> bool {
-        self.topic == topic && self.run.len() + run_len <= BATCH_BYTES_TARGET
-    }
-
-    /// Appends events. `keyed` is empty, or has one an event.
-    pub fn push(&mut self, count: u32, run: &[u8], keyed: &[Keyed]) {
-        debug_assert!(keyed.is_empty() || keyed.len() == count as usize);
-        self.keyed |= !keyed.is_empty();
-        self.versions.extend(keyed.iter().map(|k| k.version.get()));
-        self.backs.extend(keyed.iter().map(|k| k.back));
-        self.count += count;
-        self.versions.resize(self.count as usize, 0);
-        self.backs.resize(self.count as usize, 0);
-        self.run.put_slice(run);
-    }
-
-    /// Writes the batch, its position and the rows of its special events.
-    pub fn write<K: Kv>(self, overlay: &mut Overlay<'_, K>) {
-        index::write(overlay, self.topic, &self.specials);
-        let versions: &[u64] = if self.keyed { &self.versions } else { &[] };
-        if self.keyed {
-            backs::write(overlay, self.topic, self.first_offset, &self.backs);
-        }
-        let room = self.run.len() + self.name.len() + 64 + versions.len() * 10;
-        let mut buf = start(Kind::Batch, room);
-        buf.put_u32_le(self.count);
-        let head = Head {
-            topic: &self.name,
-            first_offset: self.first_offset,
-            first_position: self.first_position,
-            recorded_at: self.recorded_at,
-        };
-        encode(&mut buf, head, versions, &self.run);
-        overlay.put(Table::Batches, key(self.topic, self.first_offset), finish(buf));
-        let place = Place {
-            topic: self.topic,
-            first_offset: self.first_offset,
-            count: self.count,
-            recorded_at: self.recorded_at,
-        };
-        overlay.put(Table::Positions, self.first_position.to_key().to_vec(), place.encode());
-    }
-}
-
+/// What a batch has besides its events.
 #[derive(Clone, Copy)]
-struct Head<'a> {
-    topic: &'a str,
-    first_offset: Offset,
-    first_position: Position,
-    recorded_at: UnixMs,
+pub(super) struct Head<'a> {
+    pub(super) topic: &'a str,
+    pub(super) first_offset: Offset,
+    pub(super) first_position: Position,
+    pub(super) recorded_at: UnixMs,
 }
 
 /// `messagehub.v1.EventBatch`, field by field.
-fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: &[u8]) {
+pub(super) fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: &[u8]) {
     encode_key(1, WireType::LengthDelimited, buf);
     encode_varint(head.topic.len() as u64, buf);
     buf.put_slice(head.topic.as_bytes());
@@ -156,7 +64,7 @@ fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: &[u8]) {
     buf.put_slice(run);
 }
 
-/// A stored batch, read in place.
+/// A batch with its events.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Number of events, at least 1.
@@ -166,22 +74,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Reads a stored row.
-    ///
-    /// # Errors
-    /// When it is corrupt.
-    pub fn decode(row: &[u8]) -> Result<Self, Fault> {
-        let mut encoded = body(Kind::Batch, row)?;
-        let count = encoded.try_get_u32_le().map_err(|_| corrupt("no count"))?;
-        Ok(Self { count, encoded: Bytes::copy_from_slice(encoded) })
-    }
-
     /// Its fields, without looking into the events.
     ///
     /// # Errors
     /// When it is corrupt.
     pub fn view(&self) -> Result<BatchView<'_>, Fault> {
-        BatchView::parse(&self.encoded)
+        let view = BatchView::parse(&self.encoded)?;
+        if view.run.is_empty() { Err(corrupt("no events")) } else { Ok(view) }
     }
 
     /// The events from `skip` on, at most `take` of them, as a batch of its own.
@@ -196,64 +95,102 @@ impl Batch {
     }
 }
 
-/// A batch of which parts are cut, without walking over its events each time.
+/// A row of [`Table::Batches`].
 #[derive(Clone, Debug)]
-pub struct Cutter {
-    batch: Batch,
-    /// Where each event begins in the run, and where the last one ends.
-    starts: Vec<usize>,
-    versions: Vec<u64>,
+pub struct StoredBatch {
+    /// Its first offset.
+    pub first: Offset,
+    /// Number of events, at least 1.
+    pub count: u32,
+    /// The stripe of each event; empty: they are in the row itself.
+    order: Bytes,
+    /// The encoded `messagehub.v1.EventBatch`, with its events unless they are in stripes.
+    encoded: Bytes,
 }
 
-impl Cutter {
-    /// Walks over a batch.
+/// Starts a row; what follows is the `messagehub.v1.EventBatch`.
+pub(super) fn start_row(count: u32, order: &[u8], room: usize) -> BytesMut {
+    let mut buf = start(Kind::Batch, room + order.len() + 5);
+    buf.put_u32_le(count);
+    buf.put_u8(u8::from(!order.is_empty()));
+    buf.put_slice(order);
+    buf
+}
+
+impl StoredBatch {
+    /// Reads a row.
     ///
     /// # Errors
     /// When it is corrupt.
-    pub fn new(batch: Batch) -> Result<Self, Fault> {
-        let view = batch.view()?;
-        let mut starts = Vec::with_capacity(batch.count as usize + 1);
-        let mut at = 0;
-        starts.push(at);
-        for event in event_run::iter(view.run) {
-            at += event_run::framed_len(event?.len());
-            starts.push(at);
-        }
-        let versions = view.versions;
-        Ok(Self { batch, starts, versions })
+    pub fn decode(key: &[u8], row: &[u8]) -> Result<Self, Fault> {
+        let mut rest = body(Kind::Batch, row)?;
+        let count = rest.try_get_u32_le().map_err(|_| corrupt("no count"))?;
+        let striped = rest.try_get_u8().map_err(|_| corrupt("no mark of stripes"))? == 1;
+        let order_len = if striped { count as usize } else { 0 };
+        let (order, encoded) =
+            rest.split_at_checked(order_len).ok_or_else(|| corrupt("order of stripes"))?;
+        Ok(Self {
+            first: first_offset(key)?,
+            count,
+            order: Bytes::copy_from_slice(order),
+            encoded: Bytes::copy_from_slice(encoded),
+        })
     }
 
-    /// The whole batch.
+    /// Its fields; those of `run` are missing when they are in stripes.
+    ///
+    /// # Errors
+    /// When it is corrupt.
+    pub fn head(&self) -> Result<BatchView<'_>, Fault> {
+        BatchView::parse(&self.encoded)
+    }
+
+    /// Whether it holds an offset.
     #[must_use]
-    pub fn batch(&self) -> &Batch {
-        &self.batch
+    pub fn has(&self, offset: Offset) -> bool {
+        offset >= self.first && offset.since(self.first) < u64::from(self.count)
     }
 
-    /// The events from `skip` on, at most `take` of them, as a batch of its own.
+    /// With all of its events.
     ///
     /// # Errors
-    /// When it is corrupt.
-    pub fn cut(&self, skip: u32, take: u32) -> Result<Batch, Fault> {
-        let batch = &self.batch;
-        if skip == 0 && take >= batch.count {
-            return Ok(batch.clone());
+    /// When the store fails or a row is corrupt.
+    pub fn whole(self, kv: &impl Kv, topic: TopicId) -> Result<Batch, Fault> {
+        let Self { first, count, order, mut encoded } = self;
+        if !order.is_empty() {
+            let run = stripes::assemble(kv, topic, first, &order)?;
+            encoded = [encoded, run].concat().into();
         }
-        let view = BatchView::parse_head(&batch.encoded)?;
-        let take = take.min(batch.count.saturating_sub(skip));
-        let (from, until) = (skip as usize, (skip + take) as usize);
-        let ends = self.starts.get(from).zip(self.starts.get(until));
-        let run = ends.and_then(|(first, end)| view.run.get(*first..*end));
-        let run = run.ok_or_else(|| corrupt("fewer events than it says"))?;
-        let head = Head {
-            topic: view.topic,
-            first_offset: view.first_offset.plus(u64::from(skip)),
-            first_position: view.first_position.plus(u64::from(skip)),
-            recorded_at: view.recorded_at,
+        Ok(Batch { count, encoded })
+    }
+
+    /// The stripe that the event `skip` behind the first is in; `None`: all are in the row.
+    pub(super) fn stripe_of(&self, skip: u32) -> Option<u8> {
+        self.order.get(skip as usize).copied()
+    }
+
+    /// How many events from there on are neighbours in one stripe.
+    pub(super) fn neighbours(&self, skip: u32) -> u32 {
+        let Some(rest) = self.order.get(skip as usize..).filter(|rest| !rest.is_empty()) else {
+            return self.count.saturating_sub(skip);
         };
-        let versions = self.versions.get(from..until).unwrap_or_default();
-        let mut buf = BytesMut::with_capacity(run.len() + versions.len() * 2 + 128);
-        encode(&mut buf, head, versions, run);
-        Ok(Batch { count: take, encoded: buf.freeze() })
+        let same = rest.iter().take_while(|stripe| **stripe == rest[0]).count();
+        u32::try_from(same).unwrap_or(u32::MAX)
+    }
+
+    /// The part of it that one stripe has, to be cut; all of it when there are none.
+    pub(super) fn cutter(
+        &self,
+        kv: &impl Kv,
+        topic: TopicId,
+        stripe: Option<u8>,
+    ) -> Result<Cutter, Fault> {
+        let Some(stripe) = stripe else {
+            return Cutter::new(Batch { count: self.count, encoded: self.encoded.clone() });
+        };
+        let run = stripes::read(kv, topic, self.first, stripe)?;
+        let of_stripe = self.order.iter().zip(0_u32..).filter(|(s, _)| **s == stripe);
+        Cutter::of_stripe(self.encoded.clone(), run, of_stripe.map(|(_, at)| at).collect())
     }
 }
 
@@ -272,12 +209,12 @@ pub struct BatchView<'a> {
     pub versions: Vec<u64>,
     /// The same as it is stored.
     packed: &'a [u8],
-    /// The events, as an [`event_run`].
+    /// The events, as an [`event_run`]; empty when they are in stripes.
     pub run: &'a [u8],
 }
 
 impl<'a> BatchView<'a> {
-    fn parse(encoded: &'a [u8]) -> Result<Self, Fault> {
+    pub(super) fn parse(encoded: &'a [u8]) -> Result<Self, Fault> {
         let mut view = Self::parse_head(encoded)?;
         while view.packed.has_remaining() {
             let version = decode_varint(&mut view.packed);
@@ -287,7 +224,7 @@ impl<'a> BatchView<'a> {
     }
 
     /// All but the key versions.
-    fn parse_head(encoded: &'a [u8]) -> Result<Self, Fault> {
+    pub(super) fn parse_head(encoded: &'a [u8]) -> Result<Self, Fault> {
         let mut view = Self::default();
         let mut rest = encoded;
         loop {
@@ -304,7 +241,8 @@ impl<'a> BatchView<'a> {
                     view.run = before;
                     return Ok(view);
                 }
-                Some(_) | None => return Err(corrupt("no events")),
+                None => return Ok(view),
+                Some(_) => return Err(corrupt("an unknown field")),
             }
         }
     }
@@ -317,7 +255,25 @@ impl<'a> BatchView<'a> {
     }
 }
 
-/// The batch that holds an offset, with its first offset.
+/// The row of the batch that holds an offset.
+///
+/// # Errors
+/// When the store fails or the batch is corrupt.
+pub fn stored_at(
+    kv: &impl Kv,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<StoredBatch>, Fault> {
+    let mut found = None;
+    let (low, high) = (key(topic, Offset(0)), key(topic, offset.next()));
+    kv.scan(Table::Batches, &low, &high, Order::Descending, &mut |key, row| {
+        found = Some(StoredBatch::decode(key, row)?);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found.filter(|stored| stored.has(offset)))
+}
+
+/// The batch that holds an offset, with its first offset and all of its events.
 ///
 /// # Errors
 /// When the store fails or the batch is corrupt.
@@ -326,13 +282,8 @@ pub fn containing(
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<(Offset, Batch)>, Fault> {
-    let mut found = None;
-    let (low, high) = (key(topic, Offset(0)), key(topic, offset.next()));
-    kv.scan(Table::Batches, &low, &high, Order::Descending, &mut |k, row| {
-        found = Some((first_offset(k)?, Batch::decode(row)?));
-        Ok(ControlFlow::Break(()))
-    })?;
-    Ok(found.filter(|(first, batch)| offset.since(*first) < u64::from(batch.count)))
+    let Some(stored) = stored_at(kv, topic, offset)? else { return Ok(None) };
+    Ok(Some((stored.first, stored.whole(kv, topic)?)))
 }
 
 /// Where the batch at a position is.
@@ -349,7 +300,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn encode(self) -> Bytes {
+    pub(super) fn encode(self) -> Bytes {
         let mut buf = start(Kind::Position, 28);
         buf.put_u64_le(self.topic.get());
         buf.put_u64_le(self.first_offset.get());

@@ -12,8 +12,9 @@ use crate::model::command::DeleteTopic;
 use crate::model::outcome::Outcome;
 
 /// What a topic has, by its number.
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     Table::Batches,
+    Table::Stripes,
     Table::Keys,
     Table::KeyHeads,
     Table::Ids,

@@ -2,12 +2,15 @@
 
 pub(crate) mod backs;
 pub mod batch;
+pub mod cutter;
 pub mod heads;
 pub mod ids;
 pub mod keys;
+pub mod open_batch;
 pub(crate) mod reader;
 pub mod record;
 pub mod runs;
+mod stripes;
 
 pub mod create;
 pub mod delete;

@@ -5,9 +5,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::batch::{self, Keyed};
+use super::batch;
 use super::ids::{IdEntry, expiry_key, expiry_value, forget, id_key};
 use super::keys;
+use super::open_batch::Keyed;
 use super::record::{TopicRecord, not_found};
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
@@ -304,9 +305,9 @@ fn with_receipts<K: Kv>(
                 Receipt { offset: entry.offset, position: entry.position, duplicate: true }
             }
         };
-        let stored = batch::containing(machine.overlay(), topic, receipt.offset)?;
+        let stored = batch::stored_at(machine.overlay(), topic, receipt.offset)?;
         key_versions.push(match stored {
-            Some((_, batch)) => batch.view()?.version_at(receipt.offset),
+            Some(stored) => stored.head()?.version_at(receipt.offset),
             None => KeyVersion(0),
         });
         receipts.push(receipt);

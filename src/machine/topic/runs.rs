@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::batch::{self, Batch, Cutter};
+use super::batch::{self, Batch, StoredBatch};
+use super::cutter::Cutter;
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::model::event_run;
@@ -34,11 +35,20 @@ pub enum Taken {
 /// Reads runs of events. It remembers the stored batches that it read last, which never change.
 #[derive(Clone, Debug, Default)]
 pub struct RunReader {
-    batches: VecDeque<(TopicId, Offset, Arc<Cutter>)>,
+    opened: VecDeque<Opened>,
+}
+
+/// A stored batch, and what of it was read.
+#[derive(Clone, Debug)]
+struct Opened {
+    topic: TopicId,
+    stored: Arc<StoredBatch>,
+    /// By stripe.
+    parts: Vec<(Option<u8>, Arc<Cutter>)>,
 }
 
 impl RunReader {
-    /// The first events of a range: as many as one stored batch has and the bytes allow.
+    /// The first events of a range: as many as are stored together and the bytes allow.
     ///
     /// # Errors
     /// When the store fails or the batch is corrupt.
@@ -50,12 +60,14 @@ impl RunReader {
         bytes_max: usize,
         least: Least,
     ) -> Result<Taken, Fault> {
-        let Some((first, stored)) = self.containing(kv, topic, Offset(range.first))? else {
+        let Some(opened) = self.open(kv, topic, Offset(range.first))? else {
             return Ok(Taken::Gone);
         };
         let wanted = u32::try_from(range.count).unwrap_or(u32::MAX);
-        let skip = u32::try_from(range.first - first.get()).unwrap_or(u32::MAX);
-        let cut = stored.cut(skip, wanted)?;
+        let skip = range.first - opened.stored.first.get();
+        let skip = u32::try_from(skip).unwrap_or(u32::MAX);
+        let wanted = wanted.min(opened.stored.neighbours(skip));
+        let cut = opened.part(kv, skip)?.cut(skip, wanted)?;
         if cut.encoded.len() <= bytes_max {
             return Ok(Taken::Batch(cut));
         }
@@ -63,28 +75,37 @@ impl RunReader {
         Ok(if fitting == 0 { Taken::Full } else { Taken::Batch(cut.cut(0, fitting)?) })
     }
 
-    fn containing(
+    fn open(
         &mut self,
         kv: &impl Kv,
         topic: TopicId,
         offset: Offset,
-    ) -> Result<Option<(Offset, &Cutter)>, Fault> {
-        let holds = |(t, first, stored): &(TopicId, Offset, Arc<Cutter>)| {
-            let count = u64::from(stored.batch().count);
-            *t == topic && *first <= offset && offset.since(*first) < count
-        };
-        let at = match self.batches.iter().position(holds) {
+    ) -> Result<Option<&mut Opened>, Fault> {
+        let holds = |opened: &Opened| opened.topic == topic && opened.stored.has(offset);
+        let at = match self.opened.iter().position(holds) {
             Some(at) => at,
             None => {
-                let Some((first, batch)) = batch::containing(kv, topic, offset)? else {
-                    return Ok(None);
-                };
-                self.batches.truncate(RUN_READER_BATCHES - 1);
-                self.batches.push_front((topic, first, Arc::new(Cutter::new(batch)?)));
+                let Some(stored) = batch::stored_at(kv, topic, offset)? else { return Ok(None) };
+                self.opened.truncate(RUN_READER_BATCHES - 1);
+                let (stored, parts) = (Arc::new(stored), Vec::new());
+                self.opened.push_front(Opened { topic, stored, parts });
                 0
             }
         };
-        Ok(self.batches.get(at).map(|(_, first, stored)| (*first, &**stored)))
+        Ok(self.opened.get_mut(at))
+    }
+}
+
+impl Opened {
+    /// What is stored together with the event `skip` behind the first.
+    fn part(&mut self, kv: &impl Kv, skip: u32) -> Result<Arc<Cutter>, Fault> {
+        let stripe = self.stored.stripe_of(skip);
+        if let Some((_, part)) = self.parts.iter().find(|(of, _)| *of == stripe) {
+            return Ok(Arc::clone(part));
+        }
+        let part = Arc::new(self.stored.cutter(kv, self.topic, stripe)?);
+        self.parts.push((stripe, Arc::clone(&part)));
+        Ok(part)
     }
 }
 
@@ -108,7 +129,7 @@ mod tests {
     use super::*;
     use crate::machine::mem::MemKv;
     use crate::machine::overlay::Overlay;
-    use crate::machine::topic::batch::OpenBatch;
+    use crate::machine::topic::open_batch::OpenBatch;
     use crate::model::ids::{Position, UnixMs};
 
     /// Events 10..14 and 14..16 of topic 3, each of 100 bytes.
@@ -160,7 +181,7 @@ mod tests {
             let one = OffsetRange { first: offset, count: 1 };
             reader.take(&kv, TopicId(3), one, 9999, Least::One).unwrap();
         }
-        assert_eq!(reader.batches.len(), 2);
+        assert_eq!(reader.opened.len(), 2);
         let gone = MemKv::default();
         let one = OffsetRange { first: 13, count: 1 };
         let taken = reader.take(&gone, TopicId(3), one, 9999, Least::One).unwrap();

@@ -155,7 +155,8 @@ mod tests {
     use super::*;
     use crate::machine::mem::MemKv;
     use crate::machine::overlay::Overlay;
-    use crate::machine::topic::batch::{self, OpenBatch};
+    use crate::machine::topic::batch;
+    use crate::machine::topic::open_batch::OpenBatch;
     use crate::model::event_run;
     use crate::model::ids::Position;
     use crate::model::ranges::Ranges;

@@ -200,7 +200,7 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
     options.set_write_buffer_size(wanted.write_buffer_bytes);
     options.set_max_write_buffer_number(4);
     match table {
-        Table::Batches => {
+        Table::Batches | Table::Stripes => {
             options.set_enable_blob_files(true);
             options.set_min_blob_size(BLOB_BYTES_MIN);
             options.set_blob_file_size(256 << 20);

@@ -123,6 +123,18 @@ impl Ranges {
         self.0.get(at).is_some_and(|r| r.first <= offset.get())
     }
 
+    /// What of it is in a range.
+    #[must_use]
+    pub fn within(&self, range: OffsetRange) -> Self {
+        let from = self.0.partition_point(|r| r.end() <= range.first);
+        let until = self.0.partition_point(|r| r.first < range.end());
+        let mut set = Self::new();
+        for near in self.0.get(from..until).unwrap_or_default() {
+            set.push(near.overlap(range));
+        }
+        set
+    }
+
     /// What both sets have.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
@@ -202,6 +214,10 @@ mod tests {
             prop_assert_eq!(plain(&x.intersect(&y)), p.intersection(&q).copied().collect());
             prop_assert_eq!(plain(&x.minus(&y)), p.difference(&q).copied().collect());
             prop_assert!(x.minus(&y).as_slice().windows(2).all(|w| w[0].end() < w[1].first));
+            for range in b.iter().map(|(first, count)| OffsetRange { first: *first, count: *count }) {
+                let (near, (only, _)) = (x.within(range), set(&[(range.first, range.count)]));
+                prop_assert_eq!(near, x.intersect(&only));
+            }
             for n in 0..50 {
                 prop_assert_eq!(x.contains(Offset(n)), p.contains(&n));
             }

@@ -231,8 +231,9 @@ fn hold(
     for delivery in deliveries {
         for batch in &delivery.batches {
             let view = batch.view().expect("a batch as it is stored");
-            for offset in view.first_offset.get()..view.first_offset.get() + u64::from(batch.count)
-            {
+            for (at, n) in (0..batch.count as usize).zip(0..) {
+                let delta = view.deltas.get(at).copied().unwrap_or(n);
+                let offset = view.first_offset.get() + delta;
                 all.push(Held {
                     subscription,
                     consumer: consumer.to_owned(),

@@ -30,8 +30,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use self::state::{Phase, State};
+use super::reader::deltas;
 use super::spawn::{now, spawn};
 use super::{Client, recorded_events};
+use crate::model::ids::Offset;
 use crate::model::limits::{CREDIT_BYTES_MAX, CREDIT_EVENTS_MAX};
 use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::{Reason, Rejection};
@@ -205,11 +207,10 @@ impl Arrived {
     }
 
     fn ranges(&self) -> impl Iterator<Item = OffsetRange> + '_ {
-        let range = |batch: &EventBatch| OffsetRange {
-            first: batch.first_offset,
-            count: batch.events.len() as u64,
-        };
-        self.batches.iter().map(range)
+        self.batches.iter().flat_map(|batch| {
+            let offsets = deltas(batch).map(|delta| Offset(batch.first_offset + delta));
+            Ranges::from_iter(offsets).into_vec()
+        })
     }
 }
 

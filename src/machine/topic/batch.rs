@@ -16,6 +16,7 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::record::{Kind, body, finish, start};
 use crate::model::event_run;
 use crate::model::ids::{KeyVersion, Offset, Position, TopicId, UnixMs};
+use crate::model::ranges::OffsetRange;
 use crate::model::wire::{Value, next_field};
 
 /// The key of a batch: topic, first offset.
@@ -46,8 +47,17 @@ pub(super) struct Head<'a> {
     pub(super) recorded_at: UnixMs,
 }
 
+/// What a batch has of each event besides the event.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Columns<'a> {
+    /// Key versions; empty: none has a key.
+    pub(super) versions: &'a [u64],
+    /// How far it is behind the first; empty: they are neighbours.
+    pub(super) deltas: &'a [u64],
+}
+
 /// `messagehub.v1.EventBatch`, field by field.
-pub(super) fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: &[u8]) {
+pub(super) fn encode(buf: &mut BytesMut, head: Head<'_>, columns: Columns<'_>, run: &[u8]) {
     encode_key(1, WireType::LengthDelimited, buf);
     encode_varint(head.topic.len() as u64, buf);
     buf.put_slice(head.topic.as_bytes());
@@ -58,8 +68,10 @@ pub(super) fn encode(buf: &mut BytesMut, head: Head<'_>, versions: &[u64], run: 
             uint64::encode(tag, &value, buf);
         }
     }
-    if !versions.is_empty() {
-        uint64::encode_packed(5, versions, buf);
+    for (tag, column) in [(5, columns.versions), (7, columns.deltas)] {
+        if !column.is_empty() {
+            uint64::encode_packed(tag, column, buf);
+        }
     }
     buf.put_slice(run);
 }
@@ -83,7 +95,7 @@ impl Batch {
         if view.run.is_empty() { Err(corrupt("no events")) } else { Ok(view) }
     }
 
-    /// The events from `skip` on, at most `take` of them, as a batch of its own.
+    /// Of a batch of neighbours the events from `skip` on, at most `take` of them.
     ///
     /// # Errors
     /// When it is corrupt.
@@ -91,7 +103,10 @@ impl Batch {
         if skip == 0 && take >= self.count {
             return Ok(self.clone());
         }
-        Cutter::new(self.clone())?.cut(skip, take)
+        let take = take.min(self.count.saturating_sub(skip));
+        let first = self.view()?.first_offset.plus(u64::from(skip)).get();
+        let range = OffsetRange { first, count: u64::from(take) };
+        Cutter::new(self.clone())?.gather(&[range])
     }
 }
 
@@ -164,18 +179,20 @@ impl StoredBatch {
         Ok(Batch { count, encoded })
     }
 
-    /// The stripe that the event `skip` behind the first is in; `None`: all are in the row.
-    pub(super) fn stripe_of(&self, skip: u32) -> Option<u8> {
-        self.order.get(skip as usize).copied()
+    /// The stripe that the event at an offset is in; `None`: all are in the row.
+    pub(super) fn stripe_of(&self, offset: Offset) -> Option<u8> {
+        let skip = usize::try_from(offset.since(self.first)).unwrap_or(usize::MAX);
+        self.order.get(skip).copied()
     }
 
-    /// How many events from there on are neighbours in one stripe.
-    pub(super) fn neighbours(&self, skip: u32) -> u32 {
-        let Some(rest) = self.order.get(skip as usize..).filter(|rest| !rest.is_empty()) else {
-            return self.count.saturating_sub(skip);
+    /// How many events from an offset on are neighbours in one stripe.
+    pub(super) fn neighbours(&self, offset: Offset) -> u64 {
+        let skip = offset.since(self.first);
+        let rest = usize::try_from(skip).ok().and_then(|skip| self.order.get(skip..));
+        let Some((first, rest)) = rest.and_then(<[u8]>::split_first) else {
+            return u64::from(self.count).saturating_sub(skip);
         };
-        let same = rest.iter().take_while(|stripe| **stripe == rest[0]).count();
-        u32::try_from(same).unwrap_or(u32::MAX)
+        1 + rest.iter().take_while(|stripe| *stripe == first).count() as u64
     }
 
     /// The part of it that one stripe has, to be cut; all of it when there are none.
@@ -189,8 +206,8 @@ impl StoredBatch {
             return Cutter::new(Batch { count: self.count, encoded: self.encoded.clone() });
         };
         let run = stripes::read(kv, topic, self.first, stripe)?;
-        let of_stripe = self.order.iter().zip(0_u32..).filter(|(s, _)| **s == stripe);
-        Cutter::of_stripe(self.encoded.clone(), run, of_stripe.map(|(_, at)| at).collect())
+        let of_stripe = self.order.iter().zip(0_u64..).filter(|(s, _)| **s == stripe);
+        Cutter::of_stripe(self.head()?, run, of_stripe.map(|(_, at)| at).collect())
     }
 }
 
@@ -207,24 +224,24 @@ pub struct BatchView<'a> {
     pub recorded_at: UnixMs,
     /// One an event, or empty.
     pub versions: Vec<u64>,
-    /// The same as it is stored.
-    packed: &'a [u8],
+    /// How far each event is behind the first; empty: they are neighbours.
+    pub deltas: Vec<u64>,
+    packed_versions: &'a [u8],
+    packed_deltas: &'a [u8],
     /// The events, as an [`event_run`]; empty when they are in stripes.
     pub run: &'a [u8],
 }
 
 impl<'a> BatchView<'a> {
-    pub(super) fn parse(encoded: &'a [u8]) -> Result<Self, Fault> {
+    fn parse(encoded: &'a [u8]) -> Result<Self, Fault> {
         let mut view = Self::parse_head(encoded)?;
-        while view.packed.has_remaining() {
-            let version = decode_varint(&mut view.packed);
-            view.versions.push(version.map_err(|_| corrupt("key versions"))?);
-        }
+        view.versions = unpacked(view.packed_versions)?;
+        view.deltas = unpacked(view.packed_deltas)?;
         Ok(view)
     }
 
-    /// All but the key versions.
-    pub(super) fn parse_head(encoded: &'a [u8]) -> Result<Self, Fault> {
+    /// All but the columns.
+    fn parse_head(encoded: &'a [u8]) -> Result<Self, Fault> {
         let mut view = Self::default();
         let mut rest = encoded;
         loop {
@@ -236,7 +253,8 @@ impl<'a> BatchView<'a> {
                 Some((2, Value::Varint(n))) => view.first_offset = Offset(n),
                 Some((3, Value::Varint(n))) => view.first_position = Position(n),
                 Some((4, Value::Varint(n))) => view.recorded_at = UnixMs(n),
-                Some((5, Value::Bytes(packed))) => view.packed = packed,
+                Some((5, Value::Bytes(packed))) => view.packed_versions = packed,
+                Some((7, Value::Bytes(packed))) => view.packed_deltas = packed,
                 Some((event_run::EVENTS_TAG, Value::Bytes(_))) => {
                     view.run = before;
                     return Ok(view);
@@ -247,12 +265,20 @@ impl<'a> BatchView<'a> {
         }
     }
 
-    /// The version of the key of the event at `offset`; 0 when it has none.
+    /// Of a batch of neighbours the version of the key of the event at `offset`; 0 when it has none.
     #[must_use]
     pub fn version_at(&self, offset: Offset) -> KeyVersion {
         let index = usize::try_from(offset.since(self.first_offset)).unwrap_or(usize::MAX);
         KeyVersion(self.versions.get(index).copied().unwrap_or(0))
     }
+}
+
+fn unpacked(mut packed: &[u8]) -> Result<Vec<u64>, Fault> {
+    let mut all = Vec::new();
+    while packed.has_remaining() {
+        all.push(decode_varint(&mut packed).map_err(|_| corrupt("a column"))?);
+    }
+    Ok(all)
 }
 
 /// The row of the batch that holds an offset.

@@ -1,23 +1,34 @@
-//! Cutting parts out of a batch without walking over its events each time.
+//! Taking parts out of a batch without walking over its events each time.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::encoded_len_varint;
 
-use super::batch::{Batch, BatchView, Head, corrupt, encode};
+use super::batch::{Batch, BatchView, Columns, Head, corrupt, encode};
 use crate::machine::Fault;
 use crate::model::event_run;
+use crate::model::ids::{Offset, Position, UnixMs};
+use crate::model::ranges::OffsetRange;
 
-/// The events of a batch, or of one of its stripes, each with its place.
+/// What a batch takes besides its topic's name and its events: three numbers and five lengths.
+const HEAD_BYTES_MAX: usize = 64;
+/// What an event's key version takes.
+const VERSION_BYTES_MAX: usize = 10;
+
+/// Events of a batch, or of one of its stripes, each with its place.
 #[derive(Clone, Debug)]
 pub struct Cutter {
-    /// The whole batch, unless this is a stripe: then without events.
-    encoded: Bytes,
+    /// The batch as it is; `None`: this is a stripe.
+    whole: Option<Batch>,
+    topic: String,
+    first: (Offset, Position),
+    recorded_at: UnixMs,
     run: Bytes,
-    /// How far each event is behind the first of the batch; empty: they are all of the batch.
-    at: Vec<u32>,
+    /// How far each event is behind the first; empty: they are neighbours.
+    deltas: Vec<u64>,
+    /// The key version of each event; empty: none has one.
+    versions: Vec<u64>,
     /// Where each event begins in the run, and where the last one ends.
     starts: Vec<usize>,
-    /// The key version of each event of the batch; empty: none has one.
-    versions: Vec<u64>,
 }
 
 impl Cutter {
@@ -26,63 +37,143 @@ impl Cutter {
     /// # Errors
     /// When it is corrupt.
     pub fn new(batch: Batch) -> Result<Self, Fault> {
-        let run = batch.encoded.slice_ref(batch.view()?.run);
-        Self::over(batch.encoded, run, Vec::new())
+        let view = batch.view()?;
+        let run = batch.encoded.slice_ref(view.run);
+        Ok(Self { whole: Some(batch.clone()), ..Self::over(view, run)? })
     }
 
-    /// Walks over a stripe of a batch of which `encoded` is the rest, with the places of its events.
+    /// Walks over a stripe of a batch of which `head` is the rest. `deltas` are the places of the
+    /// stripe's events.
     ///
     /// # Errors
     /// When it is corrupt.
-    pub(super) fn of_stripe(encoded: Bytes, run: Bytes, at: Vec<u32>) -> Result<Self, Fault> {
-        let count = at.len();
-        let cutter = Self::over(encoded, run, at)?;
-        if cutter.starts.len() == count + 1 {
+    pub(super) fn of_stripe(
+        mut head: BatchView<'_>,
+        run: Bytes,
+        deltas: Vec<u64>,
+    ) -> Result<Self, Fault> {
+        if !head.versions.is_empty() {
+            let version = |at: &u64| usize::try_from(*at).ok().and_then(|at| head.versions.get(at));
+            let versions: Option<Vec<u64>> = deltas.iter().map(|at| version(at).copied()).collect();
+            head.versions = versions.ok_or_else(|| corrupt("too few key versions"))?;
+        }
+        let count = deltas.len();
+        head.deltas = deltas;
+        let cutter = Self::over(head, run)?;
+        if cutter.count() == count {
             return Ok(cutter);
         }
         Err(corrupt("a stripe has other events than its batch says"))
     }
 
-    fn over(encoded: Bytes, run: Bytes, at: Vec<u32>) -> Result<Self, Fault> {
+    fn over(view: BatchView<'_>, run: Bytes) -> Result<Self, Fault> {
         let (mut starts, mut end) = (vec![0], 0);
         for event in event_run::iter(&run) {
             end += event_run::framed_len(event?.len());
             starts.push(end);
         }
-        let versions = BatchView::parse(&encoded)?.versions;
-        Ok(Self { encoded, run, at, starts, versions })
+        Ok(Self {
+            whole: None,
+            topic: view.topic.to_owned(),
+            first: (view.first_offset, view.first_position),
+            recorded_at: view.recorded_at,
+            run,
+            deltas: view.deltas,
+            versions: view.versions,
+            starts,
+        })
     }
 
-    /// The neighbouring events from `skip` behind the batch's first on, at most `take` of them, as a
-    /// batch of its own.
+    fn count(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The place in the run of the event at an offset.
+    fn place(&self, offset: u64) -> Result<usize, Fault> {
+        let delta = offset.wrapping_sub(self.first.0.get());
+        let place = if self.deltas.is_empty() {
+            usize::try_from(delta).ok().filter(|place| *place < self.count())
+        } else {
+            self.deltas.binary_search(&delta).ok()
+        };
+        place.ok_or_else(|| corrupt("an event is not where its batch says"))
+    }
+
+    /// How many of the events from an offset on, of at most `count` neighbours, fit into some bytes
+    /// of a batch; and what is left of these.
     ///
     /// # Errors
-    /// When it is corrupt, or an event is not in this stripe.
-    pub fn cut(&self, skip: u32, take: u32) -> Result<Batch, Fault> {
-        let count = u32::try_from(self.starts.len() - 1).unwrap_or(u32::MAX);
-        if self.at.is_empty() && skip == 0 && take >= count {
-            return Ok(Batch { count, encoded: self.encoded.clone() });
+    /// When one is not in here.
+    pub(super) fn fitting(
+        &self,
+        range: OffsetRange,
+        mut bytes: usize,
+    ) -> Result<(u64, usize), Fault> {
+        let from = self.place(range.first)?;
+        let ends = self.starts.get(from..).unwrap_or_default();
+        let versions = if self.versions.is_empty() { 0 } else { VERSION_BYTES_MAX };
+        let last = self.deltas.last().copied().unwrap_or(self.count() as u64);
+        let columns = versions + encoded_len_varint(last);
+        let mut count = 0;
+        for event in ends.windows(2) {
+            let needed = event[1] - event[0] + columns;
+            if count == range.count || needed > bytes {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes - needed);
         }
-        let from = if self.at.is_empty() {
-            skip
-        } else {
-            let found = self.at.binary_search(&skip).map_err(|_| corrupt("not in its stripe"))?;
-            u32::try_from(found).unwrap_or(u32::MAX)
-        };
-        let take = take.min(count.saturating_sub(from));
-        let ends = self.starts.get(from as usize).zip(self.starts.get((from + take) as usize));
-        let run = ends.and_then(|(first, end)| self.run.get(*first..*end));
-        let run = run.ok_or_else(|| corrupt("fewer events than it says"))?;
-        let view = BatchView::parse_head(&self.encoded)?;
+        Ok((count, bytes))
+    }
+
+    /// What is left of some bytes for the events of a batch.
+    pub(super) fn room(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(HEAD_BYTES_MAX + self.topic.len())
+    }
+
+    /// The events of some ranges as a batch of its own. The ranges are sorted, not empty, do not
+    /// touch, and all of their events are in here.
+    ///
+    /// # Errors
+    /// When they are not, or the batch is corrupt.
+    pub fn gather(&self, ranges: &[OffsetRange]) -> Result<Batch, Fault> {
+        let count: u64 = ranges.iter().map(|range| range.count).sum();
+        let count = u32::try_from(count).map_err(|_| corrupt("too many events"))?;
+        if let Some(whole) = self.whole.as_ref().filter(|whole| whole.count == count) {
+            return Ok(whole.clone());
+        }
+        let first = ranges.first().map_or(0, |range| range.first);
+        let (mut bytes, mut places) = (0, Vec::with_capacity(ranges.len()));
+        for range in ranges {
+            let from = self.place(range.first)?;
+            let until = self.place(range.end() - 1)? + 1;
+            if (until - from) as u64 != range.count {
+                return Err(corrupt("events of a range are not neighbours"));
+            }
+            bytes += self.starts[until] - self.starts[from];
+            places.push(from..until);
+        }
+        let (mut versions, mut deltas) = (Vec::new(), Vec::new());
+        if !self.versions.is_empty() {
+            let of_range = |places: &std::ops::Range<usize>| self.versions.get(places.clone());
+            versions = places.iter().filter_map(of_range).flatten().copied().collect();
+        }
+        if ranges.len() > 1 {
+            let of_range = |range: &OffsetRange| range.first - first..range.end() - first;
+            deltas = ranges.iter().flat_map(of_range).collect();
+        }
+        let behind = first.saturating_sub(self.first.0.get());
         let head = Head {
-            topic: view.topic,
-            first_offset: view.first_offset.plus(u64::from(skip)),
-            first_position: view.first_position.plus(u64::from(skip)),
-            recorded_at: view.recorded_at,
+            topic: &self.topic,
+            first_offset: Offset(first),
+            first_position: self.first.1.plus(behind),
+            recorded_at: self.recorded_at,
         };
-        let versions = self.versions.get(skip as usize..(skip + take) as usize).unwrap_or_default();
-        let mut buf = BytesMut::with_capacity(run.len() + versions.len() * 2 + 128);
-        encode(&mut buf, head, versions, run);
-        Ok(Batch { count: take, encoded: buf.freeze() })
+        let room = HEAD_BYTES_MAX + self.topic.len() + (versions.len() + deltas.len()) * 4;
+        let mut buf = BytesMut::with_capacity(room + bytes);
+        encode(&mut buf, head, Columns { versions: &versions, deltas: &deltas }, &[]);
+        for places in places {
+            buf.put_slice(&self.run[self.starts[places.start]..self.starts[places.end]]);
+        }
+        Ok(Batch { count, encoded: buf.freeze() })
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::batch::{self, Head, Place};
+use super::batch::{self, Columns, Head, Place};
 use super::{backs, stripes};
 use crate::machine::kv::{Kv, Table};
 use crate::machine::overlay::Overlay;
@@ -93,7 +93,7 @@ impl OpenBatch {
             first_position: self.first_position,
             recorded_at: self.recorded_at,
         };
-        batch::encode(&mut buf, head, versions, run);
+        batch::encode(&mut buf, head, Columns { versions, deltas: &[] }, run);
         let row = batch::key(self.topic, self.first_offset);
         overlay.put(Table::Batches, row, finish(buf));
         if !order.is_empty() {

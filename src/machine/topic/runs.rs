@@ -7,10 +7,9 @@ use super::batch::{self, Batch, StoredBatch};
 use super::cutter::Cutter;
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
-use crate::model::event_run;
 use crate::model::ids::{Offset, TopicId};
 use crate::model::limits::RUN_READER_BATCHES;
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 
 /// What a reader does when not even one event is within the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +23,11 @@ pub enum Least {
 /// What became of a wish for events.
 #[derive(Clone, Debug)]
 pub enum Taken {
-    /// The first events of the range, as a batch of their own.
-    Batch(Batch),
+    /// The first of them that are stored together, as a batch, and which these are.
+    Batch(Batch, Ranges),
     /// The bytes do not suffice.
     Full,
-    /// The range's first event is gone.
+    /// The first event is gone.
     Gone,
 }
 
@@ -48,7 +47,8 @@ struct Opened {
 }
 
 impl RunReader {
-    /// The first events of a range: as many as are stored together and the bytes allow.
+    /// The first events of ranges, which are sorted: as many as are stored together and the bounds
+    /// allow.
     ///
     /// # Errors
     /// When the store fails or the batch is corrupt.
@@ -56,23 +56,36 @@ impl RunReader {
         &mut self,
         kv: &impl Kv,
         topic: TopicId,
-        range: OffsetRange,
-        bytes_max: usize,
+        ranges: &[OffsetRange],
+        (events_max, bytes_max): (u64, usize),
         least: Least,
     ) -> Result<Taken, Fault> {
-        let Some(opened) = self.open(kv, topic, Offset(range.first))? else {
-            return Ok(Taken::Gone);
-        };
-        let wanted = u32::try_from(range.count).unwrap_or(u32::MAX);
-        let skip = range.first - opened.stored.first.get();
-        let skip = u32::try_from(skip).unwrap_or(u32::MAX);
-        let wanted = wanted.min(opened.stored.neighbours(skip));
-        let cut = opened.part(kv, skip)?.cut(skip, wanted)?;
-        if cut.encoded.len() <= bytes_max {
-            return Ok(Taken::Batch(cut));
+        let first = Offset(ranges.first().map_or(0, |range| range.first));
+        let Some(opened) = self.open(kv, topic, first)? else { return Ok(Taken::Gone) };
+        let stripe = opened.stored.stripe_of(first);
+        let part = opened.part(kv, stripe)?;
+        let (mut taken, mut room) = (Ranges::new(), part.room(bytes_max));
+        let mut wanted = events_max;
+        for range in ranges {
+            let at = Offset(range.first);
+            if wanted == 0 || !opened.stored.has(at) || opened.stored.stripe_of(at) != stripe {
+                break;
+            }
+            let together = range.count.min(opened.stored.neighbours(at)).min(wanted);
+            let fitting;
+            (fitting, room) = part.fitting(OffsetRange { count: together, ..*range }, room)?;
+            let least = u64::from(least == Least::One && taken.is_empty());
+            let count = fitting.max(least.min(together));
+            taken.push(OffsetRange { count, ..*range });
+            wanted -= count;
+            if fitting < range.count {
+                break;
+            }
         }
-        let fitting = fitting(&cut, bytes_max)?.max(u32::from(least == Least::One));
-        Ok(if fitting == 0 { Taken::Full } else { Taken::Batch(cut.cut(0, fitting)?) })
+        if taken.is_empty() {
+            return Ok(Taken::Full);
+        }
+        Ok(Taken::Batch(part.gather(taken.as_slice())?, taken))
     }
 
     fn open(
@@ -97,9 +110,8 @@ impl RunReader {
 }
 
 impl Opened {
-    /// What is stored together with the event `skip` behind the first.
-    fn part(&mut self, kv: &impl Kv, skip: u32) -> Result<Arc<Cutter>, Fault> {
-        let stripe = self.stored.stripe_of(skip);
+    /// What is stored together in a stripe.
+    fn part(&mut self, kv: &impl Kv, stripe: Option<u8>) -> Result<Arc<Cutter>, Fault> {
         if let Some((_, part)) = self.parts.iter().find(|(of, _)| *of == stripe) {
             return Ok(Arc::clone(part));
         }
@@ -109,28 +121,18 @@ impl Opened {
     }
 }
 
-/// How many of a batch's first events fit into some bytes, as a batch of their own.
-fn fitting(batch: &Batch, bytes_max: usize) -> Result<u32, Fault> {
-    let run = batch.view()?.run;
-    let mut bytes = batch.encoded.len() - run.len();
-    let mut count = 0;
-    for event in event_run::iter(run) {
-        bytes += event_run::framed_len(event?.len());
-        if bytes > bytes_max {
-            break;
-        }
-        count += 1;
-    }
-    Ok(count)
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::machine::mem::MemKv;
     use crate::machine::overlay::Overlay;
-    use crate::machine::topic::open_batch::OpenBatch;
-    use crate::model::ids::{Position, UnixMs};
+    use crate::machine::schedule::specials::SpecialRecord;
+    use crate::machine::topic::open_batch::{Keyed, OpenBatch};
+    use crate::model::event_run;
+    use crate::model::ids::{KeyVersion, Position, UnixMs};
 
     /// Events 10..14 and 14..16 of topic 3, each of 100 bytes.
     fn stored() -> MemKv {
@@ -151,9 +153,10 @@ mod tests {
     fn take(range: (u64, u64), bytes_max: usize, least: Least) -> Option<(u64, u32)> {
         let (kv, mut reader) = (stored(), RunReader::default());
         let range = OffsetRange { first: range.0, count: range.1 };
-        match reader.take(&kv, TopicId(3), range, bytes_max, least).unwrap() {
-            Taken::Batch(batch) => {
+        match reader.take(&kv, TopicId(3), &[range], (99, bytes_max), least).unwrap() {
+            Taken::Batch(batch, taken) => {
                 assert!(batch.encoded.len() <= bytes_max || batch.count == 1);
+                assert_eq!(taken.count(), u64::from(batch.count));
                 Some((batch.view().unwrap().first_offset.get(), batch.count))
             }
             Taken::Full => Some((0, 0)),
@@ -177,14 +180,84 @@ mod tests {
     #[test]
     fn what_was_read_is_remembered_within_a_bound() {
         let (kv, mut reader) = (stored(), RunReader::default());
+        let one = |first| [OffsetRange { first, count: 1 }];
         for offset in [10, 11, 14, 12, 15] {
-            let one = OffsetRange { first: offset, count: 1 };
-            reader.take(&kv, TopicId(3), one, 9999, Least::One).unwrap();
+            reader.take(&kv, TopicId(3), &one(offset), (1, 9999), Least::One).unwrap();
         }
         assert_eq!(reader.opened.len(), 2);
         let gone = MemKv::default();
-        let one = OffsetRange { first: 13, count: 1 };
-        let taken = reader.take(&gone, TopicId(3), one, 9999, Least::One).unwrap();
-        assert!(matches!(taken, Taken::Batch(_)));
+        let taken = reader.take(&gone, TopicId(3), &one(13), (1, 9999), Least::One).unwrap();
+        assert!(matches!(taken, Taken::Batch(..)));
+    }
+
+    /// Batches of events with priorities, keys and lengths; which offsets are wanted; bounds.
+    type Case = (Vec<Vec<(u32, bool, usize)>>, Vec<bool>, (u64, usize));
+
+    fn cases() -> impl Strategy<Value = Case> {
+        let event = (0..3_u32, any::<bool>(), 0..90_usize);
+        let batches = vec(vec(event, 1..20), 1..5);
+        (batches, vec(any::<bool>(), 80), (1..30_u64, 40..900_usize))
+    }
+
+    proptest! {
+        /// Whatever is asked for comes, in order, with its bytes, place and key version.
+        #[test]
+        fn what_is_wanted_comes_and_nothing_else((batches, wanted, bounds) in cases()) {
+            let mut kv = MemKv::default();
+            let (mut next, mut events) = (10_u64, Vec::new());
+            for batch in &batches {
+                let at = (Offset(next), Position(next * 2));
+                let mut overlay = Overlay::new(&kv);
+                let mut open = OpenBatch::new(TopicId(3), "t", at, UnixMs(5));
+                for (priority, has_key, len) in batch {
+                    let version = KeyVersion(if *has_key { next } else { 0 });
+                    let bytes = vec![u8::try_from(next).unwrap(); *len];
+                    let run = event_run::encode(&[bytes.clone().into()]);
+                    open.push(1, &run, &[Keyed { version, back: 0 }]);
+                    let special = SpecialRecord { priority: *priority, ..SpecialRecord::default() };
+                    open.specials.push((Offset(next), special));
+                    events.push((next, at.1.get() + next - at.0.get(), version.get(), bytes));
+                    next += 1;
+                }
+                open.write(&mut overlay);
+                let writes = overlay.into_writes();
+                kv.write(writes);
+            }
+            let whole = batch::containing(&kv, TopicId(3), Offset(10)).unwrap().unwrap().1;
+            let first_batch = &events[..batches[0].len()];
+            prop_assert_eq!(shown(&whole), first_batch);
+            let asked = events.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
+            let expected: Vec<_> = asked.map(|(event, _)| event.clone()).collect();
+            let offsets = expected.iter().map(|(offset, ..)| Offset(*offset));
+            let (mut left, mut reader) = (Ranges::from_iter(offsets), RunReader::default());
+            let mut found = Vec::new();
+            while !left.is_empty() {
+                let least = Least::One;
+                let taken = reader.take(&kv, TopicId(3), left.as_slice(), bounds, least).unwrap();
+                let Taken::Batch(batch, taken) = taken else { panic!("{taken:?}") };
+                prop_assert!(u64::from(batch.count) <= bounds.0);
+                prop_assert!(batch.encoded.len() <= bounds.1 || batch.count == 1);
+                // Any part of it can be had from it.
+                let half = Ranges::from_iter(taken.iter().step_by(2));
+                let of_half = Cutter::new(batch.clone()).unwrap().gather(half.as_slice()).unwrap();
+                let every_second: Vec<_> = shown(&batch).into_iter().step_by(2).collect();
+                prop_assert_eq!(shown(&of_half), every_second);
+                found.extend(shown(&batch));
+                left = left.minus(&taken);
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    /// Offset, position, key version and bytes of each event.
+    fn shown(batch: &Batch) -> Vec<(u64, u64, u64, Vec<u8>)> {
+        let view = batch.view().unwrap();
+        let events = event_run::iter(view.run).enumerate().map(|(at, event)| {
+            let delta = view.deltas.get(at).copied().unwrap_or(at as u64);
+            let version = view.versions.get(at).copied().unwrap_or(0);
+            let (offset, position) = (view.first_offset.get(), view.first_position.get());
+            (offset + delta, position + delta, version, event.unwrap().to_vec())
+        });
+        events.collect()
     }
 }

@@ -118,6 +118,7 @@ mod tests {
     use crate::machine::topic::batch::{StoredBatch, stored_at};
     use crate::machine::topic::open_batch::{Keyed, OpenBatch};
     use crate::model::ids::{KeyVersion, Position, UnixMs};
+    use crate::model::ranges::OffsetRange;
 
     /// Events 10.. of topic 3 with these priorities, each of 50 bytes and with its offset as version.
     fn stored(priorities: &[u32]) -> (MemKv, StoredBatch) {
@@ -147,9 +148,9 @@ mod tests {
     fn a_batch_of_several_priorities_is_put_together_in_order() {
         let (kv, stored) = stored(&[4, 9, 0, 9, 9, 4]);
         assert!(stored.head().unwrap().run.is_empty());
-        assert_eq!((stored.stripe_of(0), stored.stripe_of(2)), (Some(4), Some(0)));
-        let of_two = |skip| (stored.neighbours(skip), stored.stripe_of(skip));
-        assert_eq!((of_two(3), of_two(4), of_two(5)), ((2, Some(9)), (1, Some(9)), (1, Some(4))));
+        let run = |at| (stored.stripe_of(Offset(at)), stored.neighbours(Offset(at)));
+        assert_eq!((run(10), run(12)), ((Some(4), 1), (Some(0), 1)));
+        assert_eq!((run(13), run(14), run(15)), ((Some(9), 2), (Some(9), 1), (Some(4), 1)));
         let whole = stored.whole(&kv, TopicId(3)).unwrap();
         let view = whole.view().unwrap();
         assert_eq!(events(view.run), [10, 11, 12, 13, 14, 15]);
@@ -160,19 +161,24 @@ mod tests {
     fn parts_of_a_stripe_keep_their_places() {
         let (kv, stored) = stored(&[4, 9, 0, 9, 9, 4]);
         let urgent = stored.cutter(&kv, TopicId(3), Some(9)).unwrap();
-        let cut = urgent.cut(3, 2).unwrap();
-        let view = cut.view().unwrap();
+        let range = |first, count| OffsetRange { first, count };
+        let part = urgent.gather(&[range(13, 2)]).unwrap();
+        let view = part.view().unwrap();
         assert_eq!((view.first_offset, view.first_position), (Offset(13), Position(93)));
         assert_eq!((events(view.run), &view.versions[..]), (vec![13, 14], &[13, 14][..]));
-        assert_eq!(events(urgent.cut(1, 1).unwrap().view().unwrap().run), [11]);
-        assert!(urgent.cut(2, 1).is_err());
+        let all = urgent.gather(&[range(11, 1), range(13, 2)]).unwrap();
+        let view = all.view().unwrap();
+        assert_eq!((events(view.run), &view.deltas[..]), (vec![11, 13, 14], &[0, 2, 3][..]));
+        for bad in [range(12, 1), range(11, 2), range(14, 2), range(9, 1), range(16, 1)] {
+            assert!(urgent.gather(&[bad]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
     fn small_batches_and_those_of_one_priority_are_one_row() {
         for priorities in [&[4, 9][..], &[9; 6], &[4; 6]] {
             let (_, stored) = stored(priorities);
-            assert_eq!(stored.stripe_of(0), None);
+            assert_eq!(stored.stripe_of(Offset(10)), None);
             assert_eq!(stored.head().unwrap().run.len(), priorities.len() * 52);
         }
     }

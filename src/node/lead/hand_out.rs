@@ -7,10 +7,11 @@ use super::super::Node;
 use super::plan::Part;
 use crate::machine::Fault;
 use crate::machine::topic::batch::Batch;
+use crate::machine::topic::cutter::Cutter;
 use crate::model::command::delivery::{Action, Release, SettleItem};
 use crate::model::delivery::Granted;
 use crate::model::ids::{LeaseId, Offset, Term, TopicId, UnixMs};
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::runtime::tasks;
 
 /// Events under one lease.
@@ -45,19 +46,16 @@ impl Delivery {
 }
 
 /// Part of a grant: which of the parts that were planned it comes from, and the events.
-type Piece<'p> = (usize, &'p Part, OffsetRange);
+type Piece<'p> = (usize, &'p Part, Ranges);
 
 /// The deliveries of what was granted, from the parts that were planned, most urgent first.
 ///
 /// # Errors
 /// When a batch is corrupt.
 pub(super) fn deliveries(grants: Vec<Granted>, parts: &[Part]) -> Result<Vec<Delivery>, Fault> {
-    let mut places: Vec<usize> = (0..parts.len()).collect();
-    places.sort_by_key(|at| (parts[*at].topic, parts[*at].range.first));
     let mut found = Vec::with_capacity(grants.len());
     for grant in grants {
-        let mut pieces = pieces(&grant, parts, &places);
-        pieces.sort_by_key(|(at, _, range)| (*at, range.first));
+        let pieces = pieces(&grant, parts);
         let Some(first) = pieces.first().map(|(at, ..)| *at) else { continue };
         found.push((first, delivery(&grant, &pieces)?));
     }
@@ -65,38 +63,34 @@ pub(super) fn deliveries(grants: Vec<Granted>, parts: &[Part]) -> Result<Vec<Del
     Ok(found.into_iter().map(|(_, delivery)| delivery).collect())
 }
 
-/// What of the parts was granted. `places` are the parts in the order of topic and offset.
-fn pieces<'p>(grant: &Granted, parts: &'p [Part], places: &[usize]) -> Vec<Piece<'p>> {
-    let mut pieces = Vec::new();
-    for range in grant.ranges.as_slice() {
-        let before = |at: &usize| {
-            let part = &parts[*at];
-            (part.topic, part.range.end()) <= (grant.topic_id, range.first)
-        };
-        for at in &places[places.partition_point(before)..] {
-            let part = &parts[*at];
-            if part.topic != grant.topic_id || part.range.first >= range.end() {
-                break;
-            }
-            pieces.push((*at, part, part.range.overlap(*range)));
-        }
-    }
-    pieces
+/// What of the parts was granted, in their order.
+fn pieces<'p>(grant: &Granted, parts: &'p [Part]) -> Vec<Piece<'p>> {
+    let of_topic = parts.iter().enumerate().filter(|(_, part)| part.topic == grant.topic_id);
+    let piece = |(at, part): (usize, &'p Part)| {
+        let (first, last) = part.events.bounds()?;
+        let near = grant.ranges.within(OffsetRange::between(first.get(), last.get() + 1));
+        let events = part.events.intersect(&near);
+        (!events.is_empty()).then_some((at, part, events))
+    };
+    of_topic.filter_map(piece).collect()
 }
 
 fn delivery(grant: &Granted, pieces: &[Piece<'_>]) -> Result<Delivery, Fault> {
     let mut batches = Vec::with_capacity(pieces.len());
-    for (_, part, range) in pieces {
-        let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        batches.push(part.batch.cut(small(range.first - part.range.first), small(range.count))?);
+    for (_, part, events) in pieces {
+        batches.push(if *events == part.events {
+            part.batch.clone()
+        } else {
+            Cutter::new(part.batch.clone())?.gather(events.as_slice())?
+        });
     }
     let known: BTreeMap<Offset, u32> =
         grant.ranges.iter().zip(grant.attempts.iter().copied()).collect();
     let attempts = if grant.attempts.is_empty() {
         Vec::new()
     } else {
-        let offsets = pieces.iter().flat_map(|(.., range)| range.first..range.end());
-        offsets.map(|offset| known.get(&Offset(offset)).copied().unwrap_or(1)).collect()
+        let offsets = pieces.iter().flat_map(|(.., events)| events.iter());
+        offsets.map(|offset| known.get(&offset).copied().unwrap_or(1)).collect()
     };
     Ok(Delivery {
         lease_id: grant.lease_id,
@@ -159,7 +153,6 @@ mod tests {
     use crate::machine::topic::open_batch::OpenBatch;
     use crate::model::event_run;
     use crate::model::ids::Position;
-    use crate::model::ranges::Ranges;
 
     /// Events of a topic as a batch; each is the text of its offset.
     fn part(topic: u64, first: u64, count: u64) -> Part {
@@ -173,7 +166,11 @@ mod tests {
         let writes = overlay.into_writes();
         kv.write(writes);
         let (_, batch) = batch::containing(&kv, TopicId(topic), Offset(first)).unwrap().unwrap();
-        Part { topic: TopicId(topic), range: OffsetRange { first, count }, batch }
+        Part {
+            topic: TopicId(topic),
+            events: Ranges::from_unsorted(&[OffsetRange { first, count }]),
+            batch,
+        }
     }
 
     fn grant(lease: u64, topic: u64, offsets: &[u64], attempts: &[u32]) -> Granted {

@@ -2,7 +2,6 @@
 //! It reads only, and runs off the async threads.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 
 use crate::machine::Fault;
 use crate::machine::delivery::loads;
@@ -12,10 +11,10 @@ use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::query::subscription;
 use crate::machine::topic::batch::Batch;
 use crate::machine::topic::runs::{Least, RunReader, Taken};
-use crate::model::delivery::{Pick, Seen, SubscriptionInfo};
+use crate::model::delivery::{Pick, SubscriptionInfo};
 use crate::model::ids::{TopicId, UnixMs};
 use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::node::quotas::Limit;
 
 /// Who asks, and for how much.
@@ -35,11 +34,11 @@ pub(super) struct Bounds {
     pub(super) bytes: usize,
 }
 
-/// Neighbouring events of one topic with their bytes.
+/// Events of one topic that are stored together, with their bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) topic: TopicId,
-    pub(super) range: OffsetRange,
+    pub(super) events: Ranges,
     pub(super) batch: Batch,
 }
 
@@ -131,17 +130,17 @@ pub(super) fn look(
         return Ok(Look::Missing);
     };
     let count = found.picks.iter().map(Pick::count).sum();
-    let mut runs = runs(found.picks);
+    let mut picks: VecDeque<Wish> = found.picks.into_iter().map(Wish::from).collect();
     let (mut shares, mut bytes) = (Vec::with_capacity(asks.len()), bounds.bytes);
     // What is left over will be found again: then few large portions are better than many small.
     let least = if found.more { DISPATCH_PORTION_EVENTS } else { 1 };
     for (ask, events) in asks.iter().zip(portions(count, &wanted, least)) {
         let events = if bytes == 0 { 0 } else { events };
-        let share = fill(kv, &mut next.reader, &mut runs, events, ask.bytes.min(bytes))?;
+        let share = fill(kv, &mut next.reader, &mut picks, events, ask.bytes.min(bytes))?;
         bytes = bytes.saturating_sub(share.bytes());
         shares.push(share);
     }
-    if !runs.is_empty() {
+    if !picks.is_empty() {
         // What was found and is not asked for now has to be found again.
         next.cursor = memory.cursor.clone();
     }
@@ -150,7 +149,7 @@ pub(super) fn look(
         shares,
         held_back,
         skips: bounded(found.skips),
-        more: found.more || !runs.is_empty(),
+        more: found.more || !picks.is_empty(),
         wake_at: found.wake_at,
         memory: next,
     })))
@@ -222,55 +221,71 @@ fn portions(count: u64, wanted: &[u64], least: u64) -> Vec<u64> {
     portions
 }
 
-/// Neighbouring events that were found.
-struct Run {
-    topic: TopicId,
-    name: Rc<str>,
-    range: OffsetRange,
-    seen: Option<Seen>,
+/// Events that were found, of which some were taken.
+struct Wish {
+    pick: Pick,
+    /// Ranges of it that are taken.
+    taken: usize,
 }
 
-fn runs(picks: Vec<Pick>) -> VecDeque<Run> {
-    let of_pick = |pick: Pick| {
-        let (topic, seen) = (TopicId(pick.topic_id), pick.seen);
-        let name: Rc<str> = pick.topic.into();
-        let run = move |range| Run { topic, name: Rc::clone(&name), range, seen };
-        pick.ranges.into_iter().map(run)
-    };
-    picks.into_iter().flat_map(of_pick).collect()
+impl From<Pick> for Wish {
+    fn from(pick: Pick) -> Self {
+        Self { pick, taken: 0 }
+    }
 }
 
-/// Takes the first of the runs, within bounds; at least one event of what there is.
+impl Wish {
+    fn topic(&self) -> TopicId {
+        TopicId(self.pick.topic_id)
+    }
+
+    /// What is left, sorted.
+    fn left(&self) -> &[OffsetRange] {
+        &self.pick.ranges[self.taken..]
+    }
+
+    /// Takes some of its first events.
+    fn take(&mut self, mut count: u64) {
+        while let Some(range) = self.pick.ranges.get_mut(self.taken).filter(|_| count > 0) {
+            let some = range.count.min(count);
+            *range = OffsetRange::between(range.first + some, range.end());
+            self.taken += usize::from(range.count == 0);
+            count -= some;
+        }
+    }
+}
+
+/// Takes the first of the events that were found, within bounds; at least one of what there is.
 fn fill(
     kv: &impl Kv,
     reader: &mut RunReader,
-    runs: &mut VecDeque<Run>,
+    wishes: &mut VecDeque<Wish>,
     events_max: u64,
     bytes_max: usize,
 ) -> Result<Share, Fault> {
     let mut share = Share::default();
     let (mut events, mut bytes) = (events_max, bytes_max);
     while events > 0
-        && let Some(run) = runs.front_mut()
+        && let Some(wish) = wishes.front_mut()
     {
-        let range = OffsetRange { count: run.range.count.min(events), ..run.range };
         let least = if share.parts.is_empty() { Least::One } else { Least::None };
-        let taken = match reader.take(kv, run.topic, range, bytes, least)? {
-            Taken::Batch(batch) => batch,
-            Taken::Full => break,
-            Taken::Gone => {
-                runs.pop_front();
-                continue;
+        match reader.take(kv, wish.topic(), wish.left(), (events, bytes), least)? {
+            Taken::Batch(batch, taken) => {
+                for range in taken.as_slice() {
+                    let (topic, seen) = (wish.topic(), wish.pick.seen);
+                    Pick::append(&mut share.picks, topic, &wish.pick.topic, *range, seen);
+                }
+                wish.take(taken.count());
+                events -= taken.count();
+                bytes = bytes.saturating_sub(batch.encoded.len());
+                share.parts.push(Part { topic: wish.topic(), events: taken, batch });
             }
-        };
-        let range = OffsetRange { first: range.first, count: u64::from(taken.count) };
-        Pick::append(&mut share.picks, run.topic, &run.name, range, run.seen);
-        events -= range.count;
-        bytes = bytes.saturating_sub(taken.encoded.len());
-        share.parts.push(Part { topic: run.topic, range, batch: taken });
-        run.range = OffsetRange::between(range.end(), run.range.end());
-        if run.range.count == 0 {
-            runs.pop_front();
+            Taken::Full => break,
+            // The whole range is: retention goes by batches.
+            Taken::Gone => wish.take(wish.left().first().map_or(0, |range| range.count)),
+        }
+        if wish.left().is_empty() {
+            wishes.pop_front();
         }
     }
     Ok(share)

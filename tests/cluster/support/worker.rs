@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use message_hub::client::recorded_events;
 use message_hub::model::rejection::{Code, Reason, Rejection};
 use message_hub::proto::SERVICE_METADATA;
 use message_hub::proto::status::{from_call_error, from_status};
@@ -63,8 +64,8 @@ pub(crate) fn offsets(leased: &[LeasedEvents]) -> Vec<(u64, u32)> {
         let mut attempts = one.attempts.iter().copied();
         for batch in &one.batches {
             let batch = EventBatch::decode(batch.clone()).unwrap();
-            for n in 0..batch.events.len() as u64 {
-                found.push((batch.first_offset + n, attempts.next().unwrap_or(1)));
+            for recorded in recorded_events(&batch) {
+                found.push((recorded.offset, attempts.next().unwrap_or(1)));
             }
         }
     }

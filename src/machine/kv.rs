@@ -64,7 +64,7 @@ pub enum Table {
     Quotas,
     /// (topic id, first offset) → how far back the events before are, of a batch with keys.
     Backs,
-    /// (topic id, first offset, stripe) → events of one priority of a batch of several.
+    /// (topic id, stripe, first offset) → events of one priority of a batch of several.
     Stripes,
 }
 

@@ -15,7 +15,7 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::topic::batch;
 use crate::machine::{Fault, key};
 use crate::model::ids::{Offset, TopicId, UnixMs};
-use crate::model::limits::{CANDIDATE_STREAM_ROWS, PRIORITY_DEFAULT};
+use crate::model::limits::{CANDIDATE_STREAM_ROWS, PRIORITY_DEFAULT, SPECIALS_PER_ROW};
 use crate::model::ranges::OffsetRange;
 
 /// A stream with a look ahead.
@@ -231,9 +231,10 @@ impl Stream {
         if self.specials.is_empty() && run.first >= self.specials_end {
             // Beyond this run too: what is free lies scattered.
             let ahead = OffsetRange::between(run.first, end);
-            let found = specials::within(search.kv, self.id.0, ahead, CANDIDATE_STREAM_ROWS)?;
+            let limit = self.more_rows().max(SPECIALS_PER_ROW);
+            let found = specials::within(search.kv, self.id.0, ahead, limit)?;
             search.spend(found.len() as u64);
-            let last = found.last().filter(|_| found.len() == CANDIDATE_STREAM_ROWS);
+            let last = found.last().filter(|_| found.len() == limit);
             self.specials_end = last.map_or(end, |(offset, _)| offset.get() + 1);
             self.specials.extend(found);
         }
@@ -374,6 +375,13 @@ impl Stream {
         Ok(Some(Item { rank, topic, range, deadline_ms: key.instant.get() }))
     }
 
+    /// How many rows to read now: the more, the more were read before.
+    fn more_rows(&mut self) -> usize {
+        let limit = self.rows_max;
+        self.rows_max = (limit * 4).min(CANDIDATE_STREAM_ROWS);
+        limit
+    }
+
     fn refill<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<bool, Fault> {
         if search.rows == 0 {
             return Ok(false);
@@ -383,14 +391,14 @@ impl Stream {
             Which::Deadlines(_) => Table::Deadlines,
             Which::Scheduled(_) | Which::Log => Table::Scheduled,
         };
-        let (rows, limit) = (&mut self.rows, self.rows_max);
+        let limit = self.more_rows();
+        let rows = &mut self.rows;
         search.kv.scan(table, &self.at, &self.high, Order::Ascending, &mut |row, value| {
             rows.push_back((row.to_vec(), value.to_vec()));
             let more = rows.len() < limit;
             Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
         search.spend(rows.len() as u64 + 1);
-        self.rows_max = (limit * 4).min(CANDIDATE_STREAM_ROWS);
         self.ended = rows.is_empty();
         Ok(!rows.is_empty())
     }

@@ -3,7 +3,8 @@
 //! Dispatch takes one priority after the other. Were all in one row, it would read each batch once
 //! for each priority; so each event is read once. Readers of the log put them together again.
 //!
-//! Key: topic, first offset of the batch, stripe (u8). A row's body is an [`event_run`].
+//! Key: topic, stripe (u8), first offset of the batch: what dispatch reads in a row lies in a row. A
+//! row's body is an [`event_run`].
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,9 +21,7 @@ use crate::model::limits::{PRIORITY_DEFAULT, PRIORITY_MAX, STRIPED_BATCH_BYTES_M
 const STRIPES: usize = PRIORITY_MAX as usize + 1;
 
 fn key(topic: TopicId, first: Offset, stripe: u8) -> Vec<u8> {
-    let mut key = batch::key(topic, first);
-    key.push(stripe);
-    key
+    [&topic.to_key()[..], &[stripe], &first.to_key()[..]].concat()
 }
 
 fn stripe(priority: u32) -> u8 {

@@ -77,8 +77,8 @@ pub struct Pick {
     #[prost(uint64, tag = "2")]
     pub topic_id: u64,
     /// Which events.
-    #[prost(message, repeated, tag = "3")]
-    pub ranges: Vec<OffsetRange>,
+    #[prost(message, required, tag = "3")]
+    pub ranges: Ranges,
     /// What a search knew of them; without it each event is looked at again.
     #[prost(message, optional, tag = "4")]
     pub seen: Option<Seen>,
@@ -121,30 +121,22 @@ impl Pick {
         seen: Option<Seen>,
     ) {
         if let Some(pick) = picks.last_mut().filter(|pick| pick.topic_id == topic.get()) {
-            let full = pick.ranges.len() == RANGES_MAX;
-            if let Some(last) = pick
-                .ranges
-                .last_mut()
-                .filter(|last| last.end() == range.first || (last.end() < range.first && !full))
-            {
-                let touches = last.end() == range.first;
+            let full = pick.ranges.as_slice().len() == RANGES_MAX;
+            let end = pick.ranges.bounds().map_or(0, |(_, end)| end.get());
+            if range.first == end || (range.first > end && !full) {
                 pick.seen = pick.seen.zip(seen).map(|(a, b)| a.and(b));
-                if touches {
-                    last.count += range.count;
-                } else {
-                    pick.ranges.push(range);
-                }
+                pick.ranges.push(range);
                 return;
             }
         }
-        let (topic_id, ranges) = (topic.get(), vec![range]);
-        picks.push(Self { topic: name.to_owned(), topic_id, ranges, seen });
+        let ranges = Ranges::from_unsorted(&[range]);
+        picks.push(Self { topic: name.to_owned(), topic_id: topic.get(), ranges, seen });
     }
 
     /// How many events.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.ranges.iter().fold(0, |sum, r| sum.saturating_add(r.count))
+        self.ranges.count()
     }
 }
 

@@ -301,8 +301,8 @@ pub const METRICS_ROWS_MAX: u64 = 4096;
 /// Quotas in one hub.
 pub const QUOTAS_MAX: u64 = 10_000;
 
-/// Stored batches that a reader of deliveries remembers.
-pub const RUN_READER_BATCHES: usize = 8;
+/// Bytes of stored batches that a reader of deliveries remembers, one batch at least.
+pub const RUN_READER_BYTES: usize = 2 << 20;
 /// Encoded bytes of the events that one pull gives, unless a single one is larger; what a caller
 /// asks for beyond that is lowered to it.
 pub const PULL_BYTES_MAX: usize = 1 << 20;

@@ -1,5 +1,12 @@
 //! Sets of offsets as ranges: what leases hold and settlements name.
 
+use bytes::{Buf, BufMut};
+use prost::encoding::{
+    DecodeContext, WireType, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+    skip_field,
+};
+use prost::{DecodeError, Message};
+
 use super::ids::Offset;
 
 /// Neighbouring offsets.
@@ -116,6 +123,21 @@ impl Ranges {
         Some((Offset(self.0.first()?.first), Offset(self.0.last()?.end())))
     }
 
+    /// The first so many offsets.
+    #[must_use]
+    pub fn first(&self, count: u64) -> Self {
+        let (mut left, mut set) = (count, Self::new());
+        for range in &self.0 {
+            let count = range.count.min(left);
+            set.push(OffsetRange { count, ..*range });
+            left -= count;
+            if left == 0 {
+                break;
+            }
+        }
+        set
+    }
+
     /// Whether the offset is in the set.
     #[must_use]
     pub fn contains(&self, offset: Offset) -> bool {
@@ -170,6 +192,83 @@ impl Ranges {
     }
 }
 
+/// The only field of the message: for each range the gap before it and its length, packed.
+const PACKED: u32 = 1;
+
+impl Ranges {
+    /// Gap and length of each range.
+    fn packed(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().scan(0, |end, range| {
+            let gap = range.first.wrapping_sub(*end);
+            *end = range.end();
+            Some((gap, range.count))
+        })
+    }
+
+    fn packed_len(&self) -> usize {
+        self.packed().map(|(gap, count)| encoded_len_varint(gap) + encoded_len_varint(count)).sum()
+    }
+}
+
+/// As protobuf knows no sets, this one is `repeated uint64 packed = 1`: gap, length, gap, length…
+impl Message for Ranges {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        if self.is_empty() {
+            return;
+        }
+        encode_key(PACKED, WireType::LengthDelimited, buf);
+        encode_varint(self.packed_len() as u64, buf);
+        for (gap, count) in self.packed() {
+            encode_varint(gap, buf);
+            encode_varint(count, buf);
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if tag != PACKED || wire_type != WireType::LengthDelimited {
+            return skip_field(wire_type, tag, buf, context);
+        }
+        let len = usize::try_from(decode_varint(buf)?).unwrap_or(usize::MAX);
+        if len > buf.remaining() {
+            return Err(malformed());
+        }
+        let rest = buf.remaining() - len;
+        // Not more than the bytes can hold, whatever they say.
+        self.0.reserve(len / 2);
+        let mut end = self.0.last().map_or(0, OffsetRange::end);
+        while buf.remaining() > rest {
+            let (gap, count) = (decode_varint(buf)?, decode_varint(buf)?);
+            let first = end.checked_add(gap).ok_or_else(malformed)?;
+            end = first.checked_add(count).filter(|_| count > 0).ok_or_else(malformed)?;
+            self.push(OffsetRange { first, count });
+        }
+        if buf.remaining() == rest { Ok(()) } else { Err(malformed()) }
+    }
+
+    fn encoded_len(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        let packed = self.packed_len();
+        key_len(PACKED) + encoded_len_varint(packed as u64) + packed
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[expect(deprecated, reason = "prost has no other way for messages that are not derived")]
+fn malformed() -> DecodeError {
+    DecodeError::new("malformed ranges")
+}
+
 impl FromIterator<Offset> for Ranges {
     /// Of offsets in ascending order.
     fn from_iter<I: IntoIterator<Item = Offset>>(offsets: I) -> Self {
@@ -214,6 +313,9 @@ mod tests {
             prop_assert_eq!(plain(&x.intersect(&y)), p.intersection(&q).copied().collect());
             prop_assert_eq!(plain(&x.minus(&y)), p.difference(&q).copied().collect());
             prop_assert!(x.minus(&y).as_slice().windows(2).all(|w| w[0].end() < w[1].first));
+            prop_assert_eq!(Ranges::decode(&*x.encode_to_vec()).unwrap(), x.clone());
+            prop_assert_eq!(plain(&x.first(7)), p.iter().take(7).copied().collect());
+            prop_assert_eq!(x.encoded_len(), x.encode_to_vec().len());
             for range in b.iter().map(|(first, count)| OffsetRange { first: *first, count: *count }) {
                 let (near, (only, _)) = (x.within(range), set(&[(range.first, range.count)]));
                 prop_assert_eq!(near, x.intersect(&only));
@@ -222,6 +324,22 @@ mod tests {
                 prop_assert_eq!(x.contains(Offset(n)), p.contains(&n));
             }
         }
+    }
+
+    #[test]
+    fn malformed_bytes_are_told() {
+        let packed = |numbers: &[u64]| {
+            let mut body = Vec::new();
+            numbers.iter().for_each(|n| encode_varint(*n, &mut body));
+            let mut all = vec![0x0a, u8::try_from(body.len()).unwrap()];
+            all.append(&mut body);
+            all
+        };
+        assert_eq!(Ranges::decode(&*packed(&[3, 2, 1, 1])).unwrap().count(), 3);
+        for bad in [&[3][..], &[3, 0], &[3, 2, u64::MAX, 1], &[u64::MAX, 1]] {
+            assert!(Ranges::decode(&*packed(bad)).is_err(), "{bad:?}");
+        }
+        assert!(Ranges::decode(&[0x0a, 5, 1, 1][..]).is_err());
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) fn apply<K: Kv>(
     for pick in &command.picks {
         let topic = TopicId(pick.topic_id);
         if work.enter(machine, topic, Some(&pick.topic))? {
-            let named = first(&Ranges::from_unsorted(&pick.ranges), LEASE_EVENTS_MAX);
+            let named = pick.ranges.first(LEASE_EVENTS_MAX);
             plan.take(machine, &mut work, topic, &named, pick.seen.as_ref())?;
         }
     }
@@ -103,7 +103,7 @@ fn skip<K: Kv>(
     for skip in skips {
         let topic = TopicId(skip.topic_id);
         if work.enter(machine, topic, Some(&skip.topic))? {
-            let named = first(&Ranges::from_unsorted(&skip.ranges), LEASE_EVENTS_MAX);
+            let named = skip.ranges.first(LEASE_EVENTS_MAX);
             let free = work.free(machine, topic, &named)?;
             work.done(machine, topic, &free)?;
             count += free.count();
@@ -185,7 +185,7 @@ impl Plan {
         if self.by_key {
             fresh = eligible::in_turn(machine, work, topic, &fresh, self.room)?;
         }
-        let taken = first(&fresh, self.room);
+        let taken = fresh.first(self.room);
         self.room -= taken.count();
         work.lease(machine, topic, &taken)?;
         let mut plain = taken.clone();
@@ -336,7 +336,7 @@ impl Plan {
             work.state.last_lease_id = lease_id.get();
             let until = now.get().saturating_add(self.lease_ms);
             let expires_at = UnixMs(if deadline_ms > 0 { until.min(deadline_ms) } else { until });
-            let mut record = LeaseRecord {
+            let record = LeaseRecord {
                 topic_id: topic.get(),
                 consumer: command.consumer.clone(),
                 service: command.service.clone(),
@@ -345,7 +345,7 @@ impl Plan {
                 expires_at_ms: expires_at.get(),
                 retried,
                 deadline_ms,
-                ..LeaseRecord::default()
+                events: ranges.clone(),
             };
             let (attempts, due): (Vec<u32>, Vec<UnixMs>) = if retried {
                 ranges.iter().filter_map(|o| self.attempts.get(&(topic, o)).copied()).unzip()
@@ -355,7 +355,6 @@ impl Plan {
             let delayed = !retried && work.topic(topic)?.specials > 0;
             events += ranges.count();
             retries += attempts.iter().filter(|n| **n > 1).count() as u64;
-            record.set_events(ranges.clone());
             let row = leases::row_key(work.id, lease_id);
             machine.overlay_mut().put(Table::Leases, row, record.encode());
             timers::set(machine, expires_at, Due::Lease(work.id, lease_id));
@@ -384,15 +383,4 @@ impl Plan {
 pub(crate) fn lease_ms(asked_ms: u64, default_ms: u64) -> u64 {
     let ms = if asked_ms == 0 { default_ms } else { asked_ms };
     ms.clamp(*LEASE_MS.start(), *LEASE_MS.end())
-}
-
-/// The first so many offsets.
-fn first(offsets: &Ranges, count: u64) -> Ranges {
-    let (mut left, mut taken) = (count, Ranges::new());
-    for range in offsets.as_slice() {
-        let count = range.count.min(left);
-        taken.push(OffsetRange { first: range.first, count });
-        left -= count;
-    }
-    taken
 }

@@ -7,7 +7,7 @@ use crate::machine::kv::{Kv, Table};
 use crate::machine::record::{Kind, decode_message, encode_message};
 use crate::machine::{Fault, key};
 use crate::model::ids::{LeaseId, SubscriptionId, TopicId, UnixMs};
-use crate::model::ranges::{OffsetRange, Ranges};
+use crate::model::ranges::Ranges;
 
 /// A lease as stored: events of one topic, either all for the first time or all again.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -16,8 +16,8 @@ pub struct LeaseRecord {
     #[prost(uint64, tag = "1")]
     pub topic_id: u64,
     /// Which; not empty.
-    #[prost(message, repeated, tag = "2")]
-    pub ranges: Vec<OffsetRange>,
+    #[prost(message, required, tag = "2")]
+    pub events: Ranges,
     /// Who has them.
     #[prost(string, tag = "3")]
     pub consumer: String,
@@ -54,17 +54,6 @@ impl LeaseRecord {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         encode_message(Kind::Lease, self)
-    }
-
-    /// Which events.
-    #[must_use]
-    pub fn events(&self) -> Ranges {
-        Ranges::from_unsorted(&self.ranges)
-    }
-
-    /// Sets which events.
-    pub fn set_events(&mut self, events: Ranges) {
-        self.ranges = events.into_vec();
     }
 
     /// Whose events.

@@ -65,14 +65,17 @@ fn settle<K: Kv>(
         let asked_ms = lease_ms(extend.lease_ms, work.record.config.lease_ms);
         return Ok(extend_lease(machine, work, id, &mut lease, asked_ms));
     }
-    let held = lease.events();
     let named = Ranges::from_unsorted(&item.ranges);
-    let done = if item.ranges.is_empty() { held.clone() } else { held.intersect(&named) };
+    let (done, left) = if item.ranges.is_empty() {
+        (lease.events.clone(), Ranges::new())
+    } else {
+        (lease.events.intersect(&named), lease.events.minus(&named))
+    };
     let refused = (done.count() < named.count()).then_some(Reason::LeaseExpired);
     if !done.is_empty() {
         work.enter(machine, lease.topic(), None)?;
         act(machine, work, &lease, &done, action)?;
-        give_back(machine, work, id, lease, &held.minus(&done))?;
+        give_back(machine, work, id, lease, left)?;
     }
     Ok(Settled { done, refused, expires_at: UnixMs(0) })
 }
@@ -92,7 +95,7 @@ fn extend_lease<K: Kv>(
     lease.expires_at_ms = until;
     timers::set(machine, UnixMs(until), Due::Lease(work.id, id));
     machine.overlay_mut().put(Table::Leases, leases::row_key(work.id, id), lease.encode());
-    Settled { done: lease.events(), refused: None, expires_at: UnixMs(until) }
+    Settled { done: lease.events.clone(), refused: None, expires_at: UnixMs(until) }
 }
 
 fn act<K: Kv>(
@@ -172,9 +175,9 @@ pub(crate) fn give_back<K: Kv>(
     work: &mut Work,
     id: LeaseId,
     mut lease: LeaseRecord,
-    left: &Ranges,
+    left: Ranges,
 ) -> Result<(), Fault> {
-    let went = lease.events().count() - left.count();
+    let went = lease.events.count() - left.count();
     work.count_in_flight(machine, &lease.consumer, 0, went)?;
     loads::count_service(machine, &lease.service, (0, 0), went)?;
     let row = leases::row_key(work.id, id);
@@ -182,7 +185,7 @@ pub(crate) fn give_back<K: Kv>(
         timers::clear(machine, UnixMs(lease.expires_at_ms), Due::Lease(work.id, id));
         machine.overlay_mut().delete(Table::Leases, row);
     } else {
-        lease.set_events(left.clone());
+        lease.events = left;
         machine.overlay_mut().put(Table::Leases, row, lease.encode());
     }
     Ok(())

@@ -114,14 +114,13 @@ impl Tick {
             timers::set(machine, ends_at, Due::Lease(subscription, id));
             return Ok(());
         }
-        let events = lease.events();
-        let (count, topic) = (events.count(), lease.topic());
+        let (count, topic) = (lease.events.count(), lease.topic());
         work.enter(machine, topic, None)?;
-        let failing =
-            Failing { topic, events: &events, retried: lease.retried, consumer: &lease.consumer };
+        let leases::LeaseRecord { events, retried, consumer, .. } = &lease;
+        let failing = Failing { topic, events, retried: *retried, consumer };
         work.state.counters.expired += count;
         fail::fail(machine, work, &failing, Cause::Expired)?;
-        settle::give_back(machine, work, id, lease, &Ranges::new())?;
+        settle::give_back(machine, work, id, lease, Ranges::new())?;
         self.events += count;
         *self.expired.entry(subscription).or_default() += count;
         Ok(())

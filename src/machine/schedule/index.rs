@@ -52,6 +52,28 @@ fn record_of(view: &EventView<'_>, now: UnixMs) -> SpecialRecord {
     }
 }
 
+/// The special events of a batch together with its others, as if all of them had a time: so they are
+/// found in the order of their priorities, the plain ones from when they were recorded.
+pub(crate) fn with_plain(
+    specials: Vec<(Offset, SpecialRecord)>,
+    (first, count): (Offset, u32),
+    recorded_at: UnixMs,
+) -> Vec<(Offset, SpecialRecord)> {
+    let mut specials = specials.into_iter().peekable();
+    let plain = SpecialRecord {
+        priority: PRIORITY_DEFAULT,
+        ready_at_ms: recorded_at.get(),
+        ..SpecialRecord::default()
+    };
+    let offsets = (first.get()..first.get() + u64::from(count)).map(Offset);
+    let each = offsets.map(|offset| {
+        let known = specials.next_if(|(at, _)| *at == offset);
+        let special = known.map_or_else(|| plain.clone(), |(_, special)| special);
+        (offset, SpecialRecord { scheduled: true, ..special })
+    });
+    each.collect()
+}
+
 /// An event's key in the order of some instants.
 fn order_key(topic: TopicId, special: &SpecialRecord, instant: u64, offset: Offset) -> Vec<u8> {
     let priority = u8::try_from(special.priority).unwrap_or(u8::MAX);

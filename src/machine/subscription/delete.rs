@@ -50,7 +50,7 @@ pub(crate) fn forget_progress<K: Kv>(
     id: SubscriptionId,
 ) -> Result<(), Fault> {
     for (_, lease) in leases_of(machine, id, None)? {
-        loads::count_service(machine, &lease.service, (0, 0), lease.events().count())?;
+        loads::count_service(machine, &lease.service, (0, 0), lease.events.count())?;
     }
     let others = [Table::Leases, Table::ConsumerLoads, Table::Ready];
     for table in BY_TOPIC.into_iter().chain(others) {
@@ -90,7 +90,7 @@ fn end_leases<K: Kv>(
     topic: TopicId,
 ) -> Result<(), Fault> {
     for (row, lease) in leases_of(machine, work.id, Some(topic))? {
-        let went = lease.events().count();
+        let went = lease.events.count();
         work.count_in_flight(machine, &lease.consumer, 0, went)?;
         loads::count_service(machine, &lease.service, (0, 0), went)?;
         machine.overlay_mut().delete(Table::Leases, row);

@@ -19,7 +19,7 @@ use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::ids::UnixMs;
 use crate::model::outcome::Outcome;
 use crate::model::quota::QuotaLimits;
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::subscription::SubscriptionConfig;
 
 /// One row a line: table, key, value; the latter two in hexadecimal.
@@ -42,7 +42,12 @@ fn lease(first: u64, count: u64) -> Kind {
         term: 2,
         consumer: "c".into(),
         service: "shop".into(),
-        picks: vec![Pick { topic: "t".into(), topic_id: 1, ranges, seen: None }],
+        picks: vec![Pick {
+            topic: "t".into(),
+            topic_id: 1,
+            ranges: Ranges::from_unsorted(&ranges),
+            seen: None,
+        }],
         ..Lease::default()
     })
 }
@@ -119,7 +124,7 @@ fn every_version_is_read() {
         assert_eq!((stats.pending, stats.delayed, stats.leased, stats.retrying), (3, 1, 1, 2));
         let found = candidates(&kv, "s", UnixMs(7000), &mut Cursor::default(), 99).unwrap();
         let picks = found.unwrap().picks;
-        assert_eq!(picks.iter().flat_map(|p| &p.ranges).map(|r| r.count).sum::<u64>(), 4);
+        assert_eq!(picks.iter().map(Pick::count).sum::<u64>(), 4);
         // And it is gone on from: the lease that is out can be acknowledged.
         let ack = Action::Ack(crate::model::command::delivery::Ack {});
         let entry = CommandBatch { stamp_ms: 8000, commands: vec![settle(4, ack).into()] };

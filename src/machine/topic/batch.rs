@@ -123,7 +123,7 @@ pub struct StoredBatch {
     encoded: Bytes,
 }
 
-/// Starts a row; what follows is the `messagehub.v1.EventBatch`.
+/// Starts a row of [`Table::Batches`]; what follows is the `messagehub.v1.EventBatch`.
 pub(super) fn start_row(count: u32, order: &[u8], room: usize) -> BytesMut {
     let mut buf = start(Kind::Batch, room + order.len() + 5);
     buf.put_u32_le(count);
@@ -185,29 +185,9 @@ impl StoredBatch {
         self.order.get(skip).copied()
     }
 
-    /// How many events from an offset on are neighbours in one stripe.
-    pub(super) fn neighbours(&self, offset: Offset) -> u64 {
-        let skip = offset.since(self.first);
-        let rest = usize::try_from(skip).ok().and_then(|skip| self.order.get(skip..));
-        let Some((first, rest)) = rest.and_then(<[u8]>::split_first) else {
-            return u64::from(self.count).saturating_sub(skip);
-        };
-        1 + rest.iter().take_while(|stripe| *stripe == first).count() as u64
-    }
-
-    /// The part of it that one stripe has, to be cut; all of it when there are none.
-    pub(super) fn cutter(
-        &self,
-        kv: &impl Kv,
-        topic: TopicId,
-        stripe: Option<u8>,
-    ) -> Result<Cutter, Fault> {
-        let Some(stripe) = stripe else {
-            return Cutter::new(Batch { count: self.count, encoded: self.encoded.clone() });
-        };
-        let run = stripes::read(kv, topic, self.first, stripe)?;
-        let of_stripe = self.order.iter().zip(0_u64..).filter(|(s, _)| **s == stripe);
-        Cutter::of_stripe(self.head()?, run, of_stripe.map(|(_, at)| at).collect())
+    /// The batch in the row itself: without events when these are in stripes.
+    pub(super) fn row(&self) -> Batch {
+        Batch { count: self.count, encoded: self.encoded.clone() }
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::encoded_len_varint;
 
-use super::batch::{Batch, BatchView, Columns, Head, corrupt, encode};
+use super::batch::{Batch, Columns, Head, corrupt, encode};
 use crate::machine::Fault;
 use crate::model::event_run;
 use crate::model::ids::{Offset, Position, UnixMs};
@@ -14,11 +14,10 @@ const HEAD_BYTES_MAX: usize = 64;
 /// What an event's key version takes.
 const VERSION_BYTES_MAX: usize = 10;
 
-/// Events of a batch, or of one of its stripes, each with its place.
+/// A batch with the place of each of its events.
 #[derive(Clone, Debug)]
 pub struct Cutter {
-    /// The batch as it is; `None`: this is a stripe.
-    whole: Option<Batch>,
+    whole: Batch,
     topic: String,
     first: (Offset, Position),
     recorded_at: UnixMs,
@@ -39,41 +38,16 @@ impl Cutter {
     pub fn new(batch: Batch) -> Result<Self, Fault> {
         let view = batch.view()?;
         let run = batch.encoded.slice_ref(view.run);
-        Ok(Self { whole: Some(batch.clone()), ..Self::over(view, run)? })
-    }
-
-    /// Walks over a stripe of a batch of which `head` is the rest. `deltas` are the places of the
-    /// stripe's events.
-    ///
-    /// # Errors
-    /// When it is corrupt.
-    pub(super) fn of_stripe(
-        mut head: BatchView<'_>,
-        run: Bytes,
-        deltas: Vec<u64>,
-    ) -> Result<Self, Fault> {
-        if !head.versions.is_empty() {
-            let version = |at: &u64| usize::try_from(*at).ok().and_then(|at| head.versions.get(at));
-            let versions: Option<Vec<u64>> = deltas.iter().map(|at| version(at).copied()).collect();
-            head.versions = versions.ok_or_else(|| corrupt("too few key versions"))?;
-        }
-        let count = deltas.len();
-        head.deltas = deltas;
-        let cutter = Self::over(head, run)?;
-        if cutter.count() == count {
-            return Ok(cutter);
-        }
-        Err(corrupt("a stripe has other events than its batch says"))
-    }
-
-    fn over(view: BatchView<'_>, run: Bytes) -> Result<Self, Fault> {
-        let (mut starts, mut end) = (vec![0], 0);
+        let (mut starts, mut end) = (Vec::with_capacity(batch.count as usize + 1), 0);
+        starts.push(end);
         for event in event_run::iter(&run) {
             end += event_run::framed_len(event?.len());
             starts.push(end);
         }
+        if starts.len() != batch.count as usize + 1 {
+            return Err(corrupt("other events than it says"));
+        }
         Ok(Self {
-            whole: None,
             topic: view.topic.to_owned(),
             first: (view.first_offset, view.first_position),
             recorded_at: view.recorded_at,
@@ -81,7 +55,13 @@ impl Cutter {
             deltas: view.deltas,
             versions: view.versions,
             starts,
+            whole: batch,
         })
+    }
+
+    /// What it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.whole.encoded.len()
     }
 
     fn count(&self) -> usize {
@@ -99,11 +79,37 @@ impl Cutter {
         place.ok_or_else(|| corrupt("an event is not where its batch says"))
     }
 
-    /// How many of the events from an offset on, of at most `count` neighbours, fit into some bytes
-    /// of a batch; and what is left of these.
+    /// Whether an event is in here.
+    pub(super) fn has(&self, offset: Offset) -> bool {
+        self.place(offset.get()).is_ok()
+    }
+
+    /// The offset after the last event's.
+    pub(super) fn end(&self) -> Offset {
+        let last = self.deltas.last().map_or(self.count() as u64, |delta| delta + 1);
+        self.first.0.plus(last)
+    }
+
+    /// How many of the first events of a range are in here; the first one is.
     ///
     /// # Errors
-    /// When one is not in here.
+    /// When it is not.
+    pub(super) fn neighbours(&self, range: OffsetRange) -> Result<u64, Fault> {
+        let from = self.place(range.first)?;
+        if self.deltas.is_empty() {
+            return Ok(range.count.min((self.count() - from) as u64));
+        }
+        let behind =
+            self.deltas.get(from..).unwrap_or_default().iter().zip(range.first..range.end());
+        let together = behind.take_while(|(delta, at)| self.first.0.get() + **delta == *at);
+        Ok(together.count() as u64)
+    }
+
+    /// How many of the first events of a range, which are all in here, fit into some bytes of a
+    /// batch; and what is left of these.
+    ///
+    /// # Errors
+    /// When the first is not in here.
     pub(super) fn fitting(
         &self,
         range: OffsetRange,
@@ -138,8 +144,8 @@ impl Cutter {
     pub fn gather(&self, ranges: &[OffsetRange]) -> Result<Batch, Fault> {
         let count: u64 = ranges.iter().map(|range| range.count).sum();
         let count = u32::try_from(count).map_err(|_| corrupt("too many events"))?;
-        if let Some(whole) = self.whole.as_ref().filter(|whole| whole.count == count) {
-            return Ok(whole.clone());
+        if count == self.whole.count {
+            return Ok(self.whole.clone());
         }
         let first = ranges.first().map_or(0, |range| range.first);
         let (mut bytes, mut places) = (0, Vec::with_capacity(ranges.len()));

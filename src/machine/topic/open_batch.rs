@@ -77,13 +77,20 @@ impl OpenBatch {
 
     /// Writes the batch, its position and the rows of its special events.
     pub fn write<K: Kv>(self, overlay: &mut Overlay<'_, K>) {
-        index::write(overlay, self.topic, &self.specials);
+        let order =
+            stripes::order_of(self.first_offset, self.count, self.run.len(), &self.specials);
+        if order.is_empty() {
+            index::write(overlay, self.topic, &self.specials);
+        } else {
+            // The search finds all of them by priority, and none by walking over the others.
+            let all =
+                index::with_plain(self.specials, (self.first_offset, self.count), self.recorded_at);
+            index::write(overlay, self.topic, &all);
+        }
         let versions: &[u64] = if self.keyed { &self.versions } else { &[] };
         if self.keyed {
             backs::write(overlay, self.topic, self.first_offset, &self.backs);
         }
-        let order =
-            stripes::order_of(self.first_offset, self.count, self.run.len(), &self.specials);
         let run: &[u8] = if order.is_empty() { &self.run } else { &[] };
         let room = run.len() + self.name.len() + 64 + versions.len() * 10;
         let mut buf = batch::start_row(self.count, &order, room);
@@ -97,7 +104,7 @@ impl OpenBatch {
         let row = batch::key(self.topic, self.first_offset);
         overlay.put(Table::Batches, row, finish(buf));
         if !order.is_empty() {
-            stripes::write(overlay, self.topic, self.first_offset, &order, &self.run);
+            stripes::write(overlay, self.topic, head, &order, (versions, &self.run));
         }
         let place = Place {
             topic: self.topic,

@@ -1,14 +1,16 @@
 //! Reading runs of neighbouring events as batches, within a budget of bytes.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batch::{self, Batch, StoredBatch};
+use super::batch::{self, Batch, corrupt};
 use super::cutter::Cutter;
+use super::stripes;
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::model::ids::{Offset, TopicId};
-use crate::model::limits::RUN_READER_BATCHES;
+use crate::model::limits::RUN_READER_BYTES;
 use crate::model::ranges::{OffsetRange, Ranges};
 
 /// What a reader does when not even one event is within the bytes.
@@ -31,19 +33,11 @@ pub enum Taken {
     Gone,
 }
 
-/// Reads runs of events. It remembers the stored batches that it read last, which never change.
+/// Reads runs of events. It remembers what it read last, which never changes.
 #[derive(Clone, Debug, Default)]
 pub struct RunReader {
-    opened: VecDeque<Opened>,
-}
-
-/// A stored batch, and what of it was read.
-#[derive(Clone, Debug)]
-struct Opened {
-    topic: TopicId,
-    stored: Arc<StoredBatch>,
-    /// By stripe.
-    parts: Vec<(Option<u8>, Arc<Cutter>)>,
+    /// The newest first.
+    read: VecDeque<(TopicId, Arc<Cutter>)>,
 }
 
 impl RunReader {
@@ -60,22 +54,18 @@ impl RunReader {
         (events_max, bytes_max): (u64, usize),
         least: Least,
     ) -> Result<Taken, Fault> {
-        let first = Offset(ranges.first().map_or(0, |range| range.first));
-        let Some(opened) = self.open(kv, topic, first)? else { return Ok(Taken::Gone) };
-        let stripe = opened.stored.stripe_of(first);
-        let part = opened.part(kv, stripe)?;
+        let Some(part) = self.part(kv, topic, ranges, bytes_max)? else { return Ok(Taken::Gone) };
         let (mut taken, mut room) = (Ranges::new(), part.room(bytes_max));
         let mut wanted = events_max;
         for range in ranges {
-            let at = Offset(range.first);
-            if wanted == 0 || !opened.stored.has(at) || opened.stored.stripe_of(at) != stripe {
+            if wanted == 0 || !part.has(Offset(range.first)) {
                 break;
             }
-            let together = range.count.min(opened.stored.neighbours(at)).min(wanted);
+            let together = part.neighbours(*range)?.min(wanted);
             let fitting;
             (fitting, room) = part.fitting(OffsetRange { count: together, ..*range }, room)?;
             let least = u64::from(least == Least::One && taken.is_empty());
-            let count = fitting.max(least.min(together));
+            let count = fitting.max(least);
             taken.push(OffsetRange { count, ..*range });
             wanted -= count;
             if fitting < range.count {
@@ -88,36 +78,54 @@ impl RunReader {
         Ok(Taken::Batch(part.gather(taken.as_slice())?, taken))
     }
 
-    fn open(
+    /// What the first of the ranges is stored in. More that they need is read on the way.
+    fn part(
         &mut self,
         kv: &impl Kv,
         topic: TopicId,
-        offset: Offset,
-    ) -> Result<Option<&mut Opened>, Fault> {
-        let holds = |opened: &Opened| opened.topic == topic && opened.stored.has(offset);
-        let at = match self.opened.iter().position(holds) {
-            Some(at) => at,
-            None => {
-                let Some(stored) = batch::stored_at(kv, topic, offset)? else { return Ok(None) };
-                self.opened.truncate(RUN_READER_BATCHES - 1);
-                let (stored, parts) = (Arc::new(stored), Vec::new());
-                self.opened.push_front(Opened { topic, stored, parts });
-                0
-            }
-        };
-        Ok(self.opened.get_mut(at))
-    }
-}
-
-impl Opened {
-    /// What is stored together in a stripe.
-    fn part(&mut self, kv: &impl Kv, stripe: Option<u8>) -> Result<Arc<Cutter>, Fault> {
-        if let Some((_, part)) = self.parts.iter().find(|(of, _)| *of == stripe) {
-            return Ok(Arc::clone(part));
+        ranges: &[OffsetRange],
+        bytes_max: usize,
+    ) -> Result<Option<Arc<Cutter>>, Fault> {
+        let first = Offset(ranges.first().map_or(0, |range| range.first));
+        if let Some((_, part)) = self.read.iter().find(|(t, part)| *t == topic && part.has(first)) {
+            return Ok(Some(Arc::clone(part)));
         }
-        let part = Arc::new(self.stored.cutter(kv, self.topic, stripe)?);
-        self.parts.push((stripe, Arc::clone(&part)));
-        Ok(part)
+        let Some(stored) = batch::stored_at(kv, topic, first)? else { return Ok(None) };
+        let Some(stripe) = stored.stripe_of(first) else {
+            let part = Arc::new(Cutter::new(stored.row())?);
+            self.remember(topic, &[Arc::clone(&part)]);
+            return Ok(Some(part));
+        };
+        let (mut ahead, mut bytes, mut wanted) = (Vec::new(), 0, first);
+        stripes::visit(kv, topic, stored.first, stripe, &mut |row| {
+            bytes += row.encoded.len();
+            let part = Cutter::new(row)?;
+            if !part.has(wanted) {
+                return Ok(ControlFlow::Break(()));
+            }
+            let end = part.end();
+            ahead.push(Arc::new(part));
+            let next = ranges.get(ranges.partition_point(|range| range.end() <= end.get()));
+            wanted = next.map_or(end, |range| end.max(Offset(range.first)));
+            let more = next.is_some() && bytes < bytes_max.min(RUN_READER_BYTES);
+            Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        self.remember(topic, &ahead);
+        let part = ahead.into_iter().next();
+        part.map(Some).ok_or_else(|| corrupt("an event is not in its stripe"))
+    }
+
+    fn remember(&mut self, topic: TopicId, parts: &[Arc<Cutter>]) {
+        for part in parts.iter().rev() {
+            self.read.push_front((topic, Arc::clone(part)));
+        }
+        let mut bytes: usize = self.read.iter().map(|(_, part)| part.bytes()).sum();
+        while bytes > RUN_READER_BYTES
+            && self.read.len() > 1
+            && let Some((_, part)) = self.read.pop_back()
+        {
+            bytes -= part.bytes();
+        }
     }
 }
 
@@ -184,7 +192,7 @@ mod tests {
         for offset in [10, 11, 14, 12, 15] {
             reader.take(&kv, TopicId(3), &one(offset), (1, 9999), Least::One).unwrap();
         }
-        assert_eq!(reader.opened.len(), 2);
+        assert_eq!(reader.read.len(), 2);
         let gone = MemKv::default();
         let taken = reader.take(&gone, TopicId(3), &one(13), (1, 9999), Least::One).unwrap();
         assert!(matches!(taken, Taken::Batch(..)));

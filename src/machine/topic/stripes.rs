@@ -3,14 +3,16 @@
 //! Dispatch takes one priority after the other. Were all in one row, it would read each batch once
 //! for each priority; so each event is read once. Readers of the log put them together again.
 //!
-//! Key: topic, stripe (u8), first offset of the batch: what dispatch reads in a row lies in a row. A
-//! row's body is an [`event_run`].
+//! Key: topic, stripe (u8), first offset of the batch: what dispatch reads one after the other lies so.
+//! A row's body is the number of events (u32 LE) and an encoded `messagehub.v1.EventBatch` with deltas.
 
-use bytes::{Bytes, BytesMut};
+use std::ops::ControlFlow;
 
-use super::batch::{self, corrupt};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::batch::{Batch, Columns, Head, corrupt, encode};
 use crate::machine::Fault;
-use crate::machine::kv::{Kv, Table};
+use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::overlay::Overlay;
 use crate::machine::record::{Kind, body, finish, start};
 use crate::machine::schedule::specials::SpecialRecord;
@@ -49,39 +51,68 @@ pub(super) fn order_of(
     if all_the_same { Vec::new() } else { order }
 }
 
-/// Writes the events of a batch, each into the row of its stripe.
+/// Events of one priority while they are collected.
+#[derive(Default)]
+struct Stripe {
+    /// How far the first is behind the batch's first.
+    behind: u64,
+    columns: (Vec<u64>, Vec<u64>),
+    run: BytesMut,
+}
+
+/// Writes the events of a batch, each into the row of its stripe. `versions` has one an event, or
+/// none at all.
 pub(super) fn write<K: Kv>(
     overlay: &mut Overlay<'_, K>,
     topic: TopicId,
-    first: Offset,
+    head: Head<'_>,
     order: &[u8],
-    run: &[u8],
+    (versions, run): (&[u64], &[u8]),
 ) {
-    let mut stripes: [Option<BytesMut>; STRIPES] = Default::default();
-    // The run was framed by the machine's own caller, event by event.
-    for (event, stripe) in event_run::iter(run).flatten().zip(order) {
-        if let Some(stripe) = stripes.get_mut(usize::from(*stripe)) {
-            let row = stripe.get_or_insert_with(|| start(Kind::Stripe, run.len() / 4));
-            event_run::push(row, event);
-        }
+    let mut stripes: [Option<Stripe>; STRIPES] = Default::default();
+    // The run was framed by whoever publishes, event by event.
+    for ((event, stripe), at) in event_run::iter(run).flatten().zip(order).zip(0_u64..) {
+        let Some(stripe) = stripes.get_mut(usize::from(*stripe)) else { continue };
+        let stripe = stripe.get_or_insert_with(|| Stripe { behind: at, ..Stripe::default() });
+        stripe.columns.0.extend(usize::try_from(at).ok().and_then(|at| versions.get(at)));
+        stripe.columns.1.push(at - stripe.behind);
+        event_run::push(&mut stripe.run, event);
     }
-    for (row, stripe) in stripes.into_iter().zip(0..) {
-        if let Some(row) = row {
-            overlay.put(Table::Stripes, key(topic, first, stripe), finish(row));
-        }
+    for (stripe, number) in stripes.into_iter().zip(0..) {
+        let Some(Stripe { behind, columns: (versions, deltas), run }) = stripe else { continue };
+        let room = run.len() + head.topic.len() + 64 + (versions.len() + deltas.len()) * 10;
+        let mut row = start(Kind::Stripe, room);
+        row.put_u32_le(u32::try_from(deltas.len()).unwrap_or(u32::MAX));
+        let of_stripe = Head {
+            first_offset: head.first_offset.plus(behind),
+            first_position: head.first_position.plus(behind),
+            ..head
+        };
+        let columns = Columns { versions: &versions, deltas: &deltas };
+        encode(&mut row, of_stripe, columns, &run);
+        overlay.put(Table::Stripes, key(topic, head.first_offset, number), finish(row));
     }
 }
 
-/// The events of one stripe, as an [`event_run`].
-pub(super) fn read(
+fn decode(row: &[u8]) -> Result<Batch, Fault> {
+    let mut rest = body(Kind::Stripe, row)?;
+    let count = rest.try_get_u32_le().map_err(|_| corrupt("no count of a stripe"))?;
+    Ok(Batch { count, encoded: Bytes::copy_from_slice(rest) })
+}
+
+/// Visits the rows of one stripe, from that of a batch on, until the visitor breaks.
+///
+/// # Errors
+/// When the store fails or a row is corrupt, or the visitor's.
+pub(super) fn visit(
     kv: &impl Kv,
     topic: TopicId,
     first: Offset,
     stripe: u8,
-) -> Result<Bytes, Fault> {
-    let row = kv.get(Table::Stripes, &key(topic, first, stripe))?;
-    let row = row.ok_or_else(|| corrupt("a stripe is missing"))?;
-    Ok(row.slice_ref(body(Kind::Stripe, &row)?))
+    visitor: &mut impl FnMut(Batch) -> Result<ControlFlow<()>, Fault>,
+) -> Result<(), Fault> {
+    let (low, high) = (key(topic, first, stripe), key(topic, Offset(u64::MAX), stripe));
+    kv.scan(Table::Stripes, &low, &high, Order::Ascending, &mut |_, row| visitor(decode(row)?))
 }
 
 /// All events of a batch in their order, as an [`event_run`].
@@ -91,17 +122,23 @@ pub(super) fn assemble(
     first: Offset,
     order: &[u8],
 ) -> Result<Bytes, Fault> {
-    let mut rows: [Option<Bytes>; STRIPES] = Default::default();
+    let mut rows: [Option<Batch>; STRIPES] = Default::default();
     let mut bytes = 0;
     for stripe in order {
-        let row = rows.get_mut(usize::from(*stripe)).ok_or_else(|| corrupt("unknown stripe"))?;
-        if row.is_none() {
-            let run = read(kv, topic, first, *stripe)?;
-            bytes += run.len();
-            *row = Some(run);
+        let known = rows.get_mut(usize::from(*stripe)).ok_or_else(|| corrupt("unknown stripe"))?;
+        if known.is_none() {
+            let row = kv.get(Table::Stripes, &key(topic, first, *stripe))?;
+            let batch = decode(&row.ok_or_else(|| corrupt("a stripe is missing"))?)?;
+            bytes += batch.view()?.run.len();
+            *known = Some(batch);
         }
     }
-    let mut events = rows.each_ref().map(|row| event_run::iter(row.as_deref().unwrap_or_default()));
+    let mut events: [_; STRIPES] = std::array::from_fn(|_| event_run::iter(&[]));
+    for (events, row) in events.iter_mut().zip(&rows) {
+        if let Some(row) = row {
+            *events = event_run::iter(row.view()?.run);
+        }
+    }
     let mut run = BytesMut::with_capacity(bytes);
     for stripe in order {
         let event = events[usize::from(*stripe)].next();
@@ -115,6 +152,7 @@ mod tests {
     use super::*;
     use crate::machine::mem::MemKv;
     use crate::machine::topic::batch::{StoredBatch, stored_at};
+    use crate::machine::topic::cutter::Cutter;
     use crate::machine::topic::open_batch::{Keyed, OpenBatch};
     use crate::model::ids::{KeyVersion, Position, UnixMs};
     use crate::model::ranges::OffsetRange;
@@ -147,9 +185,8 @@ mod tests {
     fn a_batch_of_several_priorities_is_put_together_in_order() {
         let (kv, stored) = stored(&[4, 9, 0, 9, 9, 4]);
         assert!(stored.head().unwrap().run.is_empty());
-        let run = |at| (stored.stripe_of(Offset(at)), stored.neighbours(Offset(at)));
-        assert_eq!((run(10), run(12)), ((Some(4), 1), (Some(0), 1)));
-        assert_eq!((run(13), run(14), run(15)), ((Some(9), 2), (Some(9), 1), (Some(4), 1)));
+        let stripes = [10, 12, 13, 15, 16].map(|at| stored.stripe_of(Offset(at)));
+        assert_eq!(stripes, [Some(4), Some(0), Some(9), Some(4), None]);
         let whole = stored.whole(&kv, TopicId(3)).unwrap();
         let view = whole.view().unwrap();
         assert_eq!(events(view.run), [10, 11, 12, 13, 14, 15]);
@@ -157,17 +194,25 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_stripe_keep_their_places() {
-        let (kv, stored) = stored(&[4, 9, 0, 9, 9, 4]);
-        let urgent = stored.cutter(&kv, TopicId(3), Some(9)).unwrap();
+    fn a_stripe_keeps_places_and_versions() {
+        let (kv, _) = stored(&[4, 9, 0, 9, 9, 4]);
+        let mut rows = Vec::new();
+        visit(&kv, TopicId(3), Offset(10), 9, &mut |batch| {
+            rows.push(batch);
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        let view = rows[0].view().unwrap();
+        assert_eq!((rows.len(), rows[0].count), (1, 3));
+        assert_eq!((view.first_offset, view.first_position), (Offset(11), Position(91)));
+        assert_eq!((events(view.run), &view.deltas[..]), (vec![11, 13, 14], &[0, 2, 3][..]));
+        assert_eq!(view.versions, [11, 13, 14]);
+        let urgent = Cutter::new(rows[0].clone()).unwrap();
         let range = |first, count| OffsetRange { first, count };
         let part = urgent.gather(&[range(13, 2)]).unwrap();
         let view = part.view().unwrap();
         assert_eq!((view.first_offset, view.first_position), (Offset(13), Position(93)));
         assert_eq!((events(view.run), &view.versions[..]), (vec![13, 14], &[13, 14][..]));
-        let all = urgent.gather(&[range(11, 1), range(13, 2)]).unwrap();
-        let view = all.view().unwrap();
-        assert_eq!((events(view.run), &view.deltas[..]), (vec![11, 13, 14], &[0, 2, 3][..]));
         for bad in [range(12, 1), range(11, 2), range(14, 2), range(9, 1), range(16, 1)] {
             assert!(urgent.gather(&[bad]).is_err(), "{bad:?}");
         }
@@ -187,10 +232,10 @@ mod tests {
         let (mut kv, stored) = stored(&[4, 9, 0, 9, 9, 4]);
         let row = key(TopicId(3), Offset(10), 9);
         let mut short = start(Kind::Stripe, 60);
+        short.put_u32_le(1);
         event_run::push(&mut short, &[1; 50]);
         kv.write(vec![crate::machine::kv::Write::Put(Table::Stripes, row.clone(), finish(short))]);
         assert!(stored.clone().whole(&kv, TopicId(3)).is_err());
-        assert!(stored.cutter(&kv, TopicId(3), Some(9)).is_err());
         kv.write(vec![crate::machine::kv::Write::Delete(Table::Stripes, row)]);
         assert!(stored.whole(&kv, TopicId(3)).is_err());
     }

@@ -67,8 +67,8 @@ pub(super) fn deliveries(grants: Vec<Granted>, parts: &[Part]) -> Result<Vec<Del
 fn pieces<'p>(grant: &Granted, parts: &'p [Part]) -> Vec<Piece<'p>> {
     let of_topic = parts.iter().enumerate().filter(|(_, part)| part.topic == grant.topic_id);
     let piece = |(at, part): (usize, &'p Part)| {
-        let (first, last) = part.events.bounds()?;
-        let near = grant.ranges.within(OffsetRange::between(first.get(), last.get() + 1));
+        let (first, end) = part.events.bounds()?;
+        let near = grant.ranges.within(OffsetRange::between(first.get(), end.get()));
         let events = part.events.intersect(&near);
         (!events.is_empty()).then_some((at, part, events))
     };

@@ -11,7 +11,7 @@ use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::query::subscription;
 use crate::machine::topic::batch::Batch;
 use crate::machine::topic::runs::{Least, RunReader, Taken};
-use crate::model::delivery::{Pick, SubscriptionInfo};
+use crate::model::delivery::{Pick, Seen, SubscriptionInfo};
 use crate::model::ids::{TopicId, UnixMs};
 use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
 use crate::model::ranges::{OffsetRange, Ranges};
@@ -221,32 +221,32 @@ fn portions(count: u64, wanted: &[u64], least: u64) -> Vec<u64> {
     portions
 }
 
-/// Events that were found, of which some were taken.
+/// Events of one topic that were found, and not taken yet.
 struct Wish {
-    pick: Pick,
-    /// Ranges of it that are taken.
+    topic: TopicId,
+    name: String,
+    seen: Option<Seen>,
+    ranges: Vec<OffsetRange>,
+    /// How many of the ranges are taken.
     taken: usize,
 }
 
 impl From<Pick> for Wish {
     fn from(pick: Pick) -> Self {
-        Self { pick, taken: 0 }
+        let (topic, ranges) = (TopicId(pick.topic_id), pick.ranges.into_vec());
+        Self { topic, name: pick.topic, seen: pick.seen, ranges, taken: 0 }
     }
 }
 
 impl Wish {
-    fn topic(&self) -> TopicId {
-        TopicId(self.pick.topic_id)
-    }
-
     /// What is left, sorted.
     fn left(&self) -> &[OffsetRange] {
-        &self.pick.ranges[self.taken..]
+        &self.ranges[self.taken..]
     }
 
     /// Takes some of its first events.
     fn take(&mut self, mut count: u64) {
-        while let Some(range) = self.pick.ranges.get_mut(self.taken).filter(|_| count > 0) {
+        while let Some(range) = self.ranges.get_mut(self.taken).filter(|_| count > 0) {
             let some = range.count.min(count);
             *range = OffsetRange::between(range.first + some, range.end());
             self.taken += usize::from(range.count == 0);
@@ -269,16 +269,15 @@ fn fill(
         && let Some(wish) = wishes.front_mut()
     {
         let least = if share.parts.is_empty() { Least::One } else { Least::None };
-        match reader.take(kv, wish.topic(), wish.left(), (events, bytes), least)? {
+        match reader.take(kv, wish.topic, wish.left(), (events, bytes), least)? {
             Taken::Batch(batch, taken) => {
                 for range in taken.as_slice() {
-                    let (topic, seen) = (wish.topic(), wish.pick.seen);
-                    Pick::append(&mut share.picks, topic, &wish.pick.topic, *range, seen);
+                    Pick::append(&mut share.picks, wish.topic, &wish.name, *range, wish.seen);
                 }
                 wish.take(taken.count());
                 events -= taken.count();
                 bytes = bytes.saturating_sub(batch.encoded.len());
-                share.parts.push(Part { topic: wish.topic(), events: taken, batch });
+                share.parts.push(Part { topic: wish.topic, events: taken, batch });
             }
             Taken::Full => break,
             // The whole range is: retention goes by batches.
@@ -296,20 +295,9 @@ fn bounded(picks: Vec<Pick>) -> Vec<Pick> {
     let mut all = Vec::with_capacity(picks.len());
     for mut pick in picks {
         while pick.count() > LEASE_EVENTS_MAX {
-            let mut first = Pick { ranges: Vec::new(), ..pick.clone() };
-            let mut left = LEASE_EVENTS_MAX;
-            while left > 0
-                && let Some(range) = pick.ranges.first_mut()
-            {
-                let count = range.count.min(left);
-                first.ranges.push(OffsetRange { first: range.first, count });
-                *range = OffsetRange::between(range.first + count, range.end());
-                left -= count;
-                if range.count == 0 {
-                    pick.ranges.remove(0);
-                }
-            }
-            all.push(first);
+            let first = pick.ranges.first(LEASE_EVENTS_MAX);
+            pick.ranges = pick.ranges.minus(&first);
+            all.push(Pick { ranges: first, ..pick.clone() });
         }
         all.push(pick);
     }
@@ -344,7 +332,7 @@ mod tests {
         let pick = |ranges: Vec<OffsetRange>| Pick {
             topic: "t".to_owned(),
             topic_id: 1,
-            ranges,
+            ranges: Ranges::from_unsorted(&ranges),
             seen: None,
         };
         let few = vec![pick(vec![range(0, 10), range(20, 4086)])];
@@ -352,7 +340,7 @@ mod tests {
         let many = bounded(vec![pick(vec![range(0, 4000), range(5000, 5000)])]);
         let counts: Vec<u64> = many.iter().map(Pick::count).collect();
         assert_eq!(counts, [4096, 4096, 808]);
-        assert_eq!(many[0].ranges, [range(0, 4000), range(5000, 96)]);
-        assert_eq!(many[2].ranges, [range(9192, 808)]);
+        assert_eq!(many[0].ranges.as_slice(), [range(0, 4000), range(5000, 96)]);
+        assert_eq!(many[2].ranges.as_slice(), [range(9192, 808)]);
     }
 }

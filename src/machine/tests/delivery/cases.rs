@@ -25,7 +25,7 @@ use crate::model::event::EventView;
 use crate::model::ids::{DeadNumber, LeaseId, Offset, UnixMs};
 use crate::model::outcome::Outcome;
 use crate::model::quota::QuotaLimits;
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::Reason;
 use crate::model::subscription::SubscriptionConfig;
 
@@ -63,7 +63,9 @@ impl Hub {
     }
 
     fn lease(&mut self, ranges: &[(u64, u64)]) -> Vec<Granted> {
-        let ranges = ranges.iter().map(|(f, c)| OffsetRange { first: *f, count: *c }).collect();
+        let ranges: Vec<_> =
+            ranges.iter().map(|(f, c)| OffsetRange { first: *f, count: *c }).collect();
+        let ranges = Ranges::from_unsorted(&ranges);
         let revision = subscription(&self.kv, "s").unwrap().unwrap().revision;
         let lease = Lease {
             subscription: "s".into(),
@@ -180,7 +182,10 @@ fn plain_events_are_leased_in_ranges_by_few_rows() {
     let mut hub = Hub::plain();
     (0..20).for_each(|_| hub.publish(&plain(512)));
     let found = candidates(&hub.kv, "s", UnixMs(hub.now_ms), &mut Cursor::default(), 512);
-    assert_eq!(found.unwrap().unwrap().picks[0].ranges, [OffsetRange { first: 0, count: 512 }]);
+    assert_eq!(
+        found.unwrap().unwrap().picks[0].ranges.as_slice(),
+        [OffsetRange { first: 0, count: 512 }]
+    );
     let grants: Vec<_> = (0..20).map(|n| hub.lease(&[(n * 512, 512)]).remove(0)).collect();
     assert!(grants.iter().all(|g| g.ranges.as_slice().len() == 1 && g.attempts.is_empty()));
     assert_eq!(stats(&hub.kv, "s", UnixMs(0)).unwrap().unwrap().leased, 10_240);
@@ -206,7 +211,7 @@ fn a_hole_is_kept_over_many_rows() {
     }
     assert!(hub.kv.rows(Table::Marks) >= 2);
     let found = candidates(&hub.kv, "s", UnixMs(hub.now_ms), &mut Cursor::default(), 9).unwrap();
-    assert_eq!(found.unwrap().picks[0].ranges[0].first, 4097 + 4095);
+    assert_eq!(found.unwrap().picks[0].ranges.as_slice()[0].first, 4097 + 4095);
     assert_eq!(hub.settle(hole, Action::Ack(Ack {})), None);
     let rest = hub.lease(&[(8000, 2240)]).remove(0);
     assert_eq!(rest.ranges.as_slice(), [OffsetRange { first: 8192, count: 2048 }]);
@@ -328,7 +333,7 @@ fn fairness_keys_share_by_weight() {
     let found = candidates(&hub.kv, "s", UnixMs(hub.now_ms), &mut Cursor::default(), 160);
     let mut counts = BTreeMap::new();
     for pick in found.unwrap().unwrap().picks {
-        for range in pick.ranges {
+        for range in pick.ranges.into_vec() {
             let flow = match range.first {
                 0..500 => "noisy",
                 500..700 => "big",
@@ -362,7 +367,7 @@ fn a_deadline_that_is_published_later_and_passes_earlier_goes_first() {
     candidates(&hub.kv, "s", UnixMs(10_000), &mut cursor, 9).unwrap();
     hub.publish(&[event(|_| ()), urgent(20_000)]);
     let found = candidates(&hub.kv, "s", UnixMs(10_000), &mut cursor, 1).unwrap().unwrap();
-    assert_eq!(found.picks[0].ranges, [OffsetRange { first: 2, count: 1 }]);
+    assert_eq!(found.picks[0].ranges.as_slice(), [OffsetRange { first: 2, count: 1 }]);
 }
 
 #[test]

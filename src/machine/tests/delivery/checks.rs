@@ -103,7 +103,7 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
     let actual: Vec<_> = leases
         .iter()
         .map(|l| {
-            let events: Vec<u64> = l.lease.events().iter().map(Offset::get).collect();
+            let events: Vec<u64> = l.lease.events.iter().map(Offset::get).collect();
             (l.id.get(), l.lease.topic_id, events, l.ends_at.get())
         })
         .collect();
@@ -182,7 +182,7 @@ fn ready(world: &World, sub: &Subscription) -> BTreeMap<String, Vec<Wanted>> {
 fn picked(found: &Candidates) -> Vec<(u64, u64)> {
     let of = |p: &crate::model::delivery::Pick| {
         let topic = p.topic_id;
-        p.ranges.iter().flat_map(|r| r.first..r.end()).map(move |o| (topic, o)).collect::<Vec<_>>()
+        p.ranges.iter().map(move |o| (topic, o.get())).collect::<Vec<_>>()
     };
     found.picks.iter().flat_map(of).collect()
 }

@@ -44,7 +44,7 @@ pub(super) fn lease(
             .iter()
             .filter_map(|pick| {
                 let topic = topics.get(&pick.topic).filter(|t| t.id == pick.topic_id)?;
-                let offsets = named(&pick.ranges).into_iter();
+                let offsets = named(pick.ranges.as_slice()).into_iter();
                 let offsets = offsets.filter(|o| *o < topic.events.len() as u64).collect();
                 matches(&pick.topic).then(|| (pick.topic.clone(), topic.clone(), offsets))
             })

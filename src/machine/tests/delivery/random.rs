@@ -16,7 +16,7 @@ use crate::model::delivery::Pick;
 use crate::model::event_run;
 use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::quota::QuotaLimits;
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::subscription::{
     DeliveryOrder, PriorityMode, RetryStrategy, SubscriptionConfig, SubscriptionPatch,
 };
@@ -284,7 +284,7 @@ fn blind_lease(dice: &mut Dice, world: &World, subscription: String) -> Kind {
     let pick_one = |dice: &mut Dice| {
         let topic = pick(dice, &TOPICS).to_owned();
         let topic_id = world.topics.get(&topic).map_or(9, |t| t.id);
-        Pick { topic, topic_id, ranges: ranges(dice), seen: None }
+        Pick { topic, topic_id, ranges: Ranges::from_unsorted(&ranges(dice)), seen: None }
     };
     let revision = world.subscriptions.get(&subscription).map_or(1, |s| s.revision);
     Kind::Lease(Lease {

@@ -73,11 +73,10 @@ pub const ENTRY_BYTES_MAX: usize = CALL_BYTES_MAX + (64 << 10);
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Bytes of one stored batch of events, unless a single call is larger.
 pub const BATCH_BYTES_TARGET: usize = 256 << 10;
-
-/// A batch with events of several priorities is stored in stripes from so many bytes on. Smaller
-/// where tests run, whose batches are.
-pub const STRIPED_BATCH_BYTES_MIN: usize =
-    if cfg!(any(test, feature = "failpoints", feature = "sim")) { 200 } else { 16 << 10 };
+/// Where tests run batches are small, and what is done to large ones begins sooner.
+const SMALL: bool = cfg!(any(test, feature = "failpoints", feature = "sim"));
+/// A batch with events of several priorities is stored in stripes from so many bytes on.
+pub const STRIPED_BATCH_BYTES_MIN: usize = if SMALL { 200 } else { 16 << 10 };
 /// Raft entries in flight from the proposer.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 4;
 /// Commands that wait for the proposer.
@@ -288,6 +287,8 @@ pub const CANDIDATE_FLOWS_MAX: usize = 64;
 pub const CANDIDATE_ROWS_MAX: u64 = 16_384;
 /// Special events that share a row; at most 64, as a row has bits for them.
 pub const SPECIALS_PER_ROW: usize = 64;
+/// Neighbouring special events that are worth a look at their batch, which may be passed as a whole.
+pub const SPECIALS_DENSE: usize = if SMALL { 2 } else { 32 };
 /// Rows that a stream of candidates reads at once.
 pub const CANDIDATE_STREAM_ROWS: usize = 256;
 /// Streams whose place a cursor remembers.

@@ -352,7 +352,7 @@ impl Plan {
             } else {
                 Default::default()
             };
-            let delayed = !retried && work.topic(topic)?.specials > 0;
+            let delayed = !retried && work.topic(topic)?.delays > 0;
             events += ranges.count();
             retries += attempts.iter().filter(|n| **n > 1).count() as u64;
             let row = leases::row_key(work.id, lease_id);

@@ -40,6 +40,7 @@ pub(crate) struct TopicWork {
     pub(crate) next_offset: Offset,
     pub(crate) specials: u64,
     pub(crate) cancels: u64,
+    pub(crate) delays: u64,
     chunks: BTreeMap<u64, Marks>,
     changed: bool,
 }
@@ -101,7 +102,8 @@ impl Work {
             return Ok(false);
         }
         let (first_offset, next_offset) = (Offset(found.first_offset), Offset(found.next_offset));
-        let (specials, cancels, info) = (found.specials, found.cancels, found.info(&name));
+        let (specials, cancels, delays) = (found.specials, found.cancels, found.delays);
+        let info = found.info(&name);
         let changed = stored.is_none();
         let progress = match stored {
             Some(stored) => stored,
@@ -111,8 +113,16 @@ impl Work {
             }
         };
         let chunks = BTreeMap::new();
-        let work =
-            TopicWork { progress, first_offset, next_offset, specials, cancels, chunks, changed };
+        let work = TopicWork {
+            progress,
+            first_offset,
+            next_offset,
+            specials,
+            cancels,
+            delays,
+            chunks,
+            changed,
+        };
         self.topics.insert(topic, work);
         Ok(true)
     }

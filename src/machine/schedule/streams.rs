@@ -15,7 +15,9 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::topic::batch;
 use crate::machine::{Fault, key};
 use crate::model::ids::{Offset, TopicId, UnixMs};
-use crate::model::limits::{CANDIDATE_STREAM_ROWS, PRIORITY_DEFAULT, SPECIALS_PER_ROW};
+use crate::model::limits::{
+    CANDIDATE_STREAM_ROWS, PRIORITY_DEFAULT, SPECIALS_DENSE, SPECIALS_PER_ROW,
+};
 use crate::model::ranges::OffsetRange;
 
 /// A stream with a look ahead.
@@ -34,8 +36,8 @@ pub(super) struct Stream {
     /// Special events ahead of the log: all of those below `specials_end`.
     specials: VecDeque<(Offset, SpecialRecord)>,
     specials_end: u64,
-    /// The stored batch that the log came to last, and when it was recorded.
-    batch: (OffsetRange, UnixMs),
+    /// The stored batch that the log came to last.
+    batch: LogBatch,
     /// No search needs to look again at anything so far.
     passing: bool,
     /// Where later searches begin.
@@ -56,6 +58,15 @@ struct Group {
     waiting: VecDeque<Waiting>,
     /// Its key; empty: none is open.
     row: Vec<u8>,
+}
+
+/// A stored batch of the log.
+#[derive(Clone, Copy, Default)]
+struct LogBatch {
+    range: OffsetRange,
+    recorded_at: UnixMs,
+    /// Each of its events has a place in the order of its priority.
+    striped: bool,
 }
 
 /// The first key after one.
@@ -92,7 +103,7 @@ impl Stream {
             group: Group::default(),
             specials: VecDeque::new(),
             specials_end: 0,
-            batch: (OffsetRange::default(), UnixMs(0)),
+            batch: LogBatch::default(),
             begin: None,
             head: None,
             head_at: Vec::new(),
@@ -246,7 +257,12 @@ impl Stream {
             self.specials.extend(found.into_iter().skip(passed));
             if passed > 0 {
                 // Other streams have all of these.
-                self.pass((first + passed as u64).to_be_bytes().to_vec());
+                let mut next = first + passed as u64;
+                if passed >= SPECIALS_DENSE && self.turn_to_batch(search, first)? {
+                    let LogBatch { range, striped, .. } = self.batch;
+                    next = next.max(if striped { range.end() } else { 0 });
+                }
+                self.pass(next.to_be_bytes().to_vec());
                 return Ok(None);
             }
         }
@@ -273,17 +289,32 @@ impl Stream {
         search: &mut Search<'_, K>,
         run: &mut OffsetRange,
     ) -> Result<Rank, Fault> {
-        if self.batch.0.overlap(*run).first != run.first || self.batch.0.end() <= run.first {
-            search.spend(1);
-            let Some(stored) = batch::stored_at(search.kv, self.id.0, Offset(run.first))? else {
-                return Ok(Rank::by_wait(&search.record.config, PRIORITY_DEFAULT, UnixMs(0)));
-            };
-            let range = OffsetRange { first: stored.first.get(), count: u64::from(stored.count) };
-            self.batch = (range, stored.head()?.recorded_at);
+        let mut recorded_at = UnixMs(0);
+        if self.turn_to_batch(search, run.first)? {
+            recorded_at = self.batch.recorded_at;
+            *run = run.overlap(self.batch.range);
         }
-        let (range, recorded_at) = self.batch;
-        *run = run.overlap(range);
         Ok(Rank::by_wait(&search.record.config, PRIORITY_DEFAULT, recorded_at))
+    }
+
+    /// Turns to the stored batch of an event; `false`: it is gone.
+    fn turn_to_batch<K: Kv>(
+        &mut self,
+        search: &mut Search<'_, K>,
+        offset: u64,
+    ) -> Result<bool, Fault> {
+        if !self.batch.range.has(Offset(offset)) {
+            search.spend(1);
+            let Some(stored) = batch::stored_at(search.kv, self.id.0, Offset(offset))? else {
+                return Ok(false);
+            };
+            self.batch = LogBatch {
+                range: OffsetRange { first: stored.first.get(), count: u64::from(stored.count) },
+                recorded_at: stored.head()?.recorded_at,
+                striped: stored.is_striped(),
+            };
+        }
+        Ok(true)
     }
 
     fn next_row<K: Kv>(&mut self, search: &mut Search<'_, K>) -> Result<Option<Item>, Fault> {

@@ -179,6 +179,12 @@ impl StoredBatch {
         Ok(Batch { count, encoded })
     }
 
+    /// Whether its events are in stripes.
+    #[must_use]
+    pub fn is_striped(&self) -> bool {
+        !self.order.is_empty()
+    }
+
     /// The stripe that the event at an offset is in; `None`: all are in the row.
     pub(super) fn stripe_of(&self, offset: Offset) -> Option<u8> {
         let skip = usize::try_from(offset.since(self.first)).unwrap_or(usize::MAX);

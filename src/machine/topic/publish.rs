@@ -15,6 +15,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::producers::{self, Verdict};
 use crate::machine::schedule;
+use crate::machine::schedule::specials::SpecialRecord;
 use crate::model::command::Publish;
 use crate::model::event;
 use crate::model::event_run;
@@ -125,6 +126,8 @@ fn append<K: Kv>(
         Vec::new()
     };
     topic.specials += specials.len() as u64;
+    let is_delayed = |(_, special): &&(_, SpecialRecord)| special.ready_at_ms > machine.now().get();
+    topic.delays += specials.iter().filter(is_delayed).count() as u64;
     let batch = machine.open_batch(id, &command.topic, first_offset, run.len());
     batch.push(count, run, &keyed);
     batch.specials.extend(specials);

@@ -45,6 +45,9 @@ pub struct TopicRecord {
     /// Of these, those that were cancelled.
     #[prost(uint64, tag = "11")]
     pub cancels: u64,
+    /// Of these, those that were not to be delivered at once.
+    #[prost(uint64, tag = "12")]
+    pub delays: u64,
 }
 
 impl TopicRecord {

@@ -28,7 +28,7 @@ struct Taking<'c> {
     /// By topic, whether they are retries, and a deadline.
     sheaves: BTreeMap<(u64, bool, u64), Attempts>,
     /// Topics with events off the defaults.
-    special: BTreeSet<u64>,
+    delays: BTreeSet<u64>,
 }
 
 /// A lease command that is not refused as a whole.
@@ -77,7 +77,7 @@ pub(super) fn lease(
         retries: sub.retries_left(now).min(left_retries),
         leased,
         sheaves: BTreeMap::new(),
-        special: topics.values().filter(|t| t.special).map(|t| t.id).collect(),
+        delays: topics.values().filter(|t| t.delays).map(|t| t.id).collect(),
     };
     for (name, topic, offsets) in picks(&command.picks) {
         taking.retries(sub, &name, &topic, &offsets);
@@ -170,7 +170,7 @@ impl Taking<'_> {
                     .filter(|_| retried)
                     .collect(),
                 due: events.values().map(|(_, due)| *due).filter(|_| retried).collect(),
-                delayed: !retried && self.special.contains(&topic),
+                delayed: !retried && self.delays.contains(&topic),
                 expires_at: UnixMs(expires),
             });
             let (consumer, term) = (self.command.consumer.clone(), self.command.term);

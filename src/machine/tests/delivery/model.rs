@@ -27,8 +27,8 @@ pub(super) struct Event {
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) id: u64,
-    /// Some of its events are off the defaults.
-    pub(super) special: bool,
+    /// Some of its events were not to be delivered at once.
+    pub(super) delays: bool,
     pub(super) events: Vec<Event>,
 }
 

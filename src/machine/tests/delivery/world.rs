@@ -64,7 +64,7 @@ impl World {
                     return Err(Reason::TopicExists);
                 }
                 self.last_topic += 1;
-                let topic = Topic { id: self.last_topic, special: false, events: Vec::new() };
+                let topic = Topic { id: self.last_topic, delays: false, events: Vec::new() };
                 self.topics.insert(c.name, topic);
                 Ok(Said::Topic(self.last_topic))
             }
@@ -107,9 +107,9 @@ impl World {
         let (now, next) = (self.now, &mut self.next_position);
         let topic = self.topics.get_mut(&c.topic).ok_or(Reason::TopicNotFound)?;
         let first = topic.events.len() as u64;
-        topic.special |= c.special;
         for encoded in event_run::iter(&c.events) {
             let event = <TestEvent as prost::Message>::decode(encoded.unwrap()).unwrap();
+            topic.delays |= event.deliver_at.as_ref().is_some_and(|t| t.ms() > now);
             topic.events.push(Event {
                 position: *next,
                 priority: event.priority.unwrap_or(4),

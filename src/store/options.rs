@@ -43,8 +43,6 @@ pub(super) fn base() -> rocksdb::Options {
     options.set_max_background_jobs(2);
     // Freshly written pages would only push out those that are read.
     options.set_use_direct_io_for_flush_and_compaction(true);
-    // Batches are read in the order in which they lie there: the kernel may read ahead.
-    options.set_advise_random_on_open(false);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 << 20);
     options.set_stats_dump_period_sec(0);

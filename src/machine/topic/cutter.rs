@@ -84,6 +84,11 @@ impl Cutter {
         self.place(offset.get()).is_ok()
     }
 
+    /// The first event's offset.
+    pub(super) fn first(&self) -> Offset {
+        self.first.0
+    }
+
     /// The offset after the last event's.
     pub(super) fn end(&self) -> Offset {
         let last = self.deltas.last().map_or(self.count() as u64, |delta| delta + 1);

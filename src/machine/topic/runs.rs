@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batch::{self, Batch, corrupt};
+use super::batch::{self, Batch, StoredBatch, corrupt};
 use super::cutter::Cutter;
 use super::stripes;
 use crate::machine::Fault;
-use crate::machine::kv::Kv;
+use crate::machine::kv::{Kv, Order, Table};
 use crate::model::ids::{Offset, TopicId};
 use crate::model::limits::RUN_READER_BYTES;
 use crate::model::ranges::{OffsetRange, Ranges};
@@ -37,7 +37,17 @@ pub enum Taken {
 #[derive(Clone, Debug, Default)]
 pub struct RunReader {
     /// The newest first.
-    read: VecDeque<(TopicId, Arc<Cutter>)>,
+    read: VecDeque<Part>,
+    /// Of what was taken last.
+    last: Option<Part>,
+}
+
+/// A stored batch, or one stripe of it.
+#[derive(Clone, Debug)]
+struct Part {
+    topic: TopicId,
+    stripe: Option<u8>,
+    events: Arc<Cutter>,
 }
 
 impl RunReader {
@@ -55,6 +65,7 @@ impl RunReader {
         least: Least,
     ) -> Result<Taken, Fault> {
         let Some(part) = self.part(kv, topic, ranges, bytes_max)? else { return Ok(Taken::Gone) };
+        let part = &self.last.insert(part).events;
         let (mut taken, mut room) = (Ranges::new(), part.room(bytes_max));
         let mut wanted = events_max;
         for range in ranges {
@@ -85,47 +96,81 @@ impl RunReader {
         topic: TopicId,
         ranges: &[OffsetRange],
         bytes_max: usize,
-    ) -> Result<Option<Arc<Cutter>>, Fault> {
+    ) -> Result<Option<Part>, Fault> {
         let first = Offset(ranges.first().map_or(0, |range| range.first));
-        if let Some((_, part)) = self.read.iter().find(|(t, part)| *t == topic && part.has(first)) {
-            return Ok(Some(Arc::clone(part)));
+        let known = |part: &&Part| part.topic == topic && part.events.has(first);
+        if let Some(part) = self.read.iter().find(known) {
+            return Ok(Some(part.clone()));
         }
         let Some(stored) = batch::stored_at(kv, topic, first)? else { return Ok(None) };
         let Some(stripe) = stored.stripe_of(first) else {
-            let part = Arc::new(Cutter::new(stored.row())?);
-            self.remember(topic, &[Arc::clone(&part)]);
+            let part = Part { topic, stripe: None, events: Arc::new(Cutter::new(stored.row())?) };
+            self.remember(std::slice::from_ref(&part));
             return Ok(Some(part));
         };
         let (mut ahead, mut bytes, mut wanted) = (Vec::new(), 0, first);
         stripes::visit(kv, topic, stored.first, stripe, &mut |row| {
             bytes += row.encoded.len();
-            let part = Cutter::new(row)?;
-            if !part.has(wanted) {
+            let events = Arc::new(Cutter::new(row)?);
+            if !events.has(wanted) {
                 return Ok(ControlFlow::Break(()));
             }
-            let end = part.end();
-            ahead.push(Arc::new(part));
+            let end = events.end();
+            ahead.push(Part { topic, stripe: Some(stripe), events });
             let next = ranges.get(ranges.partition_point(|range| range.end() <= end.get()));
             wanted = next.map_or(end, |range| end.max(Offset(range.first)));
             let more = next.is_some() && bytes < bytes_max.min(RUN_READER_BYTES);
             Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
-        self.remember(topic, &ahead);
+        self.remember(&ahead);
         let part = ahead.into_iter().next();
         part.map(Some).ok_or_else(|| corrupt("an event is not in its stripe"))
     }
 
-    fn remember(&mut self, topic: TopicId, parts: &[Arc<Cutter>]) {
-        for part in parts.iter().rev() {
-            self.read.push_front((topic, Arc::clone(part)));
-        }
-        let mut bytes: usize = self.read.iter().map(|(_, part)| part.bytes()).sum();
+    fn remember(&mut self, parts: &[Part]) {
+        parts.iter().rev().for_each(|part| self.read.push_front(part.clone()));
+        let mut bytes: usize = self.read.iter().map(|part| part.events.bytes()).sum();
         while bytes > RUN_READER_BYTES
             && self.read.len() > 1
-            && let Some((_, part)) = self.read.pop_back()
+            && let Some(part) = self.read.pop_back()
         {
-            bytes -= part.bytes();
+            bytes -= part.events.bytes();
         }
+    }
+
+    /// Reads on from what was taken last, as far as the memory goes, so that it is there when it is
+    /// wanted. What lies before is forgotten.
+    ///
+    /// # Errors
+    /// When the store fails or a batch is corrupt.
+    pub fn read_ahead(&mut self, kv: &impl Kv) -> Result<(), Fault> {
+        let Some(last) = self.last.take() else { return Ok(()) };
+        let (topic, stripe) = (last.topic, last.stripe);
+        let from = last.events.first();
+        let follows = |part: &Part| {
+            part.topic == topic && part.stripe == stripe && part.events.first() >= from
+        };
+        self.read.retain(follows);
+        let mut bytes: usize = self.read.iter().map(|part| part.events.bytes()).sum();
+        let known = self.read.iter().map(|part| part.events.end()).max();
+        let next = known.unwrap_or(last.events.end());
+        let mut take = |batch: Batch| {
+            let events = Arc::new(Cutter::new(batch)?);
+            bytes += events.bytes();
+            if bytes > RUN_READER_BYTES {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.read.push_back(Part { topic, stripe, events });
+            Ok(ControlFlow::Continue(()))
+        };
+        if let Some(stripe) = stripe {
+            return stripes::visit(kv, topic, next, stripe, &mut take);
+        }
+        let (low, high) = (batch::key(topic, next), batch::key(topic, Offset(u64::MAX)));
+        kv.scan(Table::Batches, &low, &high, Order::Ascending, &mut |key, row| {
+            let stored = StoredBatch::decode(key, row)?;
+            if stored.is_striped() { Ok(ControlFlow::Break(())) } else { take(stored.row()) }
+        })
     }
 }
 
@@ -198,6 +243,23 @@ mod tests {
         assert!(matches!(taken, Taken::Batch(..)));
     }
 
+    #[test]
+    fn what_is_read_ahead_is_there() {
+        let (kv, mut reader) = (stored(), RunReader::default());
+        let range = |first, count| [OffsetRange { first, count }];
+        reader.take(&kv, TopicId(3), &range(10, 1), (1, 9999), Least::One).unwrap();
+        reader.read_ahead(&kv).unwrap();
+        let gone = MemKv::default();
+        for offset in [11, 14, 15] {
+            let taken = reader.take(&gone, TopicId(3), &range(offset, 1), (1, 9999), Least::One);
+            assert!(matches!(taken.unwrap(), Taken::Batch(..)), "{offset}");
+        }
+        // Nothing follows, and what lies before is forgotten.
+        reader.read_ahead(&kv).unwrap();
+        let taken = reader.take(&gone, TopicId(3), &range(11, 1), (1, 9999), Least::One);
+        assert!(matches!(taken.unwrap(), Taken::Gone));
+    }
+
     /// Batches of events with priorities, keys and lengths; which offsets are wanted; bounds.
     type Case = (Vec<Vec<(u32, bool, usize)>>, Vec<bool>, (u64, usize));
 
@@ -245,6 +307,9 @@ mod tests {
                 let Taken::Batch(batch, taken) = taken else { panic!("{taken:?}") };
                 prop_assert!(u64::from(batch.count) <= bounds.0);
                 prop_assert!(batch.encoded.len() <= bounds.1 || batch.count == 1);
+                if taken.count() % 3 == 0 {
+                    reader.read_ahead(&kv).unwrap();
+                }
                 // Any part of it can be had from it.
                 let half = Ranges::from_iter(taken.iter().step_by(2));
                 let of_half = Cutter::new(batch.clone()).unwrap().gather(half.as_slice()).unwrap();

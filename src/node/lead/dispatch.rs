@@ -18,6 +18,7 @@ use super::stopping;
 use crate::machine::Fault;
 use crate::machine::delivery::lease::paused;
 use crate::machine::subscription::record::{self, SubscriptionRecord, not_found};
+use crate::machine::topic::runs::RunReader;
 use crate::model::command::{Kind, Lease};
 use crate::model::delivery::{Granted, Leased};
 use crate::model::ids::{Term, UnixMs};
@@ -285,7 +286,13 @@ impl Dispatcher {
             }
             Look::Plan(plan) => {
                 self.hold_back(record.as_ref(), &plan.held_back);
-                self.grant(term, *plan, took).await
+                let ahead = plan.goes_on.then(|| plan.memory.reader.clone());
+                let (next, ahead) =
+                    tokio::join!(self.grant(term, *plan, took), node.read_ahead(ahead));
+                if let Some(reader) = ahead {
+                    Arc::make_mut(&mut self.memory).reader = reader;
+                }
+                next
             }
         }
     }
@@ -325,7 +332,10 @@ impl Dispatcher {
     }
 
     async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {
-        let Plan { revision, shares, mut skips, more, wake_at, memory, held_back: _ } = plan;
+        let Plan { revision, shares, mut skips, more, wake_at, mut memory, .. } = plan;
+        if !more {
+            memory.reader = RunReader::default();
+        }
         self.memory = Arc::new(memory);
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
@@ -435,6 +445,20 @@ impl Dispatcher {
         let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
         let events = usize::try_from(events).unwrap_or(usize::MAX);
         self.event_bytes = bytes.checked_div(events).unwrap_or(0);
+    }
+}
+
+impl Node {
+    /// Reads what follows, while what was found is leased.
+    async fn read_ahead(&self, reader: Option<RunReader>) -> Option<RunReader> {
+        let reader = reader?;
+        let read = self.read(move |db| {
+            let mut reader = reader.clone();
+            reader.read_ahead(db)?;
+            Ok(reader)
+        });
+        // Where it fails the next look does, too, and tells.
+        read.await.ok()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::model::delivery::{Pick, Seen, SubscriptionInfo};
 use crate::model::ids::{TopicId, UnixMs};
 use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
 use crate::model::ranges::{OffsetRange, Ranges};
+use crate::model::subscription::DeliveryOrder;
 use crate::node::quotas::Limit;
 
 /// Who asks, and for how much.
@@ -78,6 +79,8 @@ pub(super) struct Plan {
     pub(super) more: bool,
     /// Look again then.
     pub(super) wake_at: Option<UnixMs>,
+    /// What comes next lies behind what was found: it is worth reading ahead.
+    pub(super) goes_on: bool,
     pub(super) memory: Memory,
 }
 
@@ -144,12 +147,14 @@ pub(super) fn look(
         // What was found and is not asked for now has to be found again.
         next.cursor = memory.cursor.clone();
     }
+    let more = found.more || !picks.is_empty();
     Ok(Look::Plan(Box::new(Plan {
         revision: found.revision,
         shares,
         held_back,
         skips: bounded(found.skips),
-        more: found.more || !picks.is_empty(),
+        more,
+        goes_on: more && info.config.order() == DeliveryOrder::None,
         wake_at: found.wake_at,
         memory: next,
     })))

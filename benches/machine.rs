@@ -21,7 +21,7 @@ use message_hub::model::delivery::Pick;
 use message_hub::model::event::EventView;
 use message_hub::model::event_run;
 use message_hub::model::ids::{KeyVersion, LogIndex, Offset, UnixMs};
-use message_hub::model::ranges::OffsetRange;
+use message_hub::model::ranges::{OffsetRange, Ranges};
 use message_hub::model::subscription::{DeliveryOrder, SubscriptionConfig};
 use message_hub::model::topic::TopicConfig;
 use message_hub::proto::v1::Event;
@@ -168,7 +168,12 @@ fn delivering(c: &mut Criterion) {
         revision: 1,
         term: 1,
         consumer: "c".to_owned(),
-        picks: vec![Pick { topic: "t".to_owned(), topic_id: 1, ranges, seen: None }],
+        picks: vec![Pick {
+            topic: "t".to_owned(),
+            topic_id: 1,
+            ranges: Ranges::from_unsorted(&ranges),
+            seen: None,
+        }],
         ..Lease::default()
     };
     let action = Some(Action::Ack(Ack {}));

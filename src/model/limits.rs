@@ -303,7 +303,9 @@ pub const METRICS_ROWS_MAX: u64 = 4096;
 pub const QUOTAS_MAX: u64 = 10_000;
 
 /// Bytes of stored batches that a reader of deliveries remembers, one batch at least.
-pub const RUN_READER_BYTES: usize = 2 << 20;
+pub const RUN_READER_BYTES: usize = 3 << 20;
+/// Readers that read ahead for a subscription side by side: more than one waits for the disk at once.
+pub const AHEAD_READERS: usize = 4;
 /// Encoded bytes of the events that one pull gives, unless a single one is larger; what a caller
 /// asks for beyond that is lowered to it.
 pub const PULL_BYTES_MAX: usize = 1 << 20;

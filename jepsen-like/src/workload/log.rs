@@ -17,6 +17,8 @@ use crate::history::{Answer, Freshness, Line, Op};
 
 /// How far before the known end readers begin.
 const LOOK_BACK: u64 = 30;
+/// After so many events a writer goes on as another producer.
+const PRODUCER_TURNS: u64 = 50;
 /// How often a reader reads.
 const READ_EVERY: Duration = Duration::from_millis(200);
 /// How long a whole replica may take to be read.
@@ -51,7 +53,10 @@ async fn writer(shared: Arc<Shared>, client: Client, label: u64, event_of: Event
     let mut rng = shared.rng(label);
     let mut process = shared.next_process();
     let mut publisher = client.publisher();
-    while shared.publishes() {
+    for turn in 1_u64.. {
+        if !shared.publishes() {
+            break;
+        }
         pace(&shared, WORKERS, &mut rng).await;
         let value = shared.next_value();
         let event = event_of(value, &mut rng).build();
@@ -67,6 +72,9 @@ async fn writer(shared: Arc<Shared>, client: Client, label: u64, event_of: Event
         let (known, _) = shared.record(process, Op::Publish { value }, publish).await;
         if !known {
             process = shared.next_process();
+        }
+        // The hub remembers what those published that are gone.
+        if !known || turn.is_multiple_of(PRODUCER_TURNS) {
             publisher = client.publisher();
         }
     }

@@ -10,7 +10,7 @@ use super::stripes;
 use crate::machine::Fault;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::model::ids::{Offset, TopicId};
-use crate::model::limits::RUN_READER_BYTES;
+use crate::model::limits::{AHEAD_READERS, RUN_READER_BYTES};
 use crate::model::ranges::{OffsetRange, Ranges};
 
 /// What a reader does when not even one event is within the bytes.
@@ -44,7 +44,7 @@ pub struct RunReader {
 
 /// A stored batch, or one stripe of it.
 #[derive(Clone, Debug)]
-struct Part {
+pub struct Part {
     topic: TopicId,
     stripe: Option<u8>,
     events: Arc<Cutter>,
@@ -109,7 +109,8 @@ impl RunReader {
             return Ok(Some(part));
         };
         let (mut ahead, mut bytes, mut wanted) = (Vec::new(), 0, first);
-        stripes::visit(kv, topic, stored.first, stripe, &mut |row| {
+        let onwards = (stored.first, Offset(u64::MAX));
+        stripes::visit(kv, topic, onwards, stripe, &mut |row| {
             bytes += row.encoded.len();
             let events = Arc::new(Cutter::new(row)?);
             if !events.has(wanted) {
@@ -138,39 +139,72 @@ impl RunReader {
         }
     }
 
-    /// Reads on from what was taken last, as far as the memory goes, so that it is there when it is
-    /// wanted. What lies before is forgotten.
+    /// What to read so that it is there when it is wanted: what follows what was taken last, as far
+    /// as the memory goes. What lies before is forgotten.
+    pub fn look_ahead(&mut self) -> Vec<Ahead> {
+        let Some(Part { topic, stripe, events }) = self.last.take() else { return Vec::new() };
+        let from = events.first();
+        self.read.retain(|part| {
+            part.topic == topic && part.stripe == stripe && part.events.first() >= from
+        });
+        let known: usize = self.read.iter().map(|part| part.events.bytes()).sum();
+        let room = RUN_READER_BYTES.saturating_sub(known) / AHEAD_READERS;
+        if room < events.bytes() {
+            return Vec::new();
+        }
+        let end = self.read.iter().map(|part| part.events.end()).max().unwrap_or(events.end());
+        // As if what follows were like this.
+        let offsets = events.end().since(from) * (room / events.bytes().max(1)) as u64;
+        let each = |n: u64| {
+            let from = end.plus(n * offsets);
+            Ahead { topic, stripe, from, until: from.plus(offsets), bytes: room }
+        };
+        (0..AHEAD_READERS as u64).map(each).collect()
+    }
+
+    /// Remembers what was read ahead, as it follows.
+    pub fn keep(&mut self, read: impl IntoIterator<Item = Vec<Part>>) {
+        self.read.extend(read.into_iter().flatten());
+    }
+}
+
+/// Batches, or parts of one stripe, that are read ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    topic: TopicId,
+    stripe: Option<u8>,
+    from: Offset,
+    until: Offset,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// Reads them.
     ///
     /// # Errors
     /// When the store fails or a batch is corrupt.
-    pub fn read_ahead(&mut self, kv: &impl Kv) -> Result<(), Fault> {
-        let Some(last) = self.last.take() else { return Ok(()) };
-        let (topic, stripe) = (last.topic, last.stripe);
-        let from = last.events.first();
-        let follows = |part: &Part| {
-            part.topic == topic && part.stripe == stripe && part.events.first() >= from
-        };
-        self.read.retain(follows);
-        let mut bytes: usize = self.read.iter().map(|part| part.events.bytes()).sum();
-        let known = self.read.iter().map(|part| part.events.end()).max();
-        let next = known.unwrap_or(last.events.end());
+    pub fn read(self, kv: &impl Kv) -> Result<Vec<Part>, Fault> {
+        let Self { topic, stripe, from, until, bytes: mut room } = self;
+        let mut parts = Vec::new();
         let mut take = |batch: Batch| {
             let events = Arc::new(Cutter::new(batch)?);
-            bytes += events.bytes();
-            if bytes > RUN_READER_BYTES {
-                return Ok(ControlFlow::Break(()));
+            let fits = events.bytes() <= room;
+            if fits {
+                room -= events.bytes();
+                parts.push(Part { topic, stripe, events });
             }
-            self.read.push_back(Part { topic, stripe, events });
-            Ok(ControlFlow::Continue(()))
+            Ok(if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         };
         if let Some(stripe) = stripe {
-            return stripes::visit(kv, topic, next, stripe, &mut take);
+            stripes::visit(kv, topic, (from, until), stripe, &mut take)?;
+        } else {
+            let (low, high) = (batch::key(topic, from), batch::key(topic, until));
+            kv.scan(Table::Batches, &low, &high, Order::Ascending, &mut |key, row| {
+                let stored = StoredBatch::decode(key, row)?;
+                if stored.is_striped() { Ok(ControlFlow::Break(())) } else { take(stored.row()) }
+            })?;
         }
-        let (low, high) = (batch::key(topic, next), batch::key(topic, Offset(u64::MAX)));
-        kv.scan(Table::Batches, &low, &high, Order::Ascending, &mut |key, row| {
-            let stored = StoredBatch::decode(key, row)?;
-            if stored.is_striped() { Ok(ControlFlow::Break(())) } else { take(stored.row()) }
-        })
+        Ok(parts)
     }
 }
 
@@ -243,19 +277,25 @@ mod tests {
         assert!(matches!(taken, Taken::Batch(..)));
     }
 
+    fn read_ahead(reader: &mut RunReader, kv: &MemKv) {
+        let ahead: Vec<_> =
+            reader.look_ahead().iter().map(|ahead| ahead.read(kv).unwrap()).collect();
+        reader.keep(ahead);
+    }
+
     #[test]
     fn what_is_read_ahead_is_there() {
         let (kv, mut reader) = (stored(), RunReader::default());
         let range = |first, count| [OffsetRange { first, count }];
         reader.take(&kv, TopicId(3), &range(10, 1), (1, 9999), Least::One).unwrap();
-        reader.read_ahead(&kv).unwrap();
+        read_ahead(&mut reader, &kv);
         let gone = MemKv::default();
         for offset in [11, 14, 15] {
             let taken = reader.take(&gone, TopicId(3), &range(offset, 1), (1, 9999), Least::One);
             assert!(matches!(taken.unwrap(), Taken::Batch(..)), "{offset}");
         }
         // Nothing follows, and what lies before is forgotten.
-        reader.read_ahead(&kv).unwrap();
+        read_ahead(&mut reader, &kv);
         let taken = reader.take(&gone, TopicId(3), &range(11, 1), (1, 9999), Least::One);
         assert!(matches!(taken.unwrap(), Taken::Gone));
     }
@@ -308,7 +348,7 @@ mod tests {
                 prop_assert!(u64::from(batch.count) <= bounds.0);
                 prop_assert!(batch.encoded.len() <= bounds.1 || batch.count == 1);
                 if taken.count() % 3 == 0 {
-                    reader.read_ahead(&kv).unwrap();
+                    read_ahead(&mut reader, &kv);
                 }
                 // Any part of it can be had from it.
                 let half = Ranges::from_iter(taken.iter().step_by(2));

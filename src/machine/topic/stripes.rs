@@ -100,18 +100,18 @@ fn decode(row: &[u8]) -> Result<Batch, Fault> {
     Ok(Batch { count, encoded: Bytes::copy_from_slice(rest) })
 }
 
-/// Visits the rows of one stripe, from that of a batch on, until the visitor breaks.
+/// Visits the rows of one stripe of the batches that begin in a range, until the visitor breaks.
 ///
 /// # Errors
 /// When the store fails or a row is corrupt, or the visitor's.
 pub(super) fn visit(
     kv: &impl Kv,
     topic: TopicId,
-    first: Offset,
+    (from, until): (Offset, Offset),
     stripe: u8,
     visitor: &mut impl FnMut(Batch) -> Result<ControlFlow<()>, Fault>,
 ) -> Result<(), Fault> {
-    let (low, high) = (key(topic, first, stripe), key(topic, Offset(u64::MAX), stripe));
+    let (low, high) = (key(topic, from, stripe), key(topic, until, stripe));
     kv.scan(Table::Stripes, &low, &high, Order::Ascending, &mut |_, row| visitor(decode(row)?))
 }
 
@@ -197,7 +197,7 @@ mod tests {
     fn a_stripe_keeps_places_and_versions() {
         let (kv, _) = stored(&[4, 9, 0, 9, 9, 4]);
         let mut rows = Vec::new();
-        visit(&kv, TopicId(3), Offset(10), 9, &mut |batch| {
+        visit(&kv, TopicId(3), (Offset(10), Offset(99)), 9, &mut |batch| {
             rows.push(batch);
             Ok(ControlFlow::Continue(()))
         })

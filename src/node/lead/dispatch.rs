@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -451,14 +452,11 @@ impl Dispatcher {
 impl Node {
     /// Reads what follows, while what was found is leased.
     async fn read_ahead(&self, reader: Option<RunReader>) -> Option<RunReader> {
-        let reader = reader?;
-        let read = self.read(move |db| {
-            let mut reader = reader.clone();
-            reader.read_ahead(db)?;
-            Ok(reader)
-        });
+        let mut reader = reader?;
+        let read = reader.look_ahead().into_iter().map(|ahead| self.read(move |db| ahead.read(db)));
         // Where it fails the next look does, too, and tells.
-        read.await.ok()
+        reader.keep(try_join_all(read).await.ok()?);
+        Some(reader)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A row's body is the number of events (u32 LE), whether they are in stripes (u8), if so the stripe
 //! of each (u8), and an encoded `messagehub.v1.EventBatch`, which readers get as it is; without its
-//! events when those are in [`stripes`].
+//! events when those are in `stripes`.
 
 use std::ops::ControlFlow;
 

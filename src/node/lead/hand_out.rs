@@ -215,7 +215,7 @@ mod tests {
             shown(&found),
             [(5, first_attempts(&["40", "41", "10", "11", "13"])), (6, first_attempts(&["0"])),]
         );
-        assert_eq!((found[0].events(), found[0].batches.len()), (5, 3));
+        assert_eq!((found[0].events(), found[0].batches.len()), (5, 2));
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn holder(
             return Ok(ControlFlow::Break(()));
         }
         let lease = LeaseRecord::decode(value)?;
-        if lease.topic_id == item.topic_id && !lease.events().intersect(&wanted).is_empty() {
+        if lease.topic_id == item.topic_id && !lease.events.intersect(&wanted).is_empty() {
             found = Some((leases::lease_of(row)?, lease));
             return Ok(ControlFlow::Break(()));
         }

@@ -36,9 +36,9 @@ pub enum Taken {
 /// Reads runs of events. It remembers what it read last, which never changes.
 #[derive(Clone, Debug, Default)]
 pub struct RunReader {
-    /// The newest first.
+    /// The last is forgotten first.
     read: VecDeque<Part>,
-    /// Of what was taken last.
+    /// What was taken from last.
     last: Option<Part>,
 }
 

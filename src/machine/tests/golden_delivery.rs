@@ -12,7 +12,7 @@ use crate::machine::subscription::stats::stats;
 use crate::model::command::delivery::{Action, Nack, Reject, SettleItem};
 use crate::model::command::subscription::At;
 use crate::model::command::{
-    CommandBatch, CreateSubscription, Kind, Lease, Redrive, SetQuota, Settle,
+    CommandBatch, CreateSubscription, DeleteTopic, Kind, Lease, Redrive, SetQuota, Settle,
 };
 use crate::model::delivery::Pick;
 use crate::model::filter::{Comparison, Filter, Test};
@@ -131,5 +131,19 @@ fn every_version_is_read() {
         let outcome = apply(&mut kv, &[entry], 9).remove(0).remove(0);
         assert!(matches!(outcome, Outcome::Settled(s) if s[0].refused.is_none()));
         assert_eq!(kv.rows(Table::Leases), 0);
+    }
+}
+
+#[test]
+fn a_deleted_topic_takes_the_rows_of_its_events_with_it() {
+    let mut kv = MemKv::default();
+    apply(&mut kv, &entries(), 1);
+    let tables = [Table::Stripes, Table::Specials, Table::Scheduled, Table::Deadlines];
+    assert!(tables.iter().all(|table| kv.rows(*table) > 0));
+    let delete = DeleteTopic { name: "t".into(), ..DeleteTopic::default() };
+    let entry = CommandBatch { stamp_ms: 8000, commands: vec![Kind::DeleteTopic(delete).into()] };
+    apply(&mut kv, &[entry], 9);
+    for table in tables {
+        assert_eq!(kv.rows(table), 0, "{}", table.name());
     }
 }

@@ -104,6 +104,9 @@ impl Batch {
             return Ok(self.clone());
         }
         let take = take.min(self.count.saturating_sub(skip));
+        if take == 0 {
+            return Ok(Self { count: 0, encoded: Bytes::new() });
+        }
         let first = self.view()?.first_offset.plus(u64::from(skip)).get();
         let range = OffsetRange { first, count: u64::from(take) };
         Cutter::new(self.clone())?.gather(&[range])

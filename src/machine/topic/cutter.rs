@@ -44,7 +44,9 @@ impl Cutter {
             end += event_run::framed_len(event?.len());
             starts.push(end);
         }
-        if starts.len() != batch.count as usize + 1 {
+        let count = batch.count as usize;
+        let fits = |column: &[u64]| column.is_empty() || column.len() == count;
+        if starts.len() != count + 1 || !fits(&view.deltas) || !fits(&view.versions) {
             return Err(corrupt("other events than it says"));
         }
         Ok(Self {

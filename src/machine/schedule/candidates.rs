@@ -6,6 +6,8 @@
 //! without a fairness key are one key. Across topics the order holds among the topics of one
 //! search; a subscription over more of them goes round.
 
+use std::collections::VecDeque;
+
 use super::cursor::Cursor;
 use super::flows;
 use super::lane::Lane;
@@ -148,28 +150,33 @@ fn see_new<K: Kv>(
 
 /// Serves fairness keys in turn until enough is found or nothing is left.
 fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) -> Result<(), Fault> {
-    let flows = flows::next(search, cursor.flow_after.as_deref())?;
-    let mut lanes: Vec<Lane> = flows.iter().map(|flow| Lane::open(search, flow, cursor)).collect();
-    let alone = lanes.len() == 1;
-    let mut wanted = events;
-    let mut hungry: Vec<bool> = vec![true; lanes.len()];
-    while wanted > 0 && hungry.contains(&true) {
-        for (lane, hungry) in lanes.iter_mut().zip(&mut hungry).filter(|(_, hungry)| **hungry) {
-            if wanted == 0 {
-                break;
-            }
-            let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
-            let left = serve_lane(search, lane, &mut wanted, share)?;
-            *hungry = left.is_some();
-            cursor.flow_after = Some(lane.flow.clone());
-            match left.filter(|_| !alone) {
-                Some(left) => drop(cursor.deficits.insert(lane.flow.clone(), left)),
-                None => drop(cursor.deficits.remove(&lane.flow)),
-            }
+    let flows = flows::next(search, cursor)?;
+    let (alone, mut wanted) = (flows.len() == 1, events);
+    let (mut hungry, mut done) = (VecDeque::new(), Vec::new());
+    let mut flows = flows.into_iter();
+    while wanted > 0 {
+        // All of them once, then round and round those that have more.
+        let mut lane = match flows.next() {
+            Some(flow) => Lane::open(search, &flow, cursor)?,
+            None => match hungry.pop_front() {
+                Some(lane) => lane,
+                None => break,
+            },
+        };
+        let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
+        let left = serve_lane(search, &mut lane, &mut wanted, share)?;
+        cursor.flow_after = Some(lane.flow.clone());
+        match left.filter(|_| !alone) {
+            Some(left) => drop(cursor.deficits.insert(lane.flow.clone(), left)),
+            None => drop(cursor.deficits.remove(&lane.flow)),
+        }
+        match left {
+            Some(_) => hungry.push_back(lane),
+            None => done.push(lane),
         }
     }
     search.partial |= wanted == 0;
-    for lane in lanes {
+    for lane in done.into_iter().chain(hungry) {
         lane.close(search, cursor);
     }
     Ok(())

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::flows::{Flows, Rest};
 use super::scheduled::OrderKey;
 use super::specials::SpecialRecord;
 use crate::machine::key;
@@ -35,7 +36,7 @@ pub(super) struct Place {
 }
 
 /// Where searches go on.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Cursor {
     /// The subscription and the revision that all this is about.
     about: Option<(SubscriptionId, u64)>,
@@ -51,6 +52,8 @@ pub struct Cursor {
     pub(super) topics_after: String,
     /// Go on with the fairness keys after this; `None`: from the first.
     pub(super) flow_after: Option<String>,
+    /// Which fairness keys may have events.
+    pub(super) flows: Flows,
     /// What fairness keys have left of their shares, thousandths of events.
     pub(super) deficits: BTreeMap<String, u64>,
 }
@@ -65,7 +68,34 @@ impl Cursor {
         if self.released != released {
             self.released = released;
             self.begins.clear();
+            self.flows.seek_again();
         }
+    }
+
+    /// The places alone, to go back to.
+    #[must_use]
+    pub fn places(&self) -> Self {
+        Self {
+            about: self.about,
+            released: self.released,
+            begins: self.begins.clone(),
+            resumes: self.resumes.clone(),
+            seen: self.seen.clone(),
+            topics_after: self.topics_after.clone(),
+            flow_after: self.flow_after.clone(),
+            flows: Flows::default(),
+            deficits: self.deficits.clone(),
+        }
+    }
+
+    /// Goes back to where a search began whose finds nobody takes. What it learned of fairness keys
+    /// holds all the same.
+    pub fn go_back(&mut self, places: Self) {
+        let now = std::mem::replace(self, places);
+        if let Some((id, revision)) = now.about {
+            self.turn_to(id, revision, now.released);
+        }
+        self.flows = now.flows;
     }
 
     pub(super) fn begin(&self, stream: &StreamId) -> Option<&[u8]> {
@@ -85,8 +115,9 @@ impl Cursor {
         }
     }
 
-    /// Notes an event that may come before where its stream of deadlines begins.
+    /// Notes a new event: it may come before where its stream of deadlines begins.
     pub(super) fn see(&mut self, topic: TopicId, offset: Offset, special: &SpecialRecord) {
+        self.flows.insert(topic, &special.flow);
         let Some(deadline) = special.deadline() else { return };
         let priority = u8::try_from(special.priority).unwrap_or(u8::MAX);
         let stream = (topic, special.flow.clone(), Which::Deadlines(priority));
@@ -98,9 +129,23 @@ impl Cursor {
         }
     }
 
-    /// Forgets where a topic's streams of deadlines begin.
+    /// Forgets what new events of a topic may have changed.
     pub(super) fn unsee(&mut self, topic: TopicId) {
+        self.flows.seek_again_in(topic);
         self.begins.retain(|(t, _, which), _| *t != topic || !matches!(which, Which::Deadlines(_)));
+    }
+
+    /// Notes what a search left of a fairness key's special events.
+    pub(super) fn leave(&mut self, topic: TopicId, flow: &str, rest: Rest) {
+        self.flows.leave(topic, flow, rest);
+        if rest == Rest::Nothing && self.begins.len() > CURSOR_STREAMS_MAX / 2 {
+            // Most fairness keys are used once.
+            let stream = |which| (topic, flow.to_owned(), which);
+            let (first, last) = (stream(Which::Log), stream(Which::Deadlines(u8::MAX)));
+            let streams: Vec<_> =
+                self.begins.range(first..=last).map(|(id, _)| id.clone()).collect();
+            streams.iter().for_each(|id| drop(self.begins.remove(id)));
+        }
     }
 
     pub(super) fn keep_bounds(&mut self) {

@@ -1,6 +1,9 @@
 //! The events of one fairness key, merged in the order of rank.
 
+use std::collections::BTreeMap;
+
 use super::cursor::{Cursor, Which};
+use super::flows::{self, Rest};
 use super::scheduled;
 use super::search::{Item, Search};
 use super::streams::{Stream, deadlines_from, ready_prefix};
@@ -11,12 +14,18 @@ use crate::model::limits::PRIORITY_MAX;
 
 pub(super) struct Lane {
     pub(super) flow: String,
+    /// Whose special events it has.
+    topics: Vec<TopicId>,
     streams: Vec<Stream>,
 }
 
 impl Lane {
-    pub(super) fn open<K: Kv>(search: &Search<'_, K>, flow: &str, cursor: &Cursor) -> Self {
-        let mut streams = Vec::new();
+    pub(super) fn open<K: Kv>(
+        search: &Search<'_, K>,
+        flow: &str,
+        cursor: &Cursor,
+    ) -> Result<Self, Fault> {
+        let (mut streams, mut topics) = (Vec::new(), Vec::new());
         let id = |topic: TopicId, which| (topic, flow.to_owned(), which);
         let special = search.topics.values().any(|t| t.info.specials > 0);
         let failing = search.topics.values().any(|t| t.progress.failures > 0);
@@ -26,10 +35,16 @@ impl Lane {
                 let from = view.first().to_be_bytes().to_vec();
                 streams.push(Stream::new(id(*topic, Which::Log), ranked, (from, &[]), cursor));
             }
-            if view.info.specials == 0 {
+            if view.info.specials == 0 || !cursor.flows.may_have(*topic, flow) {
                 continue;
             }
-            for priority in (0..=PRIORITY_MAX).filter_map(|p| u8::try_from(p).ok()) {
+            topics.push(*topic);
+            let priorities = match flow {
+                // Those with nothing but a deadline have no rows in `Scheduled`.
+                "" => (0..=PRIORITY_MAX).filter_map(|p| u8::try_from(p).ok()).collect(),
+                _ => flows::priorities(search, *topic, flow)?,
+            };
+            for priority in priorities {
                 let prefix = scheduled::prefix(*topic, flow, priority);
                 let scheduled = id(*topic, Which::Scheduled(priority));
                 streams.push(Stream::new(scheduled, true, (prefix.clone(), &prefix), cursor));
@@ -42,7 +57,7 @@ impl Lane {
             let (ready, prefix) = (id(TopicId(0), Which::Ready), ready_prefix(search, flow));
             streams.push(Stream::new(ready, true, (prefix.clone(), &prefix), cursor));
         }
-        Self { flow: flow.to_owned(), streams }
+        Ok(Self { flow: flow.to_owned(), topics, streams })
     }
 
     /// Takes the next events, at most so many; `None`: there are none, or the bound is reached.
@@ -82,13 +97,20 @@ impl Lane {
         Ok(Some(taken))
     }
 
-    /// Notes where streams go on, when the search ran out of rows. A search that did not, and that
-    /// went on from one that had, has seen only the rest.
+    /// Notes where streams go on, when the search ran out of rows, and what is left of the events. A
+    /// search that did not, and that went on from one that had, has seen only the rest.
     pub(super) fn close<K: Kv>(self, search: &mut Search<'_, K>, cursor: &mut Cursor) {
+        let mut rests: BTreeMap<_, _> = self.topics.iter().map(|t| (*t, Rest::Nothing)).collect();
         for stream in self.streams {
+            if let Some(rest) = rests.get_mut(&stream.id.0) {
+                *rest = stream.rest().min(*rest);
+            }
             search.partial |= cursor.resumes.remove(&stream.id).is_some();
             search.partial |= search.rows == 0;
             stream.close(search.rows == 0, cursor);
+        }
+        for (topic, rest) in rests.into_iter().filter(|_| !self.flow.is_empty()) {
+            cursor.leave(topic, &self.flow, rest);
         }
     }
 }

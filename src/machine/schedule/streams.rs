@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use super::cursor::{Cursor, Place, StreamId, Which};
+use super::flows::Rest;
 use super::rank::Rank;
 use super::scheduled::{self, OrderKey, Waiting};
 use super::search::{Item, Search};
@@ -40,6 +41,8 @@ pub(super) struct Stream {
     batch: LogBatch,
     /// No search needs to look again at anything so far.
     passing: bool,
+    /// When the first event that is not ready yet will be.
+    later: Option<UnixMs>,
     /// Where later searches begin.
     begin: Option<Vec<u8>>,
     head: Option<Item>,
@@ -104,6 +107,7 @@ impl Stream {
             specials: VecDeque::new(),
             specials_end: 0,
             batch: LogBatch::default(),
+            later: None,
             begin: None,
             head: None,
             head_at: Vec::new(),
@@ -137,6 +141,15 @@ impl Stream {
             self.begin = Some(to.clone());
         }
         self.at = to;
+    }
+
+    /// What is left of its events.
+    pub(super) fn rest(&self) -> Rest {
+        if self.passing && self.ended {
+            self.later.map_or(Rest::Nothing, Rest::Later)
+        } else {
+            Rest::Some
+        }
     }
 
     /// Notes where later searches begin, and go on when this one ran out of rows.
@@ -367,6 +380,7 @@ impl Stream {
         let key = OrderKey::decode(&row)?;
         if key.instant > search.now {
             search.wake_at(key.instant);
+            self.later = Some(key.instant);
             self.ended = true;
             return Ok(false);
         }

@@ -94,7 +94,7 @@ pub(super) fn enqueue(
         subscription: subscription.to_owned(),
         inbox,
         waiting: VecDeque::new(),
-        memory: Arc::default(),
+        memory: Memory::default(),
         latency: node.lead.latencies.of(subscription),
         event_bytes: 0,
         fruitless: 0,
@@ -111,7 +111,8 @@ struct Dispatcher {
     /// The longest waiting first.
     waiting: VecDeque<Waiter>,
     hints: Listener,
-    memory: Arc<Memory>,
+    /// Lost where a look fails: the next one does without.
+    memory: Memory,
     latency: Arc<Latency>,
     /// What an event took in the last round that found any; 0: unknown.
     event_bytes: usize,
@@ -268,14 +269,16 @@ impl Dispatcher {
         let node = Arc::clone(&self.node);
         let room = u32::try_from(bounds.bytes).unwrap_or(u32::MAX);
         let _room = node.lead.bytes.acquire_many(room).await.map_err(|_| stopping())?;
-        let (name, memory) = (self.subscription.clone(), Arc::clone(&self.memory));
+        let (name, mut memory) = (self.subscription.clone(), std::mem::take(&mut self.memory));
         let now = node.now();
         let began = clock::now();
         let looked = node.read(move |db| {
             let record = record::get(db, &name)?;
-            Ok((record, plan::look(db, &name, now, &memory, &asks, bounds)?))
+            let look = plan::look(db, &name, now, &mut memory, &asks, bounds)?;
+            Ok((record, look, memory))
         });
-        let (record, look) = looked.await?;
+        let (record, look);
+        (record, look, self.memory) = looked.await?;
         let took = clock::now().duration_since(began);
         self.vain = if look.is_vain() { self.vain + took } else { Duration::ZERO };
         match look {
@@ -287,11 +290,14 @@ impl Dispatcher {
             }
             Look::Plan(plan) => {
                 self.hold_back(record.as_ref(), &plan.held_back);
-                let ahead = plan.goes_on.then(|| plan.memory.reader.clone());
+                if !plan.more {
+                    self.memory.reader = RunReader::default();
+                }
+                let ahead = plan.goes_on.then(|| self.memory.reader.clone());
                 let (next, ahead) =
                     tokio::join!(self.grant(term, *plan, took), node.read_ahead(ahead));
                 if let Some(reader) = ahead {
-                    Arc::make_mut(&mut self.memory).reader = reader;
+                    self.memory.reader = reader;
                 }
                 next
             }
@@ -333,11 +339,7 @@ impl Dispatcher {
     }
 
     async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {
-        let Plan { revision, shares, mut skips, more, wake_at, mut memory, .. } = plan;
-        if !more {
-            memory.reader = RunReader::default();
-        }
-        self.memory = Arc::new(memory);
+        let Plan { revision, shares, mut skips, more, wake_at, .. } = plan;
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
             self.fruitless += 1;

@@ -59,14 +59,14 @@ impl Share {
 }
 
 /// What the searches of one dispatcher remember.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) cursor: Cursor,
     pub(super) reader: RunReader,
 }
 
 /// What to lease.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Plan {
     pub(super) revision: u64,
     /// One for each of those who asked.
@@ -81,11 +81,10 @@ pub(super) struct Plan {
     pub(super) wake_at: Option<UnixMs>,
     /// What comes next lies behind what was found: it is worth reading ahead.
     pub(super) goes_on: bool,
-    pub(super) memory: Memory,
 }
 
 /// What a look at a subscription led to.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Look {
     /// There is no such subscription.
     Missing,
@@ -113,7 +112,7 @@ pub(super) fn look(
     kv: &impl Kv,
     name: &str,
     now: UnixMs,
-    memory: &Memory,
+    memory: &mut Memory,
     asks: &[Ask],
     bounds: Bounds,
 ) -> Result<Look, Fault> {
@@ -127,9 +126,9 @@ pub(super) fn look(
     if events == 0 {
         return Ok(Look::Full(held_back));
     }
-    let mut next = memory.clone();
+    let places = memory.cursor.places();
     let most = Most { events, retries };
-    let Some(found) = candidates(kv, name, now, &mut next.cursor, most)? else {
+    let Some(found) = candidates(kv, name, now, &mut memory.cursor, most)? else {
         return Ok(Look::Missing);
     };
     let count = found.picks.iter().map(Pick::count).sum();
@@ -139,13 +138,13 @@ pub(super) fn look(
     let least = if found.more { DISPATCH_PORTION_EVENTS } else { 1 };
     for (ask, events) in asks.iter().zip(portions(count, &wanted, least)) {
         let events = if bytes == 0 { 0 } else { events };
-        let share = fill(kv, &mut next.reader, &mut picks, events, ask.bytes.min(bytes))?;
+        let share = fill(kv, &mut memory.reader, &mut picks, events, ask.bytes.min(bytes))?;
         bytes = bytes.saturating_sub(share.bytes());
         shares.push(share);
     }
     if !picks.is_empty() {
         // What was found and is not asked for now has to be found again.
-        next.cursor = memory.cursor.clone();
+        memory.cursor.go_back(places);
     }
     let more = found.more || !picks.is_empty();
     Ok(Look::Plan(Box::new(Plan {
@@ -156,7 +155,6 @@ pub(super) fn look(
         more,
         goes_on: more && info.config.order() == DeliveryOrder::None,
         wake_at: found.wake_at,
-        memory: next,
     })))
 }
 

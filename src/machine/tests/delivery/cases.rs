@@ -346,6 +346,36 @@ fn fairness_keys_share_by_weight() {
 }
 
 #[test]
+fn a_new_fairness_key_does_not_wait_for_those_that_are_drained() {
+    let mut hub = Hub::plain();
+    let of = |flow: u64| event(|e| e.flow = format!("tenant-{flow}"));
+    for ten in 0..30 {
+        hub.publish(&(ten * 10..ten * 10 + 10).map(of).collect::<Vec<_>>());
+    }
+    let mut cursor = Cursor::default();
+    let mut search =
+        |hub: &Hub| candidates(&hub.kv, "s", UnixMs(hub.now_ms), &mut cursor, 9).unwrap().unwrap();
+    let mut done = 0;
+    loop {
+        let found = search(&hub);
+        for range in found.picks.iter().flat_map(|pick| pick.ranges.as_slice()) {
+            for grant in hub.lease(&[(range.first, range.count)]) {
+                hub.settle(grant.lease_id, Action::Ack(Ack {}));
+                done += grant.ranges.count();
+            }
+        }
+        if !found.more {
+            break;
+        }
+    }
+    assert_eq!(done, 300);
+    hub.publish(&[of(1000)]);
+    let found = search(&hub);
+    assert_eq!(found.picks[0].ranges.as_slice(), [OffsetRange { first: 300, count: 1 }]);
+    assert!(!found.more);
+}
+
+#[test]
 fn a_delayed_event_says_when_to_search_again() {
     let mut hub = Hub::plain();
     hub.publish(&[event(|e| e.deliver_at = Some(Timestamp::of(15_000)))]);

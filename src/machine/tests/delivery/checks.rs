@@ -16,6 +16,9 @@ use crate::machine::subscription::stats::{Stats, stats};
 use crate::machine::tests::random::Dice;
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
 
+/// Searches that may see but a part, find nothing and say so.
+const SEARCHES_MAX: u32 = 32;
+
 /// Cursors that live as long as a leader.
 pub(super) type Cursors = BTreeMap<String, Cursor>;
 
@@ -199,7 +202,12 @@ fn check_candidates(
     let ready = ready(world, sub);
     let all: Vec<&Wanted> = ready.values().flatten().collect();
     for (events, cursor) in [(999, &mut Cursor::default()), (1 + dice.below(5), cursor)] {
-        let found = candidates(kv, name, now, cursor, events).unwrap().unwrap();
+        let mut found = candidates(kv, name, now, cursor, events).unwrap().unwrap();
+        let mut searches = 1;
+        while found.more && found.picks.is_empty() && searches < SEARCHES_MAX {
+            found = candidates(kv, name, now, cursor, events).unwrap().unwrap();
+            searches += 1;
+        }
         let picks = picked(&found);
         check_found(world, sub, &picks, &ready, events, context);
         if !found.picks.is_empty() {
@@ -207,7 +215,7 @@ fn check_candidates(
         }
         let retries =
             all.iter().all(|w| sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing));
-        assert!(all.is_empty() || found.more || retries, "{context}: nothing found of {all:?}");
+        assert!(all.is_empty() || retries, "{context}: nothing found of {all:?}");
     }
     if dice.below(16) == 0 {
         check_small_steps(kv, (name, sub), now, &all, dice, context);

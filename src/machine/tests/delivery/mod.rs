@@ -78,7 +78,7 @@ fn run(seed: u64, tally: &mut BTreeMap<String, u64>) {
     let mix = Mix {
         special: dice.below(3) > 0,
         keyed: dice.below(2) == 0,
-        flows: dice.below(3) == 0,
+        flows: [0, 0, 0, 0, 2, 30][dice.below(6) as usize],
         gloomy: dice.below(6) == 0,
     };
     let (mut world, mut kv) = (World::default(), MemKv::default());

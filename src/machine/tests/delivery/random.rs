@@ -79,7 +79,8 @@ impl TestEvent {
 pub(super) struct Mix {
     pub(super) special: bool,
     pub(super) keyed: bool,
-    pub(super) flows: bool,
+    /// How many fairness keys they have.
+    pub(super) flows: u64,
     /// Consumers mostly reject.
     pub(super) gloomy: bool,
 }
@@ -121,8 +122,9 @@ fn event(dice: &mut Dice, now: u64, mix: Mix) -> TestEvent {
         priority: (special && dice.below(2) == 0).then(|| dice.below(10) as u32),
         deadline: deadline.map(Timestamp::of),
         deliver_at: deliver_at.map(Timestamp::of),
-        flow: if mix.flows && dice.below(2) == 0 {
-            pick(dice, &["x", "yy"]).into()
+        flow: if mix.flows > 0 && dice.below(2) == 0 {
+            // Of several lengths.
+            (dice.below(mix.flows) * 7).to_string()
         } else {
             String::new()
         },

@@ -282,7 +282,7 @@ pub const CANDIDATE_TOPICS_MAX: usize = 64;
 /// Topics whose names one search for events to deliver passes.
 pub const CANDIDATE_TOPIC_NAMES_MAX: usize = 1024;
 /// Fairness keys that one search for events to deliver looks at.
-pub const CANDIDATE_FLOWS_MAX: usize = if SMALL { 4 } else { 256 };
+pub const CANDIDATE_FLOWS_MAX: usize = if cfg!(test) { 4 } else { 256 };
 /// Rows and events that one search for events to deliver looks at.
 pub const CANDIDATE_ROWS_MAX: u64 = 16_384;
 /// Special events that share a row; at most 64, as a row has bits for them.
@@ -292,7 +292,7 @@ pub const SPECIALS_DENSE: usize = if SMALL { 2 } else { 32 };
 /// Rows that a stream of candidates reads at once.
 pub const CANDIDATE_STREAM_ROWS: usize = 256;
 /// Fairness keys, over all topics, that a cursor remembers to have events.
-pub const CURSOR_FLOWS_MAX: usize = if SMALL { 16 } else { 131_072 };
+pub const CURSOR_FLOWS_MAX: usize = if cfg!(test) { 16 } else { 131_072 };
 /// Streams whose place a cursor remembers.
 pub const CURSOR_STREAMS_MAX: usize = 4096;
 /// Rows that counting a subscription's events looks at.

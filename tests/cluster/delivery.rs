@@ -40,6 +40,18 @@ pub(crate) fn client(cluster: &Cluster) -> Client {
     Client::new(cluster.all_endpoints()).unwrap()
 }
 
+/// Publishes an event for each of the fairness keys, in this order.
+fn publish_fair(cluster: &Cluster, keys: impl Iterator<Item = String>) {
+    let line = |(n, key): (usize, String)| {
+        format!(
+            r#"{{"specversion":"1.0","id":"{n}-{key}","source":"/t","type":"t","fairnesskey":"{key}"}}"#
+        )
+    };
+    let lines: Vec<String> = keys.enumerate().map(line).collect();
+    let (endpoints, args) = (cluster.endpoints().join(","), ["events", "publish", "orders", "-"]);
+    crate::support::mhub_with_input(&endpoints, &args, Some(&lines.join("\n"))).succeeds();
+}
+
 /// A counter of the subscription.
 pub(crate) fn counter(cluster: &Cluster, name: &str) -> u64 {
     let info = cluster.admin(&["sub", "info", "s", "-o", "json"]).json();
@@ -150,6 +162,46 @@ async fn consumers_share_a_subscription_without_overlap() {
     assert_eq!((a.len() + b.len(), all.len()), (2000, 2000));
     assert_eq!(counter(&cluster, "acked"), 2000);
     assert_eq!(counter(&cluster, "in_flight"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_fairness_keys_share_and_none_waits_for_those_that_are_drained() {
+    const KEYS: u64 = 100_000;
+    const NOISY: u64 = 10_000;
+    let mut cluster = shop(3, 0, &["max_in_flight=100000", "max_in_flight_per_consumer=100000"]);
+    publish_fair(&cluster, (0..NOISY).map(|_| "noisy".to_owned()));
+    publish_fair(&cluster, (0..KEYS).map(|n| format!("tenant-{n}")));
+    let mut worker = Worker::new(&cluster, "s", "w");
+    let (mut others, mut noisy, mut early) = (BTreeSet::new(), BTreeSet::new(), 0);
+    while ((others.len() + noisy.len()) as u64) < NOISY + KEYS {
+        let got = worker.pull_some(4096).await;
+        for (offset, attempt) in offsets(&got) {
+            assert_eq!(attempt, 1);
+            let new = if offset < NOISY { &mut noisy } else { &mut others };
+            assert!(new.insert(offset), "{offset} came twice");
+        }
+        worker.settle_all(&got, ack()).await;
+        if (others.len() as u64) < KEYS {
+            early = noisy.len();
+        }
+    }
+    assert!(early <= 64, "one of {KEYS} had {early} events before the others had one");
+    // All that were used are drained: a new one is seen at once, also by a leader that knows nothing.
+    publish_fair(&cluster, std::iter::once("new".to_owned()));
+    let published = Instant::now();
+    let got = worker.pull_some(1).await;
+    assert_eq!(offsets(&got), first(NOISY + KEYS..NOISY + KEYS + 1));
+    assert!(published.elapsed() < Duration::from_secs(1), "{:?}", published.elapsed());
+    worker.settle_all(&got, ack()).await;
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    assert!(worker.pull(1, 100).await.is_empty());
+    publish_fair(&cluster, std::iter::once("newer".to_owned()));
+    let published = Instant::now();
+    let got = worker.pull_some(1).await;
+    assert_eq!(offsets(&got), first(NOISY + KEYS + 1..NOISY + KEYS + 2));
+    assert!(published.elapsed() < Duration::from_secs(1), "{:?}", published.elapsed());
+    cluster.nodes[leader].start();
 }
 
 #[tokio::test(flavor = "multi_thread")]

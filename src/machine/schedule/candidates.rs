@@ -154,7 +154,7 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
     let (alone, mut wanted) = (flows.len() == 1, events);
     let (mut hungry, mut done) = (VecDeque::new(), Vec::new());
     let mut flows = flows.into_iter();
-    while wanted > 0 {
+    while wanted > 0 && search.rows > 0 {
         // All of them once, then round and round those that have more.
         let mut lane = match flows.next() {
             Some(flow) => Lane::open(search, &flow, cursor)?,
@@ -175,7 +175,7 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
             None => done.push(lane),
         }
     }
-    search.partial |= wanted == 0;
+    search.partial |= wanted == 0 || search.rows == 0;
     for lane in done.into_iter().chain(hungry) {
         lane.close(search, cursor);
     }

@@ -59,7 +59,7 @@ struct Known {
     sought: Option<Flow>,
     /// All rows were gone through.
     sought_all: bool,
-    /// There was no room for one that was told of: go through the rows again.
+    /// There was no room for all of them: go through the rows again.
     missed: bool,
 }
 
@@ -114,7 +114,7 @@ impl Flows {
         let Some(known) = self.topics.get(&topic) else { return true };
         let flow = flow_of(flow);
         let sought = known.sought_all || known.sought.as_ref().is_some_and(|to| flow <= *to);
-        flow.0 == 0 || !sought || known.waiting.contains(&flow)
+        flow.0 == 0 || !sought || known.missed || known.waiting.contains(&flow)
     }
 }
 
@@ -127,6 +127,17 @@ impl Known {
         }
         let twice = before - self.waiting.len() - self.later.len();
         (self.later.first().map(|(at, _)| *at), twice)
+    }
+
+    /// Forgets some, those that were served last, to come to them again later; how many.
+    fn make_room(&mut self, wanted: usize, last: &str) -> usize {
+        let last = flow_of(last);
+        let served = self.waiting.range(..=&last).rev();
+        let others = self.waiting.range((Bound::Excluded(&last), Bound::Unbounded)).rev();
+        let some: Vec<_> = served.chain(others).take(wanted).cloned().collect();
+        some.iter().for_each(|flow| drop(self.waiting.remove(flow)));
+        self.missed |= !some.is_empty();
+        some.len()
     }
 
     /// Those that are waiting, after one.
@@ -146,7 +157,7 @@ pub(super) fn next<K: Kv>(
     let topics: Vec<_> =
         search.topics.values().filter(|t| t.info.specials > 0).map(|t| t.info.id).collect();
     for topic in &topics {
-        seek(search, &mut cursor.flows, *topic, limit)?;
+        seek(search, cursor, *topic, limit)?;
     }
     let (known, after) = (&cursor.flows, cursor.flow_after.as_deref());
     let mut flows = collect(search, known, &topics, after, limit)?;
@@ -164,10 +175,11 @@ pub(super) fn next<K: Kv>(
 /// Goes on through the rows of a topic for fairness keys, slowly while many are known.
 fn seek<K: Kv>(
     search: &mut Search<'_, K>,
-    flows: &mut Flows,
+    cursor: &mut Cursor,
     topic: TopicId,
     limit: usize,
 ) -> Result<(), Fault> {
+    let (flows, last) = (&mut cursor.flows, cursor.flow_after.as_deref());
     let known = flows.topics.entry(topic).or_default();
     let (next, twice) = known.wake(search.now);
     flows.count -= twice;
@@ -180,11 +192,12 @@ fn seek<K: Kv>(
     }
     search.partial = true;
     let pace = if known.waiting.len() < limit { limit } else { limit.div_ceil(4) };
-    let room = pace.min(CURSOR_FLOWS_MAX.saturating_sub(flows.count));
+    let room = CURSOR_FLOWS_MAX.saturating_sub(flows.count);
+    flows.count -= known.make_room(pace.saturating_sub(room), last.unwrap_or(""));
     let mut found = BTreeSet::new();
     let after = known.sought.as_ref().map(|(_, flow)| flow.as_str());
-    leap_scheduled(search, topic, after, room, &mut found)?;
-    known.sought_all = room > 0 && found.len() < room;
+    leap_scheduled(search, topic, after, pace, &mut found)?;
+    known.sought_all = found.len() < pace;
     known.sought = found.last().cloned().or(known.sought.take());
     found.retain(|(length, _)| *length > 0);
     let before = known.waiting.len();

@@ -269,13 +269,15 @@ impl Dispatcher {
         let node = Arc::clone(&self.node);
         let room = u32::try_from(bounds.bytes).unwrap_or(u32::MAX);
         let _room = node.lead.bytes.acquire_many(room).await.map_err(|_| stopping())?;
-        let (name, mut memory) = (self.subscription.clone(), std::mem::take(&mut self.memory));
+        let (name, memory) = (self.subscription.clone(), std::mem::take(&mut self.memory));
+        let memory = Mutex::new(memory);
         let now = node.now();
         let began = clock::now();
         let looked = node.read(move |db| {
             let record = record::get(db, &name)?;
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
             let look = plan::look(db, &name, now, &mut memory, &asks, bounds)?;
-            Ok((record, look, memory))
+            Ok((record, look, std::mem::take(&mut *memory)))
         });
         let (record, look);
         (record, look, self.memory) = looked.await?;

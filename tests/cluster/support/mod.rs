@@ -343,12 +343,15 @@ pub(crate) fn mhub_with_input(endpoint: &str, args: &[&str], input: Option<&str>
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    if let Some(input) = input {
-        use std::io::Write as _;
-        // The command may end before it has read everything; that is for the caller to judge.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    }
-    Run { args: args.join(" "), output: child.wait_with_output().unwrap() }
+    let stdin = child.stdin.take();
+    std::thread::scope(|scope| {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            // What it prints has to be read meanwhile. It may end before it has read everything; that
+            // is for the caller to judge.
+            scope.spawn(move || drop(std::io::Write::write_all(&mut stdin, input.as_bytes())));
+        }
+        Run { args: args.join(" "), output: child.wait_with_output().unwrap() }
+    })
 }
 
 /// A port that was free a moment ago, and that the system does not give to outgoing connections:

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::cursor::Cursor;
-use super::flows;
+use super::flows::{self, Turn};
 use super::lane::Lane;
 use super::search::Search;
 use super::specials;
@@ -150,14 +150,15 @@ fn see_new<K: Kv>(
 
 /// Serves fairness keys in turn until enough is found or nothing is left.
 fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) -> Result<(), Fault> {
-    let flows = flows::next(search, cursor)?;
-    let (alone, mut wanted) = (flows.len() == 1, events);
+    let Turn { flows, mut early, all } = flows::next(search, cursor)?;
+    let (alone, mut wanted) = (all && flows.len() == 1, events);
     let (mut hungry, mut done) = (VecDeque::new(), Vec::new());
     let mut flows = flows.into_iter();
     while wanted > 0 && search.rows > 0 {
-        // All of them once, then round and round those that have more.
+        // Each of them once, then round and round those that have more, unless others wait.
         let mut lane = match flows.next() {
             Some(flow) => Lane::open(search, &flow, cursor)?,
+            None if !all => break,
             None => match hungry.pop_front() {
                 Some(lane) => lane,
                 None => break,
@@ -165,7 +166,10 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
         };
         let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
         let left = serve_lane(search, &mut lane, &mut wanted, share)?;
-        cursor.flow_after = Some(lane.flow.clone());
+        match early.checked_sub(1) {
+            Some(left) => early = left,
+            None => cursor.flow_after = Some(lane.flow.clone()),
+        }
         match left.filter(|_| !alone) {
             Some(left) => drop(cursor.deficits.insert(lane.flow.clone(), left)),
             None => drop(cursor.deficits.remove(&lane.flow)),

@@ -53,6 +53,8 @@ pub(super) struct Flows {
 struct Known {
     /// May have free events.
     waiting: BTreeSet<Flow>,
+    /// Those of them that became known while the rows were gone through, and nobody has looked at.
+    told: BTreeSet<Flow>,
     /// Have events that are ready later.
     later: BTreeSet<(UnixMs, Flow)>,
     /// All rows of fairness keys up to this one were gone through; `None`: none yet.
@@ -87,7 +89,10 @@ impl Flows {
         }
         let (flow, known) = (flow_of(flow), self.topics.entry(topic).or_default());
         if self.count < CURSOR_FLOWS_MAX {
-            self.count += usize::from(known.waiting.insert(flow));
+            if known.waiting.insert(flow.clone()) {
+                self.count += 1;
+                known.told.extend((!known.sought_all).then_some(flow));
+            }
         } else if !known.waiting.contains(&flow) {
             known.missed = true;
         }
@@ -107,6 +112,23 @@ impl Flows {
                 known.missed = true;
             }
         }
+    }
+
+    /// Some of those that were told of while most that are known may be drained.
+    fn told(&mut self, topics: &[TopicId], most: usize) -> BTreeSet<Flow> {
+        let mut some = BTreeSet::new();
+        for topic in topics {
+            let Some(known) = self.topics.get_mut(topic) else { continue };
+            if known.sought_all {
+                known.told.clear();
+            }
+            while some.len() < most
+                && let Some(flow) = known.told.pop_first()
+            {
+                some.insert(flow);
+            }
+        }
+        some
     }
 
     /// Whether a topic may have special events of a fairness key that are free.
@@ -129,6 +151,12 @@ impl Known {
         (self.later.first().map(|(at, _)| *at), twice)
     }
 
+    /// Whether too few are known, or too few that come before those which were served already.
+    fn runs_short(&self, last: Option<&str>, limit: usize) -> bool {
+        let follows = last.is_some_and(|last| Some(flow_of(last)) <= self.sought);
+        self.waiting.len() < limit || (follows && self.after(last).take(limit).count() < limit)
+    }
+
     /// Forgets some, those that were served last, to come to them again later; how many.
     fn make_room(&mut self, wanted: usize, last: &str) -> usize {
         let last = flow_of(last);
@@ -147,18 +175,27 @@ impl Known {
     }
 }
 
-/// The fairness keys after the one that was served last, at most `limits::CANDIDATE_FLOWS_MAX`,
-/// going round.
-pub(super) fn next<K: Kv>(
-    search: &mut Search<'_, K>,
-    cursor: &mut Cursor,
-) -> Result<Vec<String>, Fault> {
+/// Which fairness keys a search serves.
+pub(super) struct Turn {
+    pub(super) flows: Vec<String>,
+    /// So many of them, the first, are served before it is their turn: they are new, and those whose
+    /// turn it is may all be drained.
+    pub(super) early: usize,
+    /// These are all that may have events.
+    pub(super) all: bool,
+}
+
+/// The fairness keys after the one that was served last, at most `limits::CANDIDATE_FLOWS_MAX`, going
+/// round.
+pub(super) fn next<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor) -> Result<Turn, Fault> {
     let limit = (CANDIDATE_FLOWS_MAX / search.topics.len().max(1)).max(FLOWS_MIN);
     let topics: Vec<_> =
         search.topics.values().filter(|t| t.info.specials > 0).map(|t| t.info.id).collect();
+    let mut all = true;
     for topic in &topics {
-        seek(search, cursor, *topic, limit)?;
+        all &= seek(search, cursor, *topic, limit)?;
     }
+    let early = cursor.flows.told(&topics, limit / 4);
     let (known, after) = (&cursor.flows, cursor.flow_after.as_deref());
     let mut flows = collect(search, known, &topics, after, limit)?;
     if after.is_some() && flows.len() < limit {
@@ -168,30 +205,33 @@ pub(super) fn next<K: Kv>(
             }
         }
     }
-    search.partial |= flows.len() == limit;
-    Ok(flows.into_iter().map(|(_, flow)| flow).collect())
+    all &= flows.len() < limit;
+    search.partial |= !all;
+    flows.retain(|flow| !early.contains(flow));
+    let (count, flows) = (early.len(), early.into_iter().chain(flows).map(|(_, flow)| flow));
+    Ok(Turn { flows: flows.collect(), early: count, all })
 }
 
-/// Goes on through the rows of a topic for fairness keys, slowly while many are known.
+/// Goes on through the rows of a topic for fairness keys, slowly while there are others to look at.
+/// Whether it has come to all of them.
 fn seek<K: Kv>(
     search: &mut Search<'_, K>,
     cursor: &mut Cursor,
     topic: TopicId,
     limit: usize,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let (flows, last) = (&mut cursor.flows, cursor.flow_after.as_deref());
     let known = flows.topics.entry(topic).or_default();
     let (next, twice) = known.wake(search.now);
     flows.count -= twice;
     next.into_iter().for_each(|at| search.wake_at(at));
     if known.sought_all && !known.missed {
-        return Ok(());
+        return Ok(true);
     }
     if known.sought_all {
         (known.sought, known.sought_all, known.missed) = (None, false, false);
     }
-    search.partial = true;
-    let pace = if known.waiting.len() < limit { limit } else { limit.div_ceil(4) };
+    let pace = if known.runs_short(last, limit) { limit } else { limit.div_ceil(4) };
     let room = CURSOR_FLOWS_MAX.saturating_sub(flows.count);
     flows.count -= known.make_room(pace.saturating_sub(room), last.unwrap_or(""));
     let mut found = BTreeSet::new();
@@ -203,7 +243,7 @@ fn seek<K: Kv>(
     let before = known.waiting.len();
     known.waiting.append(&mut found);
     flows.count += known.waiting.len() - before;
-    Ok(())
+    Ok(known.sought_all && !known.missed)
 }
 
 fn collect<K: Kv>(

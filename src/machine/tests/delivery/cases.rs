@@ -1,12 +1,12 @@
 //! Single cases: what random sequences are too small or too seldom for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::random::{TestEvent, Timestamp, create_topic, publish_of};
 use crate::machine::delivery::query as delivery;
 use crate::machine::kv::{Kv as _, Table};
 use crate::machine::mem::MemKv;
-use crate::machine::schedule::candidates::candidates;
+use crate::machine::schedule::candidates::{candidates, candidates_within};
 use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::backlog::bytes_of_topics;
 use crate::machine::subscription::query::{subscription, subscriptions};
@@ -373,6 +373,18 @@ fn a_new_fairness_key_does_not_wait_for_those_that_are_drained() {
     let found = search(&hub);
     assert_eq!(found.picks[0].ranges.as_slice(), [OffsetRange { first: 300, count: 1 }]);
     assert!(!found.more);
+    // More new ones than a search may look at.
+    hub.publish(&(2000..2012).map(of).collect::<Vec<_>>());
+    let mut left: BTreeSet<u64> = (301..313).collect();
+    let mut searches = 0;
+    while !left.is_empty() {
+        let now = UnixMs(hub.now_ms);
+        let found = candidates_within(&hub.kv, "s", now, &mut cursor, 999.into(), 5);
+        let ranges = found.unwrap().unwrap().picks.into_iter().flat_map(|p| p.ranges.into_vec());
+        ranges.for_each(|range| left.retain(|offset| !range.has(Offset(*offset))));
+        searches += 1;
+        assert!(searches < 2000, "{left:?} are not found");
+    }
 }
 
 #[test]

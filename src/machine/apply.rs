@@ -15,7 +15,7 @@ use super::topic::heads::Heads;
 use super::topic::keys::Head;
 use super::topic::open_batch::OpenBatch;
 use super::topic::record::TopicRecord;
-use super::{delivery, housekeeping, nodes, quota, schedule, subscription, topic};
+use super::{delivery, housekeeping, nodes, quota, registry, schedule, subscription, topic};
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::outcome::{Effect, Outcome};
@@ -65,6 +65,18 @@ pub struct Meta {
     /// When the newest leader announced itself, Unix milliseconds.
     #[prost(uint64, tag = "13")]
     pub led_since_ms: u64,
+    /// Services that exist.
+    #[prost(uint64, tag = "14")]
+    pub services: u64,
+    /// Instances that exist.
+    #[prost(uint64, tag = "15")]
+    pub instances: u64,
+    /// The number that the newest service or registration of an instance got.
+    #[prost(uint64, tag = "16")]
+    pub last_registry_number: u64,
+    /// Changes of the registry so far.
+    #[prost(uint64, tag = "17")]
+    pub registry_revision: u64,
 }
 
 impl Meta {
@@ -99,6 +111,7 @@ pub struct Machine<'k, K> {
     heads: Heads,
     wakes: BTreeSet<SubscriptionId>,
     appended: BTreeSet<TopicId>,
+    registry: BTreeSet<String>,
     reports: Vec<(String, Report)>,
 }
 
@@ -133,6 +146,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             open: None,
             wakes: BTreeSet::new(),
             appended: BTreeSet::new(),
+            registry: BTreeSet::new(),
             reports: Vec::new(),
         })
     }
@@ -156,6 +170,8 @@ impl<'k, K: Kv> Machine<'k, K> {
         self.close_batch();
         let wakes = std::mem::take(&mut self.wakes).into_iter().map(Effect::Wake);
         applied.effects.extend(wakes);
+        let registry = std::mem::take(&mut self.registry);
+        applied.effects.extend(registry.into_iter().map(Effect::RegistryChanged));
         let appended = std::mem::take(&mut self.appended);
         let changed = self.topics.iter().filter(|(_, topic)| {
             topic.value.as_ref().is_some_and(|topic| appended.contains(&topic.topic_id()))
@@ -203,6 +219,13 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::CancelEvent(cancel) => schedule::cancel::apply(self, &cancel),
             Kind::SetQuota(set) => quota::set(self, set),
             Kind::Notice(notice) => lifecycle::notice(self, &notice),
+            Kind::PutService(put) => registry::services::put(self, put),
+            Kind::DeleteService(delete) => registry::services::delete(self, delete),
+            Kind::RegisterInstances(register) => registry::instances::register(self, register),
+            Kind::DeregisterInstances(gone) => registry::instances::deregister(self, gone),
+            Kind::SetMode(set) => registry::instances::set_mode(self, set),
+            Kind::SetHealth(set) => registry::health::set(self, &set),
+            Kind::SetBreaker(set) => registry::breaker::set(self, &set),
         }
     }
 
@@ -216,9 +239,16 @@ impl<'k, K: Kv> Machine<'k, K> {
         self.appended.insert(topic);
     }
 
-    /// Says something about a subscription in the lifecycle feed.
-    pub(crate) fn report(&mut self, subscription: &str, what: Report) {
-        self.reports.push((subscription.to_owned(), what));
+    /// Wishes that those who watch this service are woken.
+    pub(crate) fn registry_changed(&mut self, service: &str) {
+        if !self.registry.contains(service) {
+            self.registry.insert(service.to_owned());
+        }
+    }
+
+    /// Says something about a subscription or a service in the lifecycle feed.
+    pub(crate) fn report(&mut self, about: &str, what: Report) {
+        self.reports.push((about.to_owned(), what));
     }
 
     /// The position that the next event gets.

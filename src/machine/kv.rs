@@ -66,11 +66,19 @@ pub enum Table {
     Backs,
     /// (topic id, stripe, first offset) → events of one priority of a batch of several.
     Stripes,
+    /// Service name → settings, counters, breaker.
+    Services,
+    /// (service, instance id) → what the instance says of itself, health, breaker.
+    Instances,
+    /// Number → service and instance that it was given to.
+    RegistryNumbers,
+    /// Revision → what changed in the registry.
+    RegistryLog,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -99,6 +107,10 @@ impl Table {
         Self::Quotas,
         Self::Backs,
         Self::Stripes,
+        Self::Services,
+        Self::Instances,
+        Self::RegistryNumbers,
+        Self::RegistryLog,
     ];
 
     /// The persisted name.
@@ -133,6 +145,10 @@ impl Table {
             Self::Quotas => "quotas",
             Self::Backs => "backs",
             Self::Stripes => "stripes",
+            Self::Services => "services",
+            Self::Instances => "instances",
+            Self::RegistryNumbers => "registry_numbers",
+            Self::RegistryLog => "registry_log",
         }
     }
 }

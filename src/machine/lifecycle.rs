@@ -1,4 +1,4 @@
-//! The lifecycle feed: what happens to subscriptions and services, as events of the topic
+//! The lifecycle feed: what happens to subscriptions, services and instances, as events of the topic
 //! `hub.lifecycle`.
 //!
 //! Each command says a bounded number of things: what concerns many events is said once, with a
@@ -15,6 +15,7 @@ use super::topic::publish;
 use super::topic::record::TopicRecord;
 use crate::model::command::{Notice, NoticeKind};
 use crate::model::outcome::Outcome;
+use crate::model::registry::{BreakerState, Mode};
 use crate::model::topic::TopicConfig;
 
 /// The topic of the feed.
@@ -22,7 +23,7 @@ pub const TOPIC: &str = "hub.lifecycle";
 /// The `source` of its events.
 pub const SOURCE: &str = "/hub";
 
-/// Something that happened to a subscription or a service.
+/// Something that happened to a subscription, a service or an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     DeadLettered { count: u64 },
@@ -35,6 +36,16 @@ pub(crate) enum Report {
     Lagging { waiting: u64 },
     CaughtUp { waiting: u64 },
     QuotaHit { limit: &'static str, value: u64 },
+    ServiceDown,
+    ServiceRecovered,
+    ServiceBreaker(BreakerState),
+    // Of an instance: what it is about is SERVICE/ID.
+    Registered,
+    Deregistered,
+    Passing,
+    Critical,
+    Mode(Mode),
+    Breaker(BreakerState),
 }
 
 /// The limits of a service as the feed names them.
@@ -79,7 +90,40 @@ impl Report {
             Self::Lagging { .. } => "hub.subscription.lagging",
             Self::CaughtUp { .. } => "hub.subscription.caught_up",
             Self::QuotaHit { .. } => "hub.service.quota_hit",
+            Self::ServiceDown => "hub.service.down",
+            Self::ServiceRecovered => "hub.service.recovered",
+            Self::ServiceBreaker(state) => match state {
+                BreakerState::Closed => "hub.service.breaker_closed",
+                BreakerState::Open => "hub.service.breaker_opened",
+                BreakerState::HalfOpen => "hub.service.breaker_half_open",
+                BreakerState::ForcedOpen => "hub.service.breaker_forced_open",
+                BreakerState::ForcedClosed => "hub.service.breaker_forced_closed",
+            },
+            Self::Registered => "hub.instance.registered",
+            Self::Deregistered => "hub.instance.deregistered",
+            Self::Passing => "hub.instance.passing",
+            Self::Critical => "hub.instance.critical",
+            Self::Mode(Mode::Up) => "hub.instance.up",
+            Self::Mode(Mode::Draining) => "hub.instance.draining",
+            Self::Mode(Mode::Maintenance) => "hub.instance.maintenance",
+            Self::Breaker(state) => match state {
+                BreakerState::Closed => "hub.instance.breaker_closed",
+                BreakerState::Open => "hub.instance.breaker_opened",
+                BreakerState::HalfOpen => "hub.instance.breaker_half_open",
+                BreakerState::ForcedOpen => "hub.instance.breaker_forced_open",
+                BreakerState::ForcedClosed => "hub.instance.breaker_forced_closed",
+            },
         }
+    }
+
+    fn is_of_service(self) -> bool {
+        matches!(
+            self,
+            Self::QuotaHit { .. }
+                | Self::ServiceDown
+                | Self::ServiceRecovered
+                | Self::ServiceBreaker(_)
+        )
     }
 
     fn facts(self) -> Vec<(&'static str, u64)> {
@@ -94,14 +138,17 @@ impl Report {
             }
             Self::Lagging { waiting } | Self::CaughtUp { waiting } => vec![("waiting", waiting)],
             Self::QuotaHit { limit, value } => vec![(limit, value)],
-            Self::Resumed | Self::Deleted => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
     /// 64-bit numbers are JSON strings. Names need no escaping: their grammar has no quotes.
     fn data(self, about: &str) -> String {
-        let what = if matches!(self, Self::QuotaHit { .. }) { "service" } else { "subscription" };
-        let mut json = format!("{{\"{what}\":\"{about}\"");
+        let mut json = match about.split_once('/') {
+            Some((service, id)) => format!("{{\"service\":\"{service}\",\"instance\":\"{id}\""),
+            None if self.is_of_service() => format!("{{\"service\":\"{about}\""),
+            None => format!("{{\"subscription\":\"{about}\""),
+        };
         for (name, value) in self.facts() {
             json.push_str(&format!(",\"{name}\":\"{value}\""));
         }
@@ -188,6 +235,8 @@ mod tests {
         assert_eq!(Report::Resumed.data("s"), r#"{"subscription":"s"}"#);
         let hit = Report::QuotaHit { limit: "in_flight", value: 5 };
         assert_eq!(hit.data("shop"), r#"{"service":"shop","in_flight":"5"}"#);
+        let critical = Report::Critical.data("shop/h:80");
+        assert_eq!(critical, r#"{"service":"shop","instance":"h:80"}"#);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod topic;
 pub mod delivery;
 pub mod lifecycle;
 pub mod quota;
+pub mod registry;
 pub mod schedule;
 pub mod subscription;
 

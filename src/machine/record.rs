@@ -70,6 +70,12 @@ pub enum Kind {
     Backs = 27,
     /// Events of one priority of a batch.
     Stripe = 28,
+    /// A service.
+    Service = 29,
+    /// An instance of a service.
+    Instance = 30,
+    /// What a number of the registry was given to.
+    RegistryNumber = 31,
     /// The log id that was applied last.
     Applied = 32,
     /// An entry of the Raft log.
@@ -84,6 +90,8 @@ pub enum Kind {
     SnapshotManifest = 37,
     /// How far the write-ahead log of a database was synced.
     SyncedMark = 38,
+    /// A change of the registry.
+    RegistryChange = 39,
 }
 
 impl Kind {
@@ -117,6 +125,9 @@ impl Kind {
         Self::ServiceLoad,
         Self::Backs,
         Self::Stripe,
+        Self::Service,
+        Self::Instance,
+        Self::RegistryNumber,
         Self::Applied,
         Self::LogEntry,
         Self::Vote,
@@ -124,6 +135,7 @@ impl Kind {
         Self::Membership,
         Self::SnapshotManifest,
         Self::SyncedMark,
+        Self::RegistryChange,
     ];
 }
 

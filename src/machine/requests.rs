@@ -6,6 +6,7 @@ use super::Fault;
 use super::apply::Machine;
 use super::kv::{Kv, Table};
 use super::record::{Kind, decode_message, encode_message};
+use super::registry::records::ServiceRecord;
 use super::subscription::record::SubscriptionRecord;
 use super::subscription::state::SubscriptionState;
 use super::topic::record::TopicRecord;
@@ -33,6 +34,9 @@ pub struct RequestRecord {
     /// Of a seek: start, redelivered, skipped, truncated (0 or 1).
     #[prost(uint64, repeated, tag = "6")]
     sought: Vec<u64>,
+    /// The service in the answer.
+    #[prost(message, optional, tag = "7")]
+    service: Option<ServiceRecord>,
 }
 
 impl RequestRecord {
@@ -67,6 +71,9 @@ pub(crate) fn first_answer<K: Kv>(
         let (start, truncated) = (Position(start), truncated == 1);
         return Ok(Some(Outcome::Sought(Sought { start, redelivered, skipped, truncated })));
     }
+    if let Some(service) = record.service {
+        return Ok(Some(Outcome::Service(Box::new(service.info(&record.name)))));
+    }
     Ok(Some(match record.topic {
         Some(topic) => Outcome::Topic(topic.info(&record.name)),
         None => Outcome::Done,
@@ -84,6 +91,10 @@ pub(crate) fn remember<K: Kv>(machine: &mut Machine<'_, K>, request_id: String, 
         Outcome::Topic(info) => {
             record.name.clone_from(&info.name);
             record.topic = Some(topic_of(info));
+        }
+        Outcome::Service(info) => {
+            record.name.clone_from(&info.name);
+            record.service = Some(ServiceRecord::of(info));
         }
         Outcome::Subscription(info) => {
             record.subscription = Some(subscription_of(info));

@@ -17,6 +17,7 @@ pub mod subscription;
 
 pub mod command;
 pub mod outcome;
+pub mod registry;
 pub mod rejection;
 
 pub mod limits;

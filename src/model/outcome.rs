@@ -2,6 +2,7 @@
 
 use super::delivery::{Leased, Moved, Settled, Sought, SubscriptionInfo, Ticked};
 use super::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
+use super::registry::{InstanceInfo, ServiceInfo};
 use super::rejection::Rejection;
 use super::topic::TopicConfig;
 
@@ -24,6 +25,10 @@ pub enum Outcome {
     Moved(Moved),
     /// Timers fired.
     Ticked(Ticked),
+    /// The service as it is after the command.
+    Service(Box<ServiceInfo>),
+    /// What became of each instance, in order.
+    Instances(Vec<InstanceOutcome>),
     /// Every node hashes its state as it is after this entry.
     Verifying(LogIndex),
     /// Done, with nothing to tell.
@@ -31,6 +36,9 @@ pub enum Outcome {
     /// Refused; nothing was changed.
     Rejected(Rejection),
 }
+
+/// The instance as it is after the command, before it when it went, or why not.
+pub type InstanceOutcome = Result<InstanceInfo, Rejection>;
 
 /// Where the events of a call went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +102,8 @@ pub enum Effect {
     HashState(LogIndex),
     /// Something may be ready for this subscription: look for it.
     Wake(SubscriptionId),
+    /// The registry changed for the service of this name.
+    RegistryChanged(String),
     /// Events were appended to the topic of this name, or called off: wake who takes it.
     TopicAppended(String),
 }

@@ -21,6 +21,9 @@ pub struct QuotaLimits {
     /// Bytes of a topic that may wait for the topic's slowest subscription while it publishes there.
     #[prost(uint64, tag = "5")]
     pub backlog_bytes: u64,
+    /// Instances that it may have registered.
+    #[prost(uint64, tag = "6")]
+    pub instances: u64,
 }
 
 impl QuotaLimits {

@@ -132,6 +132,10 @@ reasons! {
     LeaseUnknown = "LEASE_UNKNOWN", NotFound, 404, NotFound;
     /// No such event.
     EventNotFound = "EVENT_NOT_FOUND", NotFound, 404, NotFound;
+    /// No such service.
+    ServiceNotFound = "SERVICE_NOT_FOUND", NotFound, 404, NotFound;
+    /// The service has no such instance.
+    InstanceNotFound = "INSTANCE_NOT_FOUND", NotFound, 404, NotFound;
     /// No such node.
     NodeNotFound = "NODE_NOT_FOUND", NotFound, 404, NotFound;
     /// The comparison is not finished on this node, or unknown to it.
@@ -140,12 +144,20 @@ reasons! {
     TopicExists = "TOPIC_EXISTS", AlreadyExists, 409, Conflict;
     /// The subscription exists.
     SubscriptionExists = "SUBSCRIPTION_EXISTS", AlreadyExists, 409, Conflict;
+    /// The instance belongs to another owner.
+    InstanceOwned = "INSTANCE_OWNED", AlreadyExists, 409, Conflict;
     /// A key's version is not the expected one.
     VersionConflict = "VERSION_CONFLICT", Aborted, 409, Conflict;
     /// A topic or a subscription was updated in between.
     RevisionMismatch = "REVISION_MISMATCH", Aborted, 409, Conflict;
     /// A destructive request does not repeat the name.
     ConfirmationRequired = "CONFIRMATION_REQUIRED", FailedPrecondition, 412, Usage;
+    /// The service has instances.
+    ServiceInUse = "SERVICE_IN_USE", FailedPrecondition, 412, Conflict;
+    /// Dependencies of services would run in a circle.
+    DependencyCycle = "DEPENDENCY_CYCLE", FailedPrecondition, 412, Conflict;
+    /// No instance of the service, and nothing that it falls back to, takes calls.
+    NoInstance = "NO_INSTANCE", Unavailable, 503, Unavailable;
     /// A newer epoch of this producer exists.
     ProducerFenced = "PRODUCER_FENCED", FailedPrecondition, 412, Conflict;
     /// The sequence is so old that its answer is forgotten.
@@ -156,6 +168,10 @@ reasons! {
     SubscriptionPaused = "SUBSCRIPTION_PAUSED", FailedPrecondition, 412, Conflict;
     /// The event is not scheduled any more, or never was.
     NotScheduled = "NOT_SCHEDULED", FailedPrecondition, 412, Conflict;
+    /// The changes since the revision are not kept any more.
+    WatchCompacted = "WATCH_COMPACTED", OutOfRange, 416, Conflict;
+    /// The address is one that the hub's settings do not allow.
+    AddressForbidden = "ADDRESS_FORBIDDEN", PermissionDenied, 403, Denied;
     /// The offset, position or time lies beyond the end.
     BeyondEnd = "BEYOND_END", OutOfRange, 416, Usage;
     /// A bound of the hub was hit.

@@ -14,7 +14,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::lifecycle::Report;
 use crate::machine::schedule::specials;
-use crate::machine::{Fault, query, subscription};
+use crate::machine::{Fault, query, registry, subscription};
 use crate::model::delivery::{DeadReason, Ticked};
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{TICK_EVENTS_MAX, TICK_TIMERS_MAX};
@@ -97,6 +97,7 @@ impl Tick {
                 let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
                 forget(machine, work, number)
             }
+            Due::Registry(number) => registry::health::due(machine, number),
         }
     }
 

@@ -23,6 +23,8 @@ pub enum Due {
     Deadline(TopicId, Offset),
     /// A dead letter was kept long enough.
     Forget(SubscriptionId, DeadNumber),
+    /// Something about the service or the instance that this number was given to.
+    Registry(u64),
 }
 
 /// A row's key, taken apart.
@@ -44,6 +46,7 @@ impl Timer {
             Due::Resume(subscription) => (3, [subscription.0, 0, 0]),
             Due::Deadline(topic, offset) => (4, [topic.0, offset.0, 0]),
             Due::Forget(subscription, number) => (5, [subscription.0, number.0, 0]),
+            Due::Registry(number) => (6, [number, 0, 0]),
         };
         let mut row = Vec::with_capacity(33);
         row.extend_from_slice(&self.at.to_key());
@@ -67,6 +70,7 @@ impl Timer {
             3 => Due::Resume(SubscriptionId(a)),
             4 => Due::Deadline(TopicId(a), Offset(b)),
             5 => Due::Forget(SubscriptionId(a), DeadNumber(b)),
+            6 => Due::Registry(a),
             _ => {
                 let what = format!("timer of kind {kind}");
                 return Err(Fault::Corrupt { record: Kind::Timer, what });
@@ -104,6 +108,7 @@ mod tests {
             Due::Resume(s),
             Due::Deadline(t, o),
             Due::Forget(s, DeadNumber(1)),
+            Due::Registry(1),
         ];
         let timers: Vec<_> =
             [1, 300].iter().flat_map(|at| dues.map(|due| Timer { at: UnixMs(*at), due })).collect();

@@ -163,7 +163,9 @@ impl Known {
         let served = self.waiting.range(..=&last).rev();
         let others = self.waiting.range((Bound::Excluded(&last), Bound::Unbounded)).rev();
         let some: Vec<_> = served.chain(others).take(wanted).cloned().collect();
-        some.iter().for_each(|flow| drop(self.waiting.remove(flow)));
+        for flow in &some {
+            self.waiting.remove(flow);
+        }
         self.missed |= !some.is_empty();
         some.len()
     }

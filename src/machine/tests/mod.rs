@@ -5,6 +5,7 @@ mod golden;
 mod golden_delivery;
 mod model;
 pub(crate) mod random;
+mod registry;
 
 use bytes::Bytes;
 use prost::Message as _;

@@ -4,6 +4,7 @@
 //! commands are proposed only once every node knows them.
 
 pub mod delivery;
+pub mod registry;
 pub mod subscription;
 
 use bytes::Bytes;
@@ -11,6 +12,10 @@ use bytes::Bytes;
 pub use self::delivery::{
     CancelEvent, CancelRetry, Lease, NewLeader, Notice, NoticeKind, PurgeDead, Redrive, RetryNow,
     SetQuota, Settle, Tick,
+};
+pub use self::registry::{
+    DeleteService, DeregisterInstances, HealthChange, InstanceName, PutService, RegisterInstances,
+    SetBreaker, SetHealth, SetMode,
 };
 pub use self::subscription::{
     CreateSubscription, DeleteSubscription, PauseSubscription, ResumeSubscription,
@@ -38,7 +43,7 @@ pub struct Command {
     /// What to do; absent is a fault.
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31"
     )]
     pub kind: Option<Kind>,
 }
@@ -118,6 +123,27 @@ pub enum Kind {
     /// Tell something in the lifecycle feed.
     #[prost(message, tag = "24")]
     Notice(Notice),
+    /// Register a service, or replace its settings.
+    #[prost(message, tag = "25")]
+    PutService(PutService),
+    /// Delete a service without instances.
+    #[prost(message, tag = "26")]
+    DeleteService(DeleteService),
+    /// Register instances.
+    #[prost(message, tag = "27")]
+    RegisterInstances(RegisterInstances),
+    /// Deregister instances.
+    #[prost(message, tag = "28")]
+    DeregisterInstances(DeregisterInstances),
+    /// Drain instances, take them into maintenance, or back.
+    #[prost(message, tag = "29")]
+    SetMode(SetMode),
+    /// Take note of what the leader saw of instances.
+    #[prost(message, tag = "30")]
+    SetHealth(SetHealth),
+    /// Move a breaker.
+    #[prost(message, tag = "31")]
+    SetBreaker(SetBreaker),
 }
 
 impl From<Kind> for Command {

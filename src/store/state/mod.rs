@@ -235,7 +235,11 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::Scheduled
         | Table::Deadlines
         | Table::Quotas
-        | Table::Backs => {}
+        | Table::Backs
+        | Table::Services
+        | Table::Instances
+        | Table::RegistryNumbers
+        | Table::RegistryLog => {}
     }
     options.set_block_based_table_factory(&blocks);
     options

@@ -1,0 +1,210 @@
+//! What depends on what: circles, readiness, who depends on a service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use super::records::{InstanceRecord, ServiceRecord, instances_of, service};
+use crate::machine::kv::{Kv, Order, Table};
+use crate::machine::{Fault, key};
+use crate::model::registry::{Dependency, meets};
+
+/// The circle that a service would be in with these dependencies: from it back to it.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn cycle(
+    kv: &impl Kv,
+    name: &str,
+    dependencies: &[Dependency],
+) -> Result<Option<Vec<String>>, Fault> {
+    // Depth first; who leads to each service that was come to.
+    let mut from: BTreeMap<String, String> = BTreeMap::new();
+    let mut open: Vec<(String, String)> = needs(name, dependencies);
+    while let Some((service_name, parent)) = open.pop() {
+        if service_name == name {
+            return Ok(Some(path(&from, name, parent)));
+        }
+        if from.contains_key(&service_name) {
+            continue;
+        }
+        from.insert(service_name.clone(), parent);
+        if let Some(record) = service(kv, &service_name)? {
+            open.extend(needs(&service_name, &record.config.dependencies));
+        }
+    }
+    Ok(None)
+}
+
+/// What is needed, and by whom; the last first, to be taken from the end.
+fn needs(by: &str, dependencies: &[Dependency]) -> Vec<(String, String)> {
+    dependencies.iter().rev().map(|d| (d.service.clone(), by.to_owned())).collect()
+}
+
+fn path(from: &BTreeMap<String, String>, name: &str, last: String) -> Vec<String> {
+    let mut path = vec![name.to_owned(), last];
+    while let Some(parent) = path.last().filter(|at| *at != name).and_then(|at| from.get(at)) {
+        path.push(parent.clone());
+    }
+    path.reverse();
+    path
+}
+
+/// Why a dependency is not there for whoever declared it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// No such service is registered.
+    Missing,
+    /// None of its instances is healthy.
+    Unhealthy,
+    /// Some are healthy, and none of these has a version that is wanted; those that are there.
+    Incompatible(Vec<String>),
+    /// It lacks something itself, which it requires.
+    NotReady,
+}
+
+/// A service in the view of who depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The service.
+    pub service: String,
+    /// How it is declared; absent: it is the service that was asked for.
+    pub dependency: Option<Dependency>,
+    /// Healthy instances.
+    pub healthy: u64,
+    /// What is wrong with it; `None`: nothing.
+    pub lack: Option<Lack>,
+    /// What it needs itself; empty also where it stands for the second time.
+    pub needs: Vec<Node>,
+}
+
+impl Node {
+    /// Whether nothing is wrong with it, as far as it is required.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lack.is_none()
+    }
+
+    /// The chains of services from here to what is wrong: each ends with the one that lacks
+    /// something by itself.
+    #[must_use]
+    pub fn causes(&self) -> Vec<Vec<&Self>> {
+        let optional = |node: &Self| node.dependency.as_ref().is_some_and(|d| d.optional);
+        match &self.lack {
+            None => Vec::new(),
+            Some(Lack::NotReady) => {
+                let bad = self.needs.iter().filter(|need| !optional(need));
+                let chains = bad.flat_map(Self::causes);
+                chains.map(|chain| [vec![self], chain].concat()).collect()
+            }
+            Some(_) => vec![vec![self]],
+        }
+    }
+}
+
+/// A service with all that it needs, transitively; `None`: it is not there. Each service is unfolded
+/// once, so that the tree is no larger than the graph.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn tree(kv: &impl Kv, name: &str) -> Result<Option<Node>, Fault> {
+    if service(kv, name)?.is_none() {
+        return Ok(None);
+    }
+    Unfolding { kv, known: BTreeMap::new(), open: BTreeSet::new() }.node(name, None).map(Some)
+}
+
+struct Unfolding<'k, K> {
+    kv: &'k K,
+    /// Services that were unfolded, and whether they lack something that they require.
+    known: BTreeMap<String, bool>,
+    /// Services that are being unfolded. There are no circles, but a corrupt state must not hang.
+    open: BTreeSet<String>,
+}
+
+impl<K: Kv> Unfolding<'_, K> {
+    fn node(&mut self, name: &str, dependency: Option<&Dependency>) -> Result<Node, Fault> {
+        let requirement = dependency.map_or("", |dependency| &dependency.requirement);
+        let mut node = Node {
+            service: name.to_owned(),
+            dependency: dependency.cloned(),
+            healthy: 0,
+            lack: None,
+            needs: Vec::new(),
+        };
+        let Some(record) = service(self.kv, name)? else {
+            node.lack = Some(Lack::Missing);
+            return Ok(node);
+        };
+        node.healthy = record.healthy;
+        let lacks = self.unfold(name, &record, &mut node)?;
+        node.lack = if record.healthy == 0 {
+            Some(Lack::Unhealthy)
+        } else if let Some(versions) = self.incompatible(name, requirement)? {
+            Some(Lack::Incompatible(versions))
+        } else {
+            lacks.then_some(Lack::NotReady)
+        };
+        Ok(node)
+    }
+
+    /// Whether something is lacking that the service requires.
+    fn unfold(
+        &mut self,
+        name: &str,
+        record: &ServiceRecord,
+        node: &mut Node,
+    ) -> Result<bool, Fault> {
+        if let Some(lacks) = self.known.get(name) {
+            return Ok(*lacks);
+        }
+        if !self.open.insert(name.to_owned()) {
+            return Ok(false);
+        }
+        for dependency in &record.config.dependencies {
+            node.needs.push(self.node(&dependency.service, Some(dependency))?);
+        }
+        let lacks = node
+            .needs
+            .iter()
+            .any(|need| !need.is_ready() && need.dependency.as_ref().is_some_and(|d| !d.optional));
+        self.open.remove(name);
+        self.known.insert(name.to_owned(), lacks);
+        Ok(lacks)
+    }
+
+    /// The versions of healthy instances, when none of them is wanted.
+    fn incompatible(&self, name: &str, requirement: &str) -> Result<Option<Vec<String>>, Fault> {
+        if requirement.is_empty() {
+            return Ok(None);
+        }
+        let (mut versions, mut met) = (BTreeSet::new(), false);
+        let prefix = instances_of(name);
+        let end = key::after_prefix(&prefix);
+        self.kv.scan(Table::Instances, &prefix, &end, Order::Ascending, &mut |_, row| {
+            let record = InstanceRecord::decode(row)?;
+            if record.takes_work() {
+                met = meets(&record.spec.version, requirement);
+                versions.insert(record.spec.version);
+            }
+            Ok(if met { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok((!met).then(|| versions.into_iter().collect()))
+    }
+}
+
+/// Who declares a dependency on a service, in the order of names.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn dependents(kv: &impl Kv, name: &str) -> Result<Vec<(String, Dependency)>, Fault> {
+    let mut found = Vec::new();
+    kv.scan(Table::Services, &[], &key::END, Order::Ascending, &mut |row, value| {
+        let record = ServiceRecord::decode(value)?;
+        let mut dependencies = record.config.dependencies.into_iter();
+        if let Some(dependency) = dependencies.find(|dependency| dependency.service == name) {
+            found.push((String::from_utf8_lossy(row).into_owned(), dependency));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}

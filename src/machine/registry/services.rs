@@ -1,0 +1,114 @@
+//! Registering and deleting services.
+
+use super::changes::{self, put_service, remove_service};
+use super::records::{NumberRecord, ServiceRecord, service, service_not_found};
+use super::{graph, health};
+use crate::machine::apply::Machine;
+use crate::machine::kv::Kv;
+use crate::machine::{Fault, requests};
+use crate::model::command::{DeleteService, PutService};
+use crate::model::limits::SERVICES_MAX;
+use crate::model::outcome::Outcome;
+use crate::model::quota::check_service;
+use crate::model::registry::ServiceConfig;
+use crate::model::rejection::{Reason, Rejection};
+
+/// Registers a service, or replaces its settings.
+pub(crate) fn put<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: PutService,
+) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    let PutService { name, config, if_revision, request_id } = command;
+    let known = service(machine.overlay(), &name)?;
+    if let Some(rejection) = refuse(machine, &name, &config, known.as_ref(), if_revision)? {
+        return Ok(Outcome::Rejected(rejection));
+    }
+    let mut record = match known {
+        Some(record) => {
+            if record.config.health.deregister_after_ms != config.health.deregister_after_ms {
+                health::expect_gone(machine, &name, config.health.deregister_after_ms)?;
+            }
+            ServiceRecord { config, ..record }
+        }
+        None => new(machine, &name, config),
+    };
+    put_service(machine, &name, &mut record, true);
+    let outcome = Outcome::Service(Box::new(record.info(&name)));
+    requests::remember(machine, request_id, &outcome);
+    Ok(outcome)
+}
+
+/// A service that is not there yet, to be written.
+pub(super) fn new<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    name: &str,
+    config: ServiceConfig,
+) -> ServiceRecord {
+    let number = NumberRecord { service: name.to_owned(), instance: String::new() };
+    let number = changes::number(machine, &number);
+    machine.meta_mut().services += 1;
+    let created_at_ms = machine.now().get();
+    ServiceRecord { number, config, created_at_ms, ..ServiceRecord::default() }
+}
+
+/// The refusal for one service too many.
+pub(super) fn too_many() -> Rejection {
+    let text =
+        format!("there are {SERVICES_MAX} services, the most that a hub has; delete one first");
+    Rejection::new(Reason::LimitReached, text)
+}
+
+fn refuse<K: Kv>(
+    machine: &Machine<'_, K>,
+    name: &str,
+    config: &ServiceConfig,
+    known: Option<&ServiceRecord>,
+    if_revision: u64,
+) -> Result<Option<Rejection>, Fault> {
+    if let Err(rejection) = check_service(name).and_then(|()| config.check(name)) {
+        return Ok(Some(rejection));
+    }
+    let revision = known.map_or(0, |record| record.revision);
+    if if_revision > 0 && if_revision != revision {
+        let text = format!(
+            "service {name} is at revision {revision}, not {if_revision}; look at it again, then repeat"
+        );
+        return Ok(Some(Rejection::new(Reason::RevisionMismatch, text).with("revision", revision)));
+    }
+    if known.is_none() && machine.meta().services >= SERVICES_MAX {
+        return Ok(Some(too_many()));
+    }
+    Ok(graph::cycle(machine.overlay(), name, &config.dependencies)?.map(|path| {
+        let path = path.join(" -> ");
+        let text =
+            format!("the dependencies of {name} would run in a circle: {path}; remove one of them");
+        Rejection::new(Reason::DependencyCycle, text).with("path", path)
+    }))
+}
+
+/// Deletes a service that has no instances and that nobody requires.
+pub(crate) fn delete<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: DeleteService,
+) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    let Some(record) = service(machine.overlay(), &command.name)? else {
+        return Ok(Outcome::Rejected(service_not_found(&command.name)));
+    };
+    if record.instances > 0 {
+        let text = format!(
+            "service {} has {} instances; drain and deregister them first",
+            command.name, record.instances
+        );
+        return Ok(Outcome::Rejected(Rejection::new(Reason::ServiceInUse, text)));
+    }
+    remove_service(machine, &command.name, &record);
+    machine.meta_mut().services -= 1;
+    requests::remember(machine, command.request_id, &Outcome::Done);
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,505 @@
+//! The registry against a naive model: random registrations, losses, checks, breakers and time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::random::Dice;
+use super::{apply, first_seed, sequences};
+use crate::machine::mem::MemKv;
+use crate::machine::registry::changes::ChangeRecord;
+use crate::machine::registry::{graph, query, watch};
+use crate::model::command::{
+    CommandBatch, DeleteService, DeregisterInstances, HealthChange, InstanceName, Kind, PutService,
+    RegisterInstances, SetBreaker, SetHealth, SetMode, Tick,
+};
+use crate::model::limits::REGISTRY_LOG_MAX;
+use crate::model::outcome::Outcome;
+use crate::model::registry::{
+    Address, BreakerState, Dependency, Health, InstanceSpec, Mode, ServiceConfig, Signal,
+};
+use crate::model::rejection::Reason;
+
+const SERVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const IDS: [&str; 4] = ["i", "j", "k", "l"];
+const OWNERS: [&str; 2] = ["me", "you"];
+
+/// An instance as simple as can be: what was said of it, and all that it ever was.
+#[derive(Clone, Debug)]
+struct Known {
+    owner: String,
+    lost_at: Option<u64>,
+    failing: bool,
+    mode: Mode,
+    passing: bool,
+    /// When it changed, ever.
+    changed: Vec<u64>,
+    held_until: u64,
+    holds: u32,
+    breaker: BreakerState,
+    opened: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct World {
+    now: u64,
+    /// Few instances, whose health is told of all the time.
+    restless: bool,
+    services: BTreeMap<String, ServiceConfig>,
+    instances: BTreeMap<(String, String), Known>,
+}
+
+impl World {
+    /// Whether the dependencies run in a circle through a service, by trying all ways.
+    fn circles(&self, name: &str, config: &ServiceConfig) -> bool {
+        let (mut open, mut seen): (Vec<String>, BTreeSet<String>) = (Vec::new(), BTreeSet::new());
+        open.extend(config.dependencies.iter().map(|d| d.service.clone()));
+        while let Some(next) = open.pop() {
+            if next == name {
+                return true;
+            }
+            if seen.insert(next.clone()) {
+                let known = self.services.get(&next);
+                open.extend(
+                    known
+                        .into_iter()
+                        .flat_map(|c| c.dependencies.iter())
+                        .map(|d| d.service.clone()),
+                );
+            }
+        }
+        false
+    }
+
+    fn healthy(&self, service: &str) -> u64 {
+        let of = self.instances.iter().filter(|((s, _), _)| s == service);
+        of.filter(|(_, i)| i.passing && i.mode == Mode::Up).count() as u64
+    }
+
+    fn ejected(&self, service: &str) -> u64 {
+        let of = self.instances.iter().filter(|((s, _), _)| s == service);
+        let shut = |b| matches!(b, BreakerState::Open | BreakerState::ForcedOpen);
+        of.filter(|(_, i)| shut(i.breaker)).count() as u64
+    }
+
+    fn count(&self, service: &str) -> u64 {
+        self.instances.keys().filter(|(s, _)| s == service).count() as u64
+    }
+}
+
+impl Known {
+    /// Judges it: six changes within ten minutes, this one counted, hold it.
+    fn judge(&mut self, now: u64) {
+        if self.held_until <= now {
+            self.held_until = 0;
+        }
+        let wanted = self.lost_at.is_none() && !self.failing && self.held_until == 0;
+        if wanted == self.passing {
+            return;
+        }
+        // Sixteen changes are remembered.
+        let kept = self.changed.iter().rev().take(16);
+        let recent = kept.filter(|at| now - **at < 600_000).count();
+        if recent == 0 {
+            self.holds = 0;
+        }
+        let mut to = wanted;
+        if recent >= 5 {
+            self.held_until = now + (30_000 << self.holds).min(600_000);
+            self.holds += 1;
+            to = false;
+        }
+        if to != self.passing {
+            self.passing = to;
+            self.changed.push(now);
+        }
+    }
+}
+
+fn config(dice: &mut Dice) -> ServiceConfig {
+    let mut config = ServiceConfig::defaults();
+    for service in SERVICES {
+        if dice.below(4) == 0 {
+            let (service, optional) = (service.to_owned(), dice.below(2) == 0);
+            config.dependencies.push(Dependency { service, requirement: String::new(), optional });
+        }
+    }
+    config.health.deregister_after_ms = dice.below(3) * 20_000;
+    config.breaker.ejected_percent = 50;
+    config
+}
+
+fn name(dice: &mut Dice, restless: bool) -> InstanceName {
+    let (services, ids) = if restless { (1, 2) } else { (5, 4) };
+    InstanceName {
+        service: SERVICES[dice.below(services) as usize].to_owned(),
+        id: IDS[dice.below(ids) as usize].to_owned(),
+        owner: OWNERS[dice.below(8) as usize / 7].to_owned(),
+    }
+}
+
+fn spec(dice: &mut Dice, restless: bool) -> InstanceSpec {
+    let InstanceName { service, id, owner } = name(dice, restless);
+    let address = Address { protocol: "http".into(), address: "10.0.0.1:80".into() };
+    let (addresses, weight_milli) = (vec![address], 1000);
+    InstanceSpec { service, id, owner, addresses, weight_milli, ..InstanceSpec::default() }
+}
+
+fn breaker_state(dice: &mut Dice) -> BreakerState {
+    BreakerState::try_from(dice.below(5) as i32).unwrap()
+}
+
+/// A command, and what the model says to it: a reason, or nothing. The numbers of instances are the
+/// machine's; commands that need one take it from there.
+fn step(dice: &mut Dice, world: &mut World, kv: &MemKv) -> (Kind, Option<Reason>) {
+    let now = world.now;
+    let what = if world.restless && dice.below(2) == 0 { 7 } else { dice.below(10) };
+    match what {
+        0 => {
+            let (name, config) = (SERVICES[dice.below(5) as usize].to_owned(), config(dice));
+            let reason = if config.dependencies.iter().any(|d| d.service == name) {
+                Some(Reason::InvalidConfig)
+            } else if world.circles(&name, &config) {
+                Some(Reason::DependencyCycle)
+            } else {
+                world.services.insert(name.clone(), config.clone());
+                None
+            };
+            let request_id = String::new();
+            (Kind::PutService(PutService { name, config, if_revision: 0, request_id }), reason)
+        }
+        1 => {
+            let name = SERVICES[dice.below(5) as usize].to_owned();
+            let reason = if !world.services.contains_key(&name) {
+                Some(Reason::ServiceNotFound)
+            } else if world.count(&name) > 0 {
+                Some(Reason::ServiceInUse)
+            } else {
+                world.services.remove(&name);
+                None
+            };
+            (Kind::DeleteService(DeleteService { name, request_id: String::new() }), reason)
+        }
+        2..5 => {
+            let spec = spec(dice, world.restless);
+            let key = (spec.service.clone(), spec.id.clone());
+            let reason = match world.instances.get_mut(&key) {
+                Some(known) if known.owner != spec.owner => Some(Reason::InstanceOwned),
+                Some(known) => {
+                    (known.lost_at, known.mode) = (None, Mode::Up);
+                    known.judge(now);
+                    None
+                }
+                None => {
+                    let defaults = ServiceConfig::defaults();
+                    world.services.entry(key.0.clone()).or_insert(defaults);
+                    let known = Known {
+                        owner: spec.owner.clone(),
+                        lost_at: None,
+                        failing: false,
+                        mode: Mode::Up,
+                        passing: true,
+                        changed: vec![now],
+                        held_until: 0,
+                        holds: 0,
+                        breaker: BreakerState::Closed,
+                        opened: 0,
+                    };
+                    world.instances.insert(key, known);
+                    None
+                }
+            };
+            (Kind::RegisterInstances(RegisterInstances { instances: vec![spec] }), reason)
+        }
+        5 => {
+            let (name, force) = (name(dice, world.restless), dice.below(8) == 0);
+            let key = (name.service.clone(), name.id.clone());
+            let reason = match world.instances.get(&key) {
+                None => Some(Reason::InstanceNotFound),
+                Some(known) if !force && known.owner != name.owner => Some(Reason::InstanceOwned),
+                Some(_) => {
+                    world.instances.remove(&key);
+                    None
+                }
+            };
+            let instances = vec![name];
+            (Kind::DeregisterInstances(DeregisterInstances { instances, force }), reason)
+        }
+        6 => {
+            let mode = Mode::try_from(dice.below(3) as i32).unwrap();
+            let name = name(dice, world.restless);
+            let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
+            let reason = match known {
+                None => Some(Reason::InstanceNotFound),
+                Some(known) if known.owner != name.owner => Some(Reason::InstanceOwned),
+                Some(known) => {
+                    if known.mode == Mode::Maintenance && mode != Mode::Maintenance {
+                        known.lost_at = known.lost_at.map(|_| now);
+                    }
+                    known.mode = mode;
+                    None
+                }
+            };
+            let mode = mode as i32;
+            (Kind::SetMode(SetMode { instances: vec![name], mode, force: false }), reason)
+        }
+        7 | 8 => {
+            let name = name(dice, world.restless);
+            let found = query::instances(kv, &name.service).unwrap();
+            let found = found.into_iter().find(|record| record.spec.id == name.id);
+            let stale = dice.below(8) == 0;
+            let incarnation = found.map_or(7, |record| record.number + u64::from(stale));
+            let (check, ok) = (dice.below(2) == 0, dice.below(2) == 0);
+            let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
+            if let Some(known) = known.filter(|_| !stale) {
+                if check {
+                    known.failing = !ok;
+                } else if ok {
+                    known.lost_at = None;
+                } else {
+                    known.lost_at.get_or_insert(now);
+                }
+                known.judge(now);
+            }
+            let signal = if check { Signal::Check } else { Signal::Ttl } as i32;
+            let InstanceName { service, id, .. } = name;
+            let reason = "said so".to_owned();
+            let change = HealthChange { service, id, incarnation, signal, ok, reason };
+            (Kind::SetHealth(SetHealth { changes: vec![change] }), None)
+        }
+        _ => {
+            let InstanceName { service, id: instance, .. } = name(dice, world.restless);
+            let (from, to) = (breaker_state(dice), breaker_state(dice));
+            let forced = matches!(to, BreakerState::ForcedOpen | BreakerState::ForcedClosed)
+                || dice.below(8) == 0;
+            let (count, ejected) = (world.count(&service), world.ejected(&service));
+            let known = world.instances.get_mut(&(service.clone(), instance.clone()));
+            let percent =
+                world.services.get(&service).map_or(0, |c| u64::from(c.breaker.ejected_percent));
+            let shut = |b| matches!(b, BreakerState::Open | BreakerState::ForcedOpen);
+            let reason = match known {
+                None if !world.services.contains_key(&service) => Some(Reason::ServiceNotFound),
+                None => Some(Reason::InstanceNotFound),
+                Some(known)
+                    if to == BreakerState::Open
+                        && !shut(known.breaker)
+                        && ejected >= (count * percent / 100).max(1) =>
+                {
+                    Some(Reason::LimitReached)
+                }
+                Some(known) => {
+                    if forced || (from == known.breaker && to != known.breaker) {
+                        known.breaker = to;
+                        match to {
+                            BreakerState::Open => known.opened += 1,
+                            BreakerState::Closed => known.opened = 0,
+                            _ => {}
+                        }
+                    }
+                    None
+                }
+            };
+            let set = SetBreaker {
+                service,
+                instance,
+                incarnation: 0,
+                from: from as i32,
+                to: to as i32,
+                forced,
+            };
+            (Kind::SetBreaker(set), reason)
+        }
+    }
+}
+
+/// What timers do: instances that are gone for long enough go, holds end, breakers may be tried.
+fn tick(world: &mut World, kv: &MemKv) {
+    let now = world.now;
+    let services = world.services.clone();
+    world.instances.retain(|(service, _), known| {
+        let patience = services[service].health.deregister_after_ms;
+        let gone = known.lost_at.is_some_and(|at| patience > 0 && now - at >= patience);
+        !gone || known.mode == Mode::Maintenance
+    });
+    for ((service, id), known) in &mut world.instances {
+        if known.held_until > 0 && known.held_until <= now {
+            known.judge(now);
+        }
+        // When it may be tried is drawn by the machine; the bounds are checked where it is drawn.
+        if known.breaker == BreakerState::Open {
+            let records = query::instances(kv, service).unwrap();
+            let record = records.iter().find(|record| record.spec.id == *id).unwrap();
+            if record.breaker.until_ms <= now {
+                known.breaker = BreakerState::HalfOpen;
+            }
+        }
+    }
+}
+
+fn reason_of(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Rejected(rejection) => Some(rejection.reason),
+        Outcome::Instances(each) => {
+            each.iter().find_map(|one| one.as_ref().err().map(|rejection| rejection.reason))
+        }
+        _ => None,
+    }
+}
+
+fn check(world: &World, kv: &MemKv, context: &str) {
+    let listed = query::services(kv, "", 100).unwrap();
+    let names: Vec<_> = listed.iter().map(|info| info.name.as_str()).collect();
+    assert_eq!(names, world.services.keys().collect::<Vec<_>>(), "{context}");
+    for info in &listed {
+        let (service, instances) = query::service(kv, &info.name).unwrap().unwrap();
+        let counts = (service.instances, service.healthy, service.ejected);
+        let wanted =
+            (world.count(&info.name), world.healthy(&info.name), world.ejected(&info.name));
+        assert_eq!(counts, wanted, "{context}: {}", info.name);
+        assert_eq!(instances.len() as u64, service.instances, "{context}");
+        if service.healthy > 0 {
+            assert_eq!(service.down_since_ms, 0, "{context}");
+        }
+        for record in instances {
+            let known = &world.instances[&(info.name.clone(), record.spec.id.clone())];
+            let passing = record.health() == Health::Passing;
+            let stands = (passing, record.mode(), record.held_until_ms, record.breaker.state());
+            let wanted = (known.passing, known.mode, known.held_until, known.breaker);
+            assert_eq!(stands, wanted, "{context}: {record:?}");
+            let times: Vec<_> = record.transitions.iter().map(|t| t.at_ms).collect();
+            assert!(known.changed.ends_with(&times), "{context}: {record:?}");
+            assert_eq!(u64::from(record.breaker.opened), known.opened, "{context}: {record:?}");
+        }
+        let tree = graph::tree(kv, &info.name).unwrap().unwrap();
+        assert_eq!(tree.is_ready(), ready(world, &info.name), "{context}: {tree:?}");
+        assert_eq!(tree.causes().is_empty(), tree.is_ready(), "{context}: {tree:?}");
+    }
+}
+
+/// By definition: it has a healthy instance, and so has all that it requires.
+fn ready(world: &World, service: &str) -> bool {
+    let Some(config) = world.services.get(service) else { return false };
+    let mut required = config.dependencies.iter().filter(|d| !d.optional);
+    world.healthy(service) > 0 && required.all(|d| ready(world, &d.service))
+}
+
+/// Watching from any kept revision, and applying what is told, leads to what is there.
+fn check_watch(kv: &MemKv, views: &mut Vec<(u64, View)>, context: &str) {
+    let now = View::of(kv);
+    let newest = watch::revision(kv).unwrap();
+    views.retain(|(revision, _)| newest - revision <= REGISTRY_LOG_MAX);
+    for (revision, view) in &*views {
+        let mut view = view.clone();
+        let changes = watch::changes(kv, *revision, usize::MAX).unwrap().unwrap();
+        let told: Vec<_> = changes.iter().map(|(revision, _)| *revision).collect();
+        assert_eq!(told, (revision + 1..=newest).collect::<Vec<_>>(), "{context}");
+        changes.into_iter().for_each(|(_, change)| view.apply(change));
+        assert_eq!(view, now, "{context}: from {revision}");
+    }
+    views.push((newest, now));
+    let beyond = watch::changes(kv, newest + 1, 1).unwrap();
+    assert_eq!(beyond.unwrap_err().reason, Reason::BeyondEnd, "{context}");
+    if newest > REGISTRY_LOG_MAX {
+        let old = watch::changes(kv, 0, 1).unwrap();
+        assert_eq!(old.unwrap_err().reason, Reason::WatchCompacted, "{context}");
+    }
+}
+
+/// What a watcher knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct View {
+    services: BTreeMap<String, (u64, ServiceConfig)>,
+    instances: BTreeMap<(String, String), (u64, i32, i32, i32)>,
+}
+
+impl View {
+    fn of(kv: &MemKv) -> Self {
+        let mut view = Self::default();
+        for info in query::services(kv, "", 100).unwrap() {
+            for record in query::instances(kv, &info.name).unwrap() {
+                let key = (info.name.clone(), record.spec.id.clone());
+                let stands = (record.health, record.mode, record.breaker.state);
+                view.instances.insert(key, (record.revision, stands.0, stands.1, stands.2));
+            }
+            view.services.insert(info.name, (info.revision, info.config));
+        }
+        view
+    }
+
+    fn apply(&mut self, change: ChangeRecord) {
+        let ChangeRecord { service, instance, service_after, instance_after } = change;
+        if instance.is_empty() {
+            match service_after {
+                Some(record) => {
+                    self.services.insert(service, (record.revision, record.config));
+                }
+                None => drop(self.services.remove(&service)),
+            }
+            return;
+        }
+        match instance_after {
+            Some(r) => {
+                let stands = (r.revision, r.health, r.mode, r.breaker.state);
+                self.instances.insert((service, instance), stands);
+            }
+            None => drop(self.instances.remove(&(service, instance))),
+        }
+    }
+}
+
+#[test]
+fn the_registry_does_what_the_naive_model_does() {
+    let first = first_seed();
+    let (mut held, mut compacted) = (0, 0);
+    for seed in first..first + sequences() / 10 {
+        let mut dice = Dice::new(seed);
+        let restless = dice.below(2) == 0;
+        let mut world = World { now: 1000, restless, ..World::default() };
+        let mut kv = MemKv::default();
+        let mut views = Vec::new();
+        for n in 0..10 + dice.below(120) {
+            world.now += dice.below(3) * dice.below(30_000);
+            let context = format!("seed {seed}, entry {n}");
+            tick(&mut world, &kv);
+            let ticked =
+                CommandBatch { stamp_ms: world.now, commands: vec![Kind::Tick(Tick {}).into()] };
+            apply(&mut kv, &[ticked], n * 2 + 1);
+            let (kind, reason) = step(&mut dice, &mut world, &kv);
+            let entry = CommandBatch { stamp_ms: world.now, commands: vec![kind.into()] };
+            let outcome =
+                apply(&mut kv, std::slice::from_ref(&entry), n * 2 + 2).remove(0).remove(0);
+            assert_eq!(reason_of(&outcome), reason, "{context}: {entry:?}");
+            check(&world, &kv, &context);
+            if dice.below(4) == 0 {
+                check_watch(&kv, &mut views, &context);
+            }
+        }
+        held += world.instances.values().filter(|known| known.holds > 0).count();
+        compacted += usize::from(watch::revision(&kv).unwrap() > REGISTRY_LOG_MAX);
+    }
+    assert!(held > 10 && compacted > 10, "{held} held, {compacted} compacted: too tame");
+}
+
+#[test]
+fn the_way_round_a_circle_is_named() {
+    let mut kv = MemKv::default();
+    let mut put = |name: &str, needs: &[&str]| {
+        let mut config = ServiceConfig::defaults();
+        let dependency = |service: &&str| Dependency {
+            service: (*service).to_owned(),
+            requirement: String::new(),
+            optional: false,
+        };
+        config.dependencies = needs.iter().map(dependency).collect();
+        let put = PutService { name: name.to_owned(), config, ..PutService::default() };
+        let entry = CommandBatch { stamp_ms: 1, commands: vec![Kind::PutService(put).into()] };
+        apply(&mut kv, &[entry], 1).remove(0).remove(0)
+    };
+    for (name, needs) in [("a", &["b"][..]), ("b", &["x", "c"]), ("c", &["d"]), ("d", &["e"])] {
+        assert!(matches!(put(name, needs), Outcome::Service(_)));
+    }
+    let Outcome::Rejected(rejection) = put("e", &["x", "a"]) else { panic!("it is taken") };
+    assert_eq!(rejection.reason, Reason::DependencyCycle);
+    assert_eq!(rejection.fact("path"), Some("e -> a -> b -> c -> d -> e"));
+    assert!(matches!(put("e", &["x"]), Outcome::Service(_)));
+    let needed_by = graph::dependents(&kv, "x").unwrap();
+    assert_eq!(needed_by.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["b", "e"]);
+}

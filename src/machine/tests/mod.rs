@@ -3,6 +3,7 @@
 mod delivery;
 mod golden;
 mod golden_delivery;
+mod golden_registry;
 mod model;
 pub(crate) mod random;
 mod registry;

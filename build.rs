@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
-    const FILES: [&str; 9] = [
+    const FILES: [&str; 10] = [
         "messagehub/v1/event.proto",
         "messagehub/v1/topics.proto",
         "messagehub/v1/events.proto",
@@ -24,6 +24,7 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
         "messagehub/v1/subscriptions.proto",
         "messagehub/v1/failures.proto",
         "messagehub/v1/quotas.proto",
+        "messagehub/v1/services.proto",
         "messagehub/peer/v1/peer.proto",
     ];
     let mut set = protox::compile(FILES, ["proto"])?;

@@ -2,6 +2,7 @@
 
 mod convert;
 mod convert_failures;
+mod convert_service;
 mod convert_subscription;
 
 mod cluster;
@@ -20,3 +21,4 @@ pub mod fuzz;
 
 mod connections;
 pub mod server;
+mod services;

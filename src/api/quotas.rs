@@ -48,6 +48,7 @@ impl Quotas for QuotasService {
             in_flight: set.in_flight,
             retries_per_s: set.retries_per_s,
             backlog_bytes: set.backlog_bytes,
+            instances: set.instances,
         };
         let done = self.0.set_quota(&set.service, limits).await;
         done.map(|()| Response::new(set)).map_err(|r| to_status(&r))
@@ -97,6 +98,7 @@ fn quota(service: String, limits: QuotaLimits) -> Quota {
         in_flight: limits.in_flight,
         retries_per_s: limits.retries_per_s,
         backlog_bytes: limits.backlog_bytes,
+        instances: limits.instances,
     }
 }
 

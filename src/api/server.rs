@@ -17,6 +17,7 @@ use super::delivery::DeliveryService;
 use super::events::EventsService;
 use super::failures::FailuresService;
 use super::quotas::QuotasService;
+use super::services::ServicesService;
 use super::subscriptions::SubscriptionsService;
 use super::topics::TopicsService;
 use crate::config::Config;
@@ -32,6 +33,7 @@ use crate::proto::v1::delivery_server::DeliveryServer;
 use crate::proto::v1::events_server::EventsServer;
 use crate::proto::v1::quotas_server::QuotasServer;
 use crate::proto::v1::retries_server::RetriesServer;
+use crate::proto::v1::services_server::ServicesServer;
 use crate::proto::v1::subscriptions_server::SubscriptionsServer;
 use crate::proto::v1::topics_server::TopicsServer;
 use crate::runtime::{fatal, shutdown::Shutdown, tasks};
@@ -144,6 +146,7 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
         .add_service(bounded!(DeliveryServer, DeliveryService(Arc::clone(node))))
         .add_service(bounded!(ClusterServer, ClusterService(Arc::clone(node))))
         .add_service(bounded!(SubscriptionsServer, SubscriptionsService(Arc::clone(node))))
+        .add_service(bounded!(ServicesServer, ServicesService(Arc::clone(node))))
         .add_service(bounded!(QuotasServer, QuotasService(Arc::clone(node))))
         .add_service(bounded!(RetriesServer, FailuresService(Arc::clone(node))))
         .add_service(bounded!(DeadLettersServer, FailuresService(Arc::clone(node))))

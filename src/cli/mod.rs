@@ -16,6 +16,9 @@ mod quota;
 mod read;
 mod retries;
 mod serve;
+mod service;
+mod service_config;
+mod service_graph;
 mod subscription;
 mod subscription_config;
 mod topic;
@@ -101,6 +104,10 @@ enum Noun {
     /// Dead letters: ls, show, redrive, purge.
     #[command(subcommand)]
     Dlq(dead_letters::DeadLetterCommand),
+    /// Services and their instances: register, deregister, drain, ls, info, resolve, watch, deps,
+    /// ready, breaker, rm.
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Quotas of services: get, set, ls, rm.
     #[command(subcommand)]
     Quota(quota::QuotaCommand),
@@ -166,7 +173,9 @@ fn next_step(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::TopicNotFound => "mhub topic ls lists the topics, mhub topic create makes one",
         Reason::TopicExists => "mhub topic info NAME shows it as it is",
-        Reason::RevisionMismatch => "mhub topic info NAME or mhub sub info NAME shows it as it is",
+        Reason::RevisionMismatch => {
+            "mhub topic info, mhub sub info or mhub service info NAME shows it as it is"
+        }
         Reason::SubscriptionNotFound => {
             "mhub sub ls lists the subscriptions, mhub sub create makes one"
         }
@@ -176,6 +185,15 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::QuotaExceeded => {
             "mhub quota get SERVICE shows the limits, mhub quota set raises them"
         }
+        Reason::ServiceNotFound => {
+            "mhub service ls lists the services, mhub service register makes one"
+        }
+        Reason::InstanceNotFound | Reason::NoInstance => {
+            "mhub service info NAME shows its instances"
+        }
+        Reason::InstanceOwned => "another id, --owner SECRET, or --force where it is offered",
+        Reason::ServiceInUse => "mhub service deregister NAME INSTANCE --force for each of them",
+        Reason::DependencyCycle => "mhub service deps shows what depends on what",
         Reason::VersionConflict => "mhub events read TOPIC --key KEY shows the key as it is",
         Reason::EventNotFound | Reason::BeyondEnd => {
             "mhub topic info NAME shows the first and next offset"
@@ -244,6 +262,7 @@ fn run(cli: Cli) -> Done {
         Noun::Queue(command) => block_on(queue::run(command, global)),
         Noun::Retries(command) => block_on(retries::run(command, global)),
         Noun::Dlq(command) => block_on(dead_letters::run(command, global)),
+        Noun::Service(command) => block_on(service::run(command, global)),
         Noun::Quota(command) => block_on(quota::run(command, global)),
         Noun::Cluster(command) => block_on(cluster::run(command, global)),
         Noun::Bench(command) => block_on(bench::run(command, global)),
@@ -360,6 +379,20 @@ mod tests {
             "queue stats billing -o json",
             "queue top --every 500ms",
             "quota rm shop --yes",
+            "quota set shop --instances 5",
+            "service register billing --config balance=weighted --depends ledger@^2 --depends mail?",
+            "service register billing --instance b1 --address http=10.0.0.7:80 --weight 0.5 --keep",
+            "service deregister billing b1 --force",
+            "service drain billing b1 --owner x --maintenance",
+            "service ls -o json",
+            "service info billing",
+            "service resolve billing --count 3 --policy consistent_hash --key k --zone eu",
+            "service watch billing ledger --after 7 --limit 1",
+            "service deps --dot",
+            "service ready billing",
+            "service breaker billing b1 open",
+            "service breaker billing auto",
+            "service rm billing --yes",
             "cluster init",
             "cluster join 127.0.0.1:7400",
             "cluster status -o jsonl",
@@ -417,6 +450,13 @@ mod tests {
             "dlq redrive billing --all --rate 0",
             "quota set shop",
             "quota set shop --publish-bytes -1",
+            "service register billing --instance b1",
+            "service register billing --address http=a:1",
+            "service register billing --instance b1 --address http=a:1 --weight 0",
+            "service register billing --instance b1 --address http=a:1 --weight NaN",
+            "service resolve billing --policy best",
+            "service breaker billing",
+            "service drain billing b1 --maintenance --undo",
             "cluster promote",
             "topic ls -o yaml",
         ] {

@@ -24,7 +24,7 @@ pub(super) enum QuotaCommand {
     /// Set limits of a service; the others stay. A service is what clients declare with --service.
     #[command(
         group = clap::ArgGroup::new("limits").required(true).multiple(true).args(
-            ["publish_events", "publish_bytes", "in_flight", "retries", "backlog_bytes"]),
+            ["publish_events", "publish_bytes", "in_flight", "retries", "backlog_bytes", "instances"]),
         after_help = "Examples:\n  mhub quota set shop --publish-events 1000\n  mhub quota set shop --in-flight 500 --retries 20\n  mhub quota set shop --publish-bytes 10000000\n  mhub quota set default --publish-events 50     whoever declares no service"
     )]
     Set {
@@ -46,6 +46,9 @@ pub(super) enum QuotaCommand {
         /// 0: no limit.
         #[arg(long, value_name = "BYTES")]
         backlog_bytes: Option<u64>,
+        /// Instances that it may have registered; 0: no limit.
+        #[arg(long, value_name = "COUNT")]
+        instances: Option<u64>,
     },
     /// List services with limits.
     #[command(after_help = "Example:\n  mhub quota ls")]
@@ -65,13 +68,14 @@ pub(super) enum QuotaCommand {
     },
 }
 
-const COLUMNS: [&str; 6] = [
+const COLUMNS: [&str; 7] = [
     "service",
     "publish_events_per_s",
     "publish_bytes_per_s",
     "in_flight",
     "retries_per_s",
     "backlog_bytes",
+    "instances",
 ];
 /// Quotas that are asked for at once.
 const PAGE: u32 = 1000;
@@ -91,6 +95,7 @@ pub(super) async fn run(command: QuotaCommand, global: Global) -> Done {
             in_flight,
             retries,
             backlog_bytes,
+            instances,
         } => {
             let request = GetQuotaRequest { service, options: None };
             let mut wanted = client.quota(request).await?;
@@ -99,6 +104,7 @@ pub(super) async fn run(command: QuotaCommand, global: Global) -> Done {
             wanted.in_flight = in_flight.unwrap_or(wanted.in_flight);
             wanted.retries_per_s = retries.unwrap_or(wanted.retries_per_s);
             wanted.backlog_bytes = backlog_bytes.unwrap_or(wanted.backlog_bytes);
+            wanted.instances = instances.unwrap_or(wanted.instances);
             let set = client.set_quota(SetQuotaRequest { quota: Some(wanted) }).await?;
             output::item(global.output, &quota(&set))?;
         }
@@ -143,5 +149,6 @@ fn quota(quota: &Quota) -> Value {
         "in_flight": quota.in_flight.to_string(),
         "retries_per_s": quota.retries_per_s.to_string(),
         "backlog_bytes": quota.backlog_bytes.to_string(),
+        "instances": quota.instances.to_string(),
     })
 }

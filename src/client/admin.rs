@@ -13,25 +13,32 @@ use crate::proto::v1::delivery_client::DeliveryClient;
 use crate::proto::v1::events_client::EventsClient;
 use crate::proto::v1::quotas_client::QuotasClient;
 use crate::proto::v1::retries_client::RetriesClient;
+use crate::proto::v1::services_client::ServicesClient;
 use crate::proto::v1::subscriptions_client::SubscriptionsClient;
 use crate::proto::v1::topics_client::TopicsClient;
 use crate::proto::v1::{
     AddLearnerRequest, BeginVerifyRequest, CancelEventRequest, CancelEventResponse,
     CreateSubscriptionRequest, CreateTopicRequest, DeadLetter, DeleteQuotaRequest,
-    DeleteQuotaResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse, DeleteTopicRequest,
-    DeleteTopicResponse, DemoteRequest, GetDeadLetterRequest, GetEventRequest, GetQuotaRequest,
-    GetSubscriptionRequest, GetSubscriptionStatsRequest, GetTopicRequest, GetVerifyRequest,
-    GetVerifyResponse, InitRequest, InitResponse, JoinRequest, JoinResponse,
-    ListDeadLettersRequest, ListDeadLettersResponse, ListQuotasRequest, ListQuotasResponse,
-    ListRetriesRequest, ListRetriesResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
+    DeleteQuotaResponse, DeleteServiceRequest, DeleteServiceResponse, DeleteSubscriptionRequest,
+    DeleteSubscriptionResponse, DeleteTopicRequest, DeleteTopicResponse, DemoteRequest,
+    DeregisterInstancesRequest, GetDeadLetterRequest, GetDependenciesRequest,
+    GetDependenciesResponse, GetEventRequest, GetQuotaRequest, GetReadinessRequest,
+    GetServiceRequest, GetServiceResponse, GetSubscriptionRequest, GetSubscriptionStatsRequest,
+    GetTopicRequest, GetVerifyRequest, GetVerifyResponse, InitRequest, InitResponse,
+    InstancesResponse, JoinRequest, JoinResponse, ListDeadLettersRequest, ListDeadLettersResponse,
+    ListQuotasRequest, ListQuotasResponse, ListRetriesRequest, ListRetriesResponse,
+    ListServicesRequest, ListServicesResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
     ListTopicsRequest, ListTopicsResponse, MembershipResponse, MoveDeadLettersResponse,
     MoveRetriesRequest, MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest, PullRequest,
-    PullResponse, PurgeDeadLettersRequest, Quota, ReadKeyRequest, ReadKeyResponse, ReadRequest,
-    RecordedEvent, RedriveDeadLettersRequest, RemoveNodeRequest, ResumeSubscriptionRequest,
-    SafeToStopRequest, SafeToStopResponse, SeekSubscriptionRequest, SeekSubscriptionResponse,
-    SetQuotaRequest, SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse, Subscription, SubscriptionStats, Topic, TransferLeaderRequest,
-    UpdateSubscriptionRequest, UpdateTopicRequest,
+    PullResponse, PurgeDeadLettersRequest, PutServiceRequest, Quota, ReadKeyRequest,
+    ReadKeyResponse, ReadRequest, Readiness, RecordedEvent, RedriveDeadLettersRequest,
+    RegisterInstancesRequest, RemoveNodeRequest, RenewRequest, RenewResponse,
+    ReportOutcomesRequest, ReportOutcomesResponse, ResolveRequest, ResolveResponse,
+    ResumeSubscriptionRequest, SafeToStopRequest, SafeToStopResponse, SeekSubscriptionRequest,
+    SeekSubscriptionResponse, Service, SetBreakerRequest, SetBreakerResponse,
+    SetInstanceModeRequest, SetQuotaRequest, SettleRequest, SettleResponse, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse, Subscription, SubscriptionStats, Topic,
+    TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
 };
 
 /// Messages of a read may hold a whole batch.
@@ -99,6 +106,10 @@ mutations! {
     resume_subscription(ResumeSubscriptionRequest) -> Subscription = SubscriptionsClient;
     /// Moves a subscription, or counts what that would do.
     seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient;
+    /// Registers a service, or replaces its settings.
+    put_service(PutServiceRequest) -> Service = ServicesClient;
+    /// Deletes a service without instances.
+    delete_service(DeleteServiceRequest) -> DeleteServiceResponse = ServicesClient;
 }
 
 unary! {
@@ -145,6 +156,28 @@ unary! {
     redrive_dead_letters(RedriveDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, redrive_dead_letters, Recognised;
     /// Forgets dead letters, a bounded number.
     purge_dead_letters(PurgeDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, purge_dead_letters, Recognised;
+    /// A service with its instances.
+    service(GetServiceRequest) -> GetServiceResponse = ServicesClient, get_service, Read;
+    /// A page of services.
+    services(ListServicesRequest) -> ListServicesResponse = ServicesClient, list_services, Read;
+    /// Registers instances, each by itself. Nothing renews them: [`super::ServiceHandle`] does.
+    register_instances(RegisterInstancesRequest) -> InstancesResponse = ServicesClient, register_instances, Recognised;
+    /// Deregisters instances, each by itself.
+    deregister_instances(DeregisterInstancesRequest) -> InstancesResponse = ServicesClient, deregister_instances, Recognised;
+    /// Drains instances, takes them into maintenance, or back; each by itself.
+    set_instance_mode(SetInstanceModeRequest) -> InstancesResponse = ServicesClient, set_instance_mode, Recognised;
+    /// Renews instances.
+    renew(RenewRequest) -> RenewResponse = ServicesClient, renew, Recognised;
+    /// Chooses instances of a service to call.
+    resolve(ResolveRequest) -> ResolveResponse = ServicesClient, resolve, Read;
+    /// Tells the node that answers how calls went.
+    report_outcomes(ReportOutcomesRequest) -> ReportOutcomesResponse = ServicesClient, report_outcomes, Read;
+    /// What a service needs, transitively, and whether all of it is there.
+    readiness(GetReadinessRequest) -> Readiness = ServicesClient, get_readiness, Read;
+    /// Who declares a dependency on whom.
+    dependencies(GetDependenciesRequest) -> GetDependenciesResponse = ServicesClient, get_dependencies, Read;
+    /// Forces a breaker open or closed, or lets it be again.
+    set_breaker(SetBreakerRequest) -> SetBreakerResponse = ServicesClient, set_breaker, Recognised;
     /// Forms a cluster of the node that answers.
     init(InitRequest) -> InitResponse = ClusterClient, init, Unsafe;
     /// Makes the node that answers join a cluster.

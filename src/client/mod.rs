@@ -24,6 +24,7 @@ mod fake;
 mod publisher;
 mod reader;
 mod retry;
+mod services;
 mod spawn;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use self::builder::EventBuilder;
 pub use self::consumer::{Consumer, ConsumerOptions, DeliveredEvent, Delivery, Settling};
 pub use self::publisher::{Pending, Publisher, Receipt, receipts};
 pub use self::reader::{ReadPart, Reader, recorded_events};
+pub use self::services::{ServiceHandle, ServiceNews, ServiceWatch, Watched};
 
 use self::endpoints::Endpoints;
 use crate::model::quota::check_service;

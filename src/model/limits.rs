@@ -438,3 +438,38 @@ pub const HEALTH_REASON_BYTES_MAX: usize = 512;
 pub const HEALTH_CHANGES_MAX: usize = 256;
 /// Changes of the registry that are kept for who watches.
 pub const REGISTRY_LOG_MAX: u64 = if cfg!(test) { 32 } else { 65_536 };
+/// Changes of the registry that one reading takes.
+pub const REGISTRY_PAGE: usize = 1024;
+/// Changes of the registry that a node keeps in memory for who watches.
+pub const REGISTRY_CHANGES_KEPT: usize = 1024;
+/// Percent of a service's instances that may fall silent within the time of one renewal; when it is
+/// more, none is given up for a while.
+pub const BRAKE_PERCENT: usize = 15;
+/// So many may in any case.
+pub const BRAKE_INSTANCES_MIN: usize = 2;
+/// The longest that nobody is given up, milliseconds.
+pub const BRAKE_MS_MAX: u64 = 300_000;
+/// A leader looks for silent instances so often, milliseconds.
+pub const RENEWALS_LOOK_MS: u64 = 200;
+/// A leader that looks so late stood still, milliseconds.
+pub const LEADER_STALL_MS: u64 = 2000;
+/// Instances that one answer resolves.
+pub const RESOLVE_INSTANCES_MAX: usize = 1000;
+/// Watchers of the registry on one node.
+pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
+/// The time in which what is known of latencies fades to a third, milliseconds.
+pub const EWMA_MS: f64 = 10_000.0;
+/// A call of which nothing is heard counts as on its way for so long, milliseconds.
+pub const CALL_PATIENCE_MS: u64 = 30_000;
+/// Instances of which one node knows how calls go.
+pub const CALLS_INSTANCES_MAX: usize = 200_000;
+/// Parts that a breaker's window is kept in.
+pub const BREAKER_BUCKETS: u32 = 10;
+/// Instances and services whose calls a leader counts.
+pub const BREAKERS_COUNTED_MAX: usize = 200_000;
+/// A watcher's node looks so often whether it hears of a leader, milliseconds.
+pub const WATCH_STALE_LOOK_MS: u64 = 1000;
+/// Notes of nodes that wait at a leader.
+pub const NOTES_QUEUE_MAX: usize = 1024;
+/// Instances whose calls a node gathers before it tells the leader.
+pub const CALLS_GATHERED_MAX: usize = 10_000;

@@ -9,6 +9,7 @@ mod hub_clock;
 mod planted;
 pub mod propose;
 pub mod quotas;
+pub mod registry;
 pub mod settle;
 pub mod subscriptions;
 pub mod topics;
@@ -31,6 +32,7 @@ use self::hub_clock::HubClock;
 use self::lead::Lead;
 use self::propose::Proposer;
 use self::quotas::Quotas;
+use self::registry::Registry;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
 use crate::model::ids::UnixMs;
@@ -59,6 +61,7 @@ pub struct Node {
     proposer: Proposer,
     lead: Lead,
     quotas: Quotas,
+    registry: Registry,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -106,6 +109,7 @@ impl Node {
             clock,
             lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
+            registry: Registry::default(),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -120,6 +124,7 @@ impl Node {
         housekeeping::start(&node);
         lead::start(&node);
         quotas::start(&node);
+        registry::start(&node);
         Ok(node)
     }
 

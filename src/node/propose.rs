@@ -262,6 +262,8 @@ impl Worker {
                 | Outcome::Moved(_)
                 | Outcome::Ticked(_)
                 | Outcome::Verifying(_)
+                | Outcome::Service(_)
+                | Outcome::Instances(_)
                 | Outcome::Done => {}
             }
         }

@@ -20,6 +20,7 @@ use super::hints::{Hints, Listener};
 use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::network::Network;
+use super::notes::Notes;
 use super::options::{self, RaftOptions};
 use super::peer_listener;
 use super::peer_server::PeerHandler;
@@ -93,6 +94,7 @@ pub(super) struct Core {
     pub(super) log: LogStore,
     pub(super) snapshots: Snapshots,
     pub(super) receiver: Receiver,
+    pub(super) notes: Notes,
     pub(super) reads: ReadIndex,
     pub(super) applied: watch::Receiver<AppliedMark>,
     pub(super) shared: Arc<Shared>,
@@ -153,6 +155,7 @@ impl RaftNode {
             shared,
             contact: Contact::new(),
             changing: Arc::default(),
+            notes: Notes::default(),
             stopping: AtomicBool::new(false),
         });
         upkeep::start(&core, options.upkeep);

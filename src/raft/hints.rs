@@ -12,17 +12,21 @@ use crate::model::pattern::TopicPattern;
 /// What somebody wants to hear of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Interest {
-    /// Any change.
+    /// Any change that may make something ready to be delivered.
     #[default]
     Anything,
     /// Changes of a subscription, and of the topics that it takes.
     Subscription(SubscriptionId, TopicPattern),
+    /// Changes of services and instances.
+    Registry,
 }
 
 impl Interest {
     fn is_in(&self, effect: &Effect) -> bool {
         match (self, effect) {
             (_, Effect::HashState(_)) => false,
+            (Self::Registry, effect) => matches!(effect, Effect::RegistryChanged(_)),
+            (_, Effect::RegistryChanged(_)) => false,
             (Self::Anything, _) => true,
             (Self::Subscription(id, _), Effect::Wake(changed)) => id == changed,
             (Self::Subscription(_, pattern), Effect::TopicAppended(name)) => pattern.matches(name),

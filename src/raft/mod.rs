@@ -36,6 +36,7 @@ mod append_serve;
 mod append_stream;
 pub(crate) mod codec;
 mod network;
+mod notes;
 mod peer_listener;
 #[cfg(feature = "planted")]
 mod planted;
@@ -57,6 +58,7 @@ pub use apply::AppliedMark;
 pub use handle::{LeaderHint, ProposeError, RaftNode, StartError};
 pub use leadership::Leadership;
 pub use membership::{Care, SafeToStop};
+pub use notes::Note;
 pub use options::{RaftOptions, Timing, Upkeep};
 pub use read_index::ReadError;
 pub use status::{MemberStatus, RaftStatus};

@@ -13,6 +13,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::append_serve;
 use super::codec;
 use super::handle::Core;
+use super::notes::Note;
+use crate::model::ids::NodeId;
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::peer;
 use crate::proto::peer::peer_server::Peer;
@@ -183,5 +185,18 @@ impl Peer for PeerHandler {
         let read = read.map_err(|error| Status::failed_precondition(error.to_string()))?;
         let read_log_id = Some(codec::log_id_to_proto(read.read_log_id().log_id()));
         Ok(Response::new(peer::ReadIndexResponse { read_log_id }))
+    }
+
+    async fn tell(
+        &self,
+        request: Request<peer::TellRequest>,
+    ) -> Result<Response<peer::TellResponse>, Status> {
+        let peer::TellRequest { envelope, body } = request.into_inner();
+        self.core.check(envelope.as_ref())?;
+        let from = NodeId(envelope.map_or(0, |envelope| envelope.from_node));
+        if !self.core.notes.take(Note { from, body }) {
+            return Err(Status::resource_exhausted("too many notes wait"));
+        }
+        Ok(Response::new(peer::TellResponse {}))
     }
 }

@@ -28,5 +28,6 @@ mod membership;
 mod process;
 mod quotas;
 mod reads;
+mod services;
 mod subscriptions;
 mod watching;

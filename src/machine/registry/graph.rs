@@ -192,19 +192,22 @@ impl<K: Kv> Unfolding<'_, K> {
     }
 }
 
-/// Who declares a dependency on a service, in the order of names.
+/// Who declares a dependency on whom, in the order of names: of one service both ways, or (empty) of
+/// all; `None`: there is no such service, and nobody needs it.
 ///
 /// # Errors
 /// When the store fails or a row is corrupt.
-pub fn dependents(kv: &impl Kv, name: &str) -> Result<Vec<(String, Dependency)>, Fault> {
+pub fn edges(kv: &impl Kv, name: &str) -> Result<Option<Vec<(String, Dependency)>>, Fault> {
     let mut found = Vec::new();
     kv.scan(Table::Services, &[], &key::END, Order::Ascending, &mut |row, value| {
-        let record = ServiceRecord::decode(value)?;
-        let mut dependencies = record.config.dependencies.into_iter();
-        if let Some(dependency) = dependencies.find(|dependency| dependency.service == name) {
-            found.push((String::from_utf8_lossy(row).into_owned(), dependency));
+        let from = String::from_utf8_lossy(row).into_owned();
+        for dependency in ServiceRecord::decode(value)?.config.dependencies {
+            if name.is_empty() || from == name || dependency.service == name {
+                found.push((from.clone(), dependency));
+            }
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(found)
+    let known = name.is_empty() || !found.is_empty() || service(kv, name)?.is_some();
+    Ok(known.then_some(found))
 }

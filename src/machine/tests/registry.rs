@@ -500,6 +500,13 @@ fn the_way_round_a_circle_is_named() {
     assert_eq!(rejection.reason, Reason::DependencyCycle);
     assert_eq!(rejection.fact("path"), Some("e -> a -> b -> c -> d -> e"));
     assert!(matches!(put("e", &["x"]), Outcome::Service(_)));
-    let needed_by = graph::dependents(&kv, "x").unwrap();
-    assert_eq!(needed_by.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["b", "e"]);
+    let edges = |name: &str| {
+        let found = graph::edges(&kv, name).unwrap()?;
+        let texts = found.iter().map(|(from, d)| format!("{from}-{}", d.service));
+        Some(texts.collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(edges("x").unwrap(), "b-x e-x");
+    assert_eq!(edges("b").unwrap(), "a-b b-x b-c");
+    assert_eq!(edges("").unwrap(), "a-b b-x b-c c-d d-e e-x");
+    assert_eq!(edges("y"), None);
 }

@@ -63,6 +63,13 @@ impl Lead {
     }
 }
 
+impl Lead {
+    /// The term that this node has announced itself in.
+    pub(super) fn announced(&self) -> watch::Receiver<Option<Term>> {
+        self.announced.subscribe()
+    }
+}
+
 /// Starts what runs for as long as the node does.
 pub(super) fn start(node: &Arc<Node>) {
     term::start(node);

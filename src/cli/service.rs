@@ -1,0 +1,629 @@
+//! `mhub service`.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::output::{self, Output, instant};
+use super::read::ConsistencyArg;
+use super::service_config::{
+    SETTINGS, balance, change, dependency, failover, print, print_dependency,
+};
+use super::service_graph as graph;
+use super::value::{duration, format_age};
+use super::{Done, Failure, Global, confirm, key_value};
+use crate::client::{Client, ServiceHandle, ServiceNews, Watched};
+use crate::model::rejection::{Exit, Reason, Rejection};
+use crate::proto::status::from_call_error;
+use crate::proto::v1::{
+    Address, BalancePolicy, Breaker, BreakerState, DeleteServiceRequest, Dependency,
+    DeregisterInstancesRequest, Failover, GetDependenciesRequest, GetReadinessRequest,
+    GetServiceRequest, GetServiceResponse, Instance, InstanceHealth, InstanceMode, InstanceName,
+    InstanceSpec, InstancesResponse, ListServicesRequest, PutServiceRequest,
+    RegisterInstancesRequest, ResolveRequest, Service, ServiceChange, ServiceConfig,
+    SetBreakerRequest, SetInstanceModeRequest, instance_result,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum ServiceCommand {
+    /// Register a service, change its settings, or register an instance of it.
+    #[command(
+        after_help = format!("{SETTINGS}\n\nExamples:\n  mhub service register billing --config balance=weighted --depends ledger@^2 --depends mail?\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --version 1.4.0\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --keep     renews it until ctrl-C\n  mhub service register billing --failover billing-eu --failover zone:west")
+    )]
+    Register(Box<RegisterArgs>),
+    /// Deregister an instance.
+    #[command(
+        after_help = "Examples:\n  mhub service deregister billing b1 --owner SECRET\n  mhub service deregister billing b1 --force      whoever owns it"
+    )]
+    Deregister(NameArgs),
+    /// Give an instance no new work; it finishes what it has.
+    #[command(
+        after_help = "Examples:\n  mhub service drain billing b1 --force\n  mhub service drain billing b1 --force --maintenance     and keep it registered while it is silent\n  mhub service drain billing b1 --force --undo"
+    )]
+    Drain {
+        #[command(flatten)]
+        name: NameArgs,
+        /// It is not deregistered when it falls silent.
+        #[arg(long)]
+        maintenance: bool,
+        /// It gets work again.
+        #[arg(long, conflicts_with = "maintenance")]
+        undo: bool,
+    },
+    /// List services.
+    #[command(after_help = "Example:\n  mhub service ls -o jsonl")]
+    Ls {
+        /// How fresh.
+        #[arg(long, default_value = "linearizable")]
+        consistency: ConsistencyArg,
+    },
+    /// Show a service with its settings and instances.
+    #[command(after_help = "Example:\n  mhub service info billing -o json")]
+    Info {
+        /// The service.
+        name: String,
+        /// How fresh.
+        #[arg(long, default_value = "linearizable")]
+        consistency: ConsistencyArg,
+    },
+    /// Choose instances of a service to call.
+    #[command(
+        after_help = "Examples:\n  mhub service resolve billing\n  mhub service resolve billing --count 3 --zone eu --requires '^1.4'\n  mhub service resolve billing --policy consistent_hash --key customer-7 -o json"
+    )]
+    Resolve {
+        /// The service.
+        name: String,
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// How to choose; default: as the service says.
+        #[arg(long, value_parser = balance)]
+        policy: Option<BalancePolicy>,
+        /// What consistent_hash goes by.
+        #[arg(long, default_value = "")]
+        key: String,
+        /// The caller's zone.
+        #[arg(long, default_value = "")]
+        zone: String,
+        /// Which versions will do, like ^1.4.
+        #[arg(long, default_value = "", value_name = "VERSIONS")]
+        requires: String,
+        /// Only instances with an address of this protocol.
+        #[arg(long, default_value = "")]
+        protocol: String,
+    },
+    /// Follow the changes of services and instances.
+    #[command(
+        after_help = "Examples:\n  mhub service watch\n  mhub service watch billing ledger -o jsonl\n  mhub service watch --after 1742"
+    )]
+    Watch {
+        /// Only these.
+        names: Vec<String>,
+        /// Changes after this revision, instead of what is there first.
+        #[arg(long)]
+        after: Option<u64>,
+        /// End after so many changes.
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// Show what depends on what: of a service both ways, or of all.
+    #[command(
+        after_help = "Examples:\n  mhub service deps billing          a tree of what it needs, and who needs it\n  mhub service deps --dot | dot -Tsvg > services.svg\n  mhub service deps -o json"
+    )]
+    Deps {
+        /// The service.
+        name: Option<String>,
+        /// As a graph for Graphviz.
+        #[arg(long)]
+        dot: bool,
+    },
+    /// Say whether a service and all that it requires is there, and why not.
+    #[command(
+        after_help = "Example:\n  mhub service ready billing || echo wait       exit code 10: not ready"
+    )]
+    Ready {
+        /// The service.
+        name: String,
+    },
+    /// Force a breaker open or closed, or let it be again; of an instance, or of the whole service.
+    #[command(
+        after_help = "Examples:\n  mhub service breaker billing b1 open\n  mhub service breaker billing b1 auto\n  mhub service breaker billing closed"
+    )]
+    Breaker {
+        /// The service.
+        name: String,
+        /// The instance and where its breaker shall be: open, closed or auto; without an instance the
+        /// service's.
+        #[arg(num_args = 1..=2, required = true, value_name = "[INSTANCE] STATE")]
+        what: Vec<String>,
+    },
+    /// Delete a service that has no instances.
+    #[command(after_help = "Example:\n  mhub service rm billing --yes")]
+    Rm {
+        /// The service.
+        name: String,
+        /// Do not ask.
+        #[arg(long, env = "MHUB_YES")]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RegisterArgs {
+    /// The service.
+    name: String,
+    /// A setting of the service; may be given many times, the others stay.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    config: Vec<(String, String)>,
+    /// What it needs: SERVICE, SERVICE@VERSIONS, with a ? at the end when it is ready without. Those
+    /// that are given replace the old ones.
+    #[arg(long, value_name = "SERVICE[@VERSIONS][?]", value_parser = dependency)]
+    depends: Vec<Dependency>,
+    /// Where to go when no instance is healthy; may be given many times, in this order.
+    #[arg(long, value_name = "SERVICE|zone:ZONE", value_parser = failover)]
+    failover: Vec<Failover>,
+    /// Only if the service has this revision.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    if_revision: u64,
+    /// An instance to register.
+    #[arg(long, value_name = "ID", requires = "address")]
+    instance: Option<String>,
+    /// Where it answers; may be given many times.
+    #[arg(long, value_name = "PROTOCOL=HOST:PORT", value_parser = key_value, requires = "instance")]
+    address: Vec<(String, String)>,
+    /// Where it runs.
+    #[arg(long, default_value = "", requires = "instance")]
+    zone: String,
+    /// Its version.
+    #[arg(long, default_value = "", requires = "instance")]
+    version: String,
+    /// Its share among the others, 0.001 to 1000.
+    #[arg(long, value_parser = weight, requires = "instance")]
+    weight: Option<u64>,
+    /// Something else to know of it; may be given many times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, requires = "instance")]
+    meta: Vec<(String, String)>,
+    /// How long its renewals last.
+    #[arg(long, value_parser = duration, requires = "instance")]
+    ttl: Option<u64>,
+    /// A secret: only who names it changes the instance.
+    #[arg(long, env = "MHUB_OWNER", default_value = "", hide_env_values = true)]
+    owner: String,
+    /// Renew it until ctrl-C, then deregister it.
+    #[arg(long, requires = "instance")]
+    keep: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct NameArgs {
+    /// The service.
+    service: String,
+    /// The instance.
+    instance: String,
+    /// The secret that it was registered with.
+    #[arg(long, env = "MHUB_OWNER", default_value = "", hide_env_values = true)]
+    owner: String,
+    /// Whoever owns it.
+    #[arg(long)]
+    force: bool,
+}
+
+impl NameArgs {
+    fn name(&self) -> InstanceName {
+        InstanceName {
+            service: self.service.clone(),
+            id: self.instance.clone(),
+            owner: self.owner.clone(),
+        }
+    }
+}
+
+/// A weight in thousandths.
+fn weight(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no weight from 0.001 to 1000");
+    let weight: f64 = text.parse().map_err(|_| wrong())?;
+    let thousandths = (weight * 1000.0).round();
+    if !(1.0..=1_000_000.0).contains(&thousandths) {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+    Ok(thousandths as u64)
+}
+
+const COLUMNS: [&str; 6] = ["name", "healthy", "instances", "balance", "breaker", "revision"];
+const INSTANCE_COLUMNS: [&str; 8] =
+    ["id", "health", "mode", "breaker", "version", "zone", "addresses", "for"];
+/// Services that are asked for at once.
+const PAGE: u32 = 1000;
+
+pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
+    let client = global.client()?;
+    let output = global.output;
+    match command {
+        ServiceCommand::Register(args) => return register(&client, *args, output).await,
+        ServiceCommand::Deregister(args) => {
+            let (instances, force) = (vec![args.name()], args.force);
+            let request = DeregisterInstancesRequest { instances, force };
+            let gone = one(client.deregister_instances(request).await?)?;
+            output::item(output, &instance(&gone))?;
+        }
+        ServiceCommand::Drain { name, maintenance, undo } => {
+            let mode = match (maintenance, undo) {
+                (true, _) => InstanceMode::Maintenance,
+                (_, true) => InstanceMode::Up,
+                _ => InstanceMode::Draining,
+            };
+            let (instances, force) = (vec![name.name()], name.force);
+            let request = SetInstanceModeRequest { instances, mode: mode.into(), force };
+            let set = one(client.set_instance_mode(request).await?)?;
+            output::item(output, &instance(&set))?;
+        }
+        ServiceCommand::Ls { consistency } => {
+            output::list(output, &COLUMNS, &list(&client, consistency).await?)?;
+        }
+        ServiceCommand::Info { name, consistency } => {
+            let options = Some(consistency.options());
+            let found = client.service(GetServiceRequest { name, options }).await?;
+            show(&found, output)?;
+        }
+        ServiceCommand::Resolve { name, count, policy, key, zone, requires, protocol } => {
+            let request = ResolveRequest {
+                service: name,
+                count,
+                policy: policy.map_or(0, i32::from),
+                key,
+                zone,
+                requirement: requires,
+                protocol,
+            };
+            let found = client.resolve(request).await?;
+            if found.stale {
+                output::complain("this node hears of no leader: this may be old");
+            }
+            if found.panic {
+                output::complain("too few instances are healthy: all count as healthy");
+            }
+            if !found.failed_over_to.is_empty() {
+                output::complain(&format!("failed over to {}", found.failed_over_to));
+            }
+            let instances: Vec<_> = found.instances.iter().map(instance).collect();
+            output::list(output, &INSTANCE_COLUMNS, &instances)?;
+        }
+        ServiceCommand::Watch { names, after, limit } => {
+            return watch(&client, names, after, limit, output).await;
+        }
+        ServiceCommand::Deps { name, dot } => return deps(&client, name, dot, output).await,
+        ServiceCommand::Ready { name } => {
+            let request = GetReadinessRequest { name, options: None };
+            return graph::ready(&client.readiness(request).await?, output);
+        }
+        ServiceCommand::Breaker { name, what } => {
+            let (instance, state) = match what.as_slice() {
+                [instance, state] => (instance.clone(), state),
+                [state] => (String::new(), state),
+                _ => return Err(Failure::usage("name a state: open, closed or auto")),
+            };
+            let state = match state.as_str() {
+                "open" => BreakerState::ForcedOpen,
+                "closed" => BreakerState::ForcedClosed,
+                "auto" => BreakerState::Closed,
+                _ => return Err(Failure::usage(format!("{state:?} is not open, closed or auto"))),
+            };
+            let request = SetBreakerRequest { service: name, instance, state: state.into() };
+            client.set_breaker(request).await?;
+        }
+        ServiceCommand::Rm { name, yes } => {
+            confirm(&format!("deleting service {name} forgets its settings"), &name, yes)?;
+            let request_id = String::new();
+            client.delete_service(DeleteServiceRequest { name, request_id }).await?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+async fn register(client: &Client, args: RegisterArgs, output: Output) -> Done {
+    let changes = !(args.config.is_empty() && args.depends.is_empty() && args.failover.is_empty());
+    let mut registered = None;
+    if changes || args.instance.is_none() {
+        registered = Some(put(client, &args).await?);
+    }
+    let Some(id) = args.instance else {
+        if let Some(service) = registered {
+            output::item(output, &summary(&service))?;
+        }
+        return Ok(Exit::Ok);
+    };
+    let address = |(protocol, address)| Address { protocol, address };
+    let spec = InstanceSpec {
+        service: args.name,
+        id,
+        addresses: args.address.into_iter().map(address).collect(),
+        zone: args.zone,
+        version: args.version,
+        weight_milli: args.weight,
+        metadata: args.meta.into_iter().collect::<HashMap<_, _>>(),
+        ttl_ms: args.ttl.unwrap_or(0),
+        owner: args.owner,
+    };
+    if args.keep {
+        return keep(client, spec, output).await;
+    }
+    let request = RegisterInstancesRequest { instances: vec![spec] };
+    let registered = one(client.register_instances(request).await?)?;
+    output::item(output, &instance(&registered))?;
+    Ok(Exit::Ok)
+}
+
+/// Changes a service's settings, or registers it.
+async fn put(client: &Client, args: &RegisterArgs) -> Result<Service, Failure> {
+    let request = GetServiceRequest { name: args.name.clone(), options: None };
+    let known = match client.service(request).await {
+        Ok(found) => found.service.unwrap_or_default(),
+        Err(rejection) if rejection.reason == Reason::ServiceNotFound => Service::default(),
+        Err(rejection) => return Err(rejection.into()),
+    };
+    let mut config = known.config.unwrap_or_default();
+    change(&mut config, args.config.clone())?;
+    if !args.depends.is_empty() {
+        config.dependencies.clone_from(&args.depends);
+    }
+    if !args.failover.is_empty() {
+        config.failover.clone_from(&args.failover);
+    }
+    let if_revision = if args.if_revision > 0 { args.if_revision } else { known.revision };
+    let (name, request_id) = (args.name.clone(), String::new());
+    let request = PutServiceRequest { name, config: Some(config), if_revision, request_id };
+    Ok(client.put_service(request).await?)
+}
+
+/// Keeps an instance registered until ctrl-C.
+async fn keep(client: &Client, spec: InstanceSpec, output: Output) -> Done {
+    let mut handle = ServiceHandle::register(client, vec![spec]).await?;
+    handle.instances().iter().try_for_each(|i| output::item(output, &instance(i)))?;
+    loop {
+        tokio::select! {
+            news = handle.news() => match news {
+                Some(ServiceNews::Lost { service, id }) => {
+                    output::complain(&format!("{service} {id} was given up; registering it again"));
+                }
+                Some(ServiceNews::Registered(registered)) => {
+                    output::complain("registered again");
+                    output::item(output, &instance(&registered))?;
+                }
+                Some(ServiceNews::Refused(rejection)) => {
+                    output::complain(&format!("not registered again: {rejection}"));
+                }
+                None => return Ok(Exit::Error),
+            },
+            stop = tokio::signal::ctrl_c() => {
+                stop?;
+                handle.deregister().await?;
+                return Ok(Exit::Ok);
+            }
+        }
+    }
+}
+
+/// The instance of an answer, or why not.
+fn one(answer: InstancesResponse) -> Result<Instance, Failure> {
+    match answer.results.into_iter().next().and_then(|result| result.result) {
+        Some(instance_result::Result::Instance(instance)) => Ok(instance),
+        Some(instance_result::Result::Refused(error)) => Err(from_call_error(error).into()),
+        None => {
+            Err(Rejection::new(Reason::Internal, "the hub said nothing of the instance").into())
+        }
+    }
+}
+
+async fn list(client: &Client, consistency: ConsistencyArg) -> Result<Vec<Value>, Failure> {
+    let mut request = ListServicesRequest {
+        page_size: PAGE,
+        page_token: String::new(),
+        options: Some(consistency.options()),
+    };
+    let mut services = Vec::new();
+    loop {
+        let page = client.services(request.clone()).await?;
+        services.extend(page.services.iter().map(summary));
+        if page.next_page_token.is_empty() {
+            return Ok(services);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn show(found: &GetServiceResponse, output: Output) -> Result<(), Failure> {
+    let service = found.service.clone().unwrap_or_default();
+    let mut all = summary(&service);
+    if let (Value::Object(all), Value::Object(settings)) =
+        (&mut all, print(&service.config.unwrap_or_default()))
+    {
+        all.extend(settings);
+        let instances: Vec<_> = found.instances.iter().map(instance).collect();
+        all.insert("instances".to_owned(), Value::Array(instances));
+        all.insert("registry_revision".to_owned(), json!(found.revision.to_string()));
+    }
+    output::item(output, &all)?;
+    if output == Output::Table && !found.instances.is_empty() {
+        output::line("")?;
+        let instances: Vec<_> = found.instances.iter().map(instance).collect();
+        output::list(output, &INSTANCE_COLUMNS, &instances)?;
+    }
+    Ok(())
+}
+
+/// A service as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
+pub(super) fn summary(service: &Service) -> Value {
+    let config = service.config.clone().unwrap_or_default();
+    let policy = ServiceConfig::balance(&config).as_str_name();
+    json!({
+        "name": service.name,
+        "healthy": service.healthy.to_string(),
+        "instances": service.instances.to_string(),
+        "balance": policy.trim_start_matches("BALANCE_POLICY_").to_ascii_lowercase(),
+        "breaker": breaker(service.breaker.as_ref()),
+        "depends": config.dependencies.iter().map(print_dependency).collect::<Vec<_>>(),
+        "down_since": since(service.down_since_ms),
+        "recovered_at": since(service.recovered_at_ms),
+        "created_at": instant(service.created_at_ms),
+        "updated_at": instant(service.updated_at_ms),
+        "revision": service.revision.to_string(),
+    })
+}
+
+fn since(ms: u64) -> Value {
+    if ms == 0 { Value::Null } else { Value::String(instant(ms)) }
+}
+
+fn breaker(breaker: Option<&Breaker>) -> String {
+    let state = breaker.map_or(BreakerState::Closed, Breaker::state);
+    state.as_str_name().trim_start_matches("BREAKER_STATE_").to_ascii_lowercase()
+}
+
+/// An instance as JSON.
+fn instance(instance: &Instance) -> Value {
+    let spec = instance.spec.clone().unwrap_or_default();
+    let health = match instance.health() {
+        InstanceHealth::Passing | InstanceHealth::Unspecified => "passing",
+        InstanceHealth::Critical => "critical",
+    };
+    let mode = match instance.mode() {
+        InstanceMode::Up | InstanceMode::Unspecified => "up",
+        InstanceMode::Draining => "draining",
+        InstanceMode::Maintenance => "maintenance",
+    };
+    let transitions = instance.transitions.iter().map(|t| {
+        let to = if t.to() == InstanceHealth::Critical { "critical" } else { "passing" };
+        json!({ "at": instant(t.at_ms), "to": to, "reason": t.reason })
+    });
+    let addresses = spec.addresses.iter().map(|a| format!("{}={}", a.protocol, a.address));
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    json!({
+        "service": spec.service,
+        "id": spec.id,
+        "health": health,
+        "mode": mode,
+        "breaker": breaker(instance.breaker.as_ref()),
+        "version": spec.version,
+        "zone": spec.zone,
+        "addresses": addresses.collect::<Vec<_>>().join(","),
+        "weight": format_weight(spec.weight_milli.unwrap_or(1000)),
+        "metadata": spec.metadata,
+        "ttl_ms": instance.ttl_ms.to_string(),
+        "for": format_age(now.saturating_sub(instance.health_since_ms)),
+        "health_since": instant(instance.health_since_ms),
+        "held_until": since(instance.held_until_ms),
+        "registered_at": instant(instance.registered_at_ms),
+        "incarnation": instance.incarnation.to_string(),
+        "revision": instance.revision.to_string(),
+        "transitions": transitions.collect::<Vec<_>>(),
+    })
+}
+
+fn format_weight(thousandths: u64) -> String {
+    let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+async fn watch(
+    client: &Client,
+    names: Vec<String>,
+    after: Option<u64>,
+    limit: Option<u64>,
+    output: Output,
+) -> Done {
+    const COLUMNS: [(&str, usize); 5] =
+        [("revision", 10), ("service", 20), ("instance", 20), ("change", 12), ("breaker", 12)];
+    let mut watch = client.watch_services(names, after);
+    let (mut lines, mut left) = (output::Lines::new(output, &COLUMNS), limit.unwrap_or(u64::MAX));
+    let mut stale = false;
+    while left > 0 {
+        match watch.next().await? {
+            Watched::Restarted => output::complain("changes were missed: what is there follows"),
+            Watched::Changes(part) => {
+                if part.stale != stale {
+                    stale = part.stale;
+                    let text =
+                        if stale { "hears of no leader: this may be old" } else { "is up to date" };
+                    output::complain(&format!("the node {text}"));
+                }
+                for changed in part.changes.iter().take(usize::try_from(left).unwrap_or(usize::MAX))
+                {
+                    lines.print(&change_line(changed))?;
+                    left -= 1;
+                }
+                lines.flush()?;
+            }
+        }
+    }
+    lines.end()?;
+    Ok(Exit::Ok)
+}
+
+fn change_line(change: &ServiceChange) -> Value {
+    let (what, state, detail) = match (&change.service_after, &change.instance_after) {
+        (_, Some(after)) => {
+            let value = instance(after);
+            let up = after.mode() == InstanceMode::Up;
+            let what = if up { value["health"].clone() } else { value["mode"].clone() };
+            (what, breaker(after.breaker.as_ref()), value)
+        }
+        (Some(after), None) => {
+            let what = if after.down_since_ms > 0 { "down" } else { "service" };
+            (json!(what), breaker(after.breaker.as_ref()), summary(after))
+        }
+        (None, None) => (json!("gone"), String::new(), Value::Null),
+    };
+    json!({
+        "revision": change.revision.to_string(),
+        "service": change.service,
+        "instance": change.instance,
+        "change": what,
+        "breaker": state,
+        "after": detail,
+    })
+}
+
+async fn deps(client: &Client, name: Option<String>, dot: bool, output: Output) -> Done {
+    let of = name.clone().unwrap_or_default();
+    let found = client.dependencies(GetDependenciesRequest { name: of, options: None }).await?;
+    if dot {
+        graph::dot(&found.edges)?;
+        return Ok(Exit::Ok);
+    }
+    match (output, name) {
+        (Output::Table, Some(name)) => {
+            let request = GetReadinessRequest { name: name.clone(), options: None };
+            match client.readiness(request).await {
+                Ok(readiness) => graph::tree(&readiness.tree.unwrap_or_default())?,
+                Err(rejection) if rejection.reason == Reason::ServiceNotFound => {
+                    output::line(&format!("{name}  missing"))?;
+                }
+                Err(rejection) => return Err(rejection.into()),
+            }
+            graph::needed_by(&name, &found.edges)?;
+        }
+        (output, _) => graph::edges(&found.edges, output)?,
+    }
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_in_thousandths() {
+        assert_eq!(
+            ["1", "0.5", "0.001", "1000"].map(weight),
+            [Ok(1000), Ok(500), Ok(1), Ok(1_000_000)]
+        );
+        assert_eq!(
+            [1000, 500, 1, 1_000_000, 1250].map(format_weight),
+            ["1", "0.5", "0.001", "1000", "1.25"]
+        );
+        for wrong in ["0", "-1", "NaN", "inf", "1001", "x", ""] {
+            assert!(weight(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Dependencies of services for people: trees, chains of causes, graphs.
+
+use serde_json::{Value, json};
+
+use super::output::{self, Output};
+use super::service_config::print_dependency;
+use super::{Done, Failure};
+use crate::model::rejection::Exit;
+use crate::proto::v1::{Dependency, DependencyEdge, DependencyNode, Lack, Readiness};
+
+fn lack(node: &DependencyNode) -> String {
+    match node.lack() {
+        Lack::Unspecified => "ready".to_owned(),
+        Lack::Missing => "missing".to_owned(),
+        Lack::Unhealthy => "no healthy instance".to_owned(),
+        Lack::Incompatible => format!("only versions {}", node.versions.join(", ")),
+        Lack::NotReady => "not ready".to_owned(),
+    }
+}
+
+fn declared(node: &DependencyNode) -> String {
+    let (service, requirement) = (node.service.clone(), node.requirement.clone());
+    print_dependency(&Dependency { service, requirement, optional: node.optional })
+}
+
+/// A service with what it needs below it.
+pub(super) fn tree(node: &DependencyNode) -> Result<(), Failure> {
+    branch(node, "", "")
+}
+
+fn branch(node: &DependencyNode, first: &str, rest: &str) -> Result<(), Failure> {
+    output::line(&format!("{first}{}  {}", declared(node), lack(node)))?;
+    for (at, need) in node.needs.iter().enumerate() {
+        let last = at + 1 == node.needs.len();
+        let (mark, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        branch(need, &format!("{rest}{mark}"), &format!("{rest}{below}"))?;
+    }
+    Ok(())
+}
+
+/// Who needs a service.
+pub(super) fn needed_by(name: &str, edges: &[DependencyEdge]) -> Result<(), Failure> {
+    let needs = |edge: &&DependencyEdge| {
+        edge.dependency.as_ref().is_some_and(|dependency| dependency.service == name)
+    };
+    let who: Vec<_> = edges.iter().filter(needs).map(|edge| edge.from.as_str()).collect();
+    if !who.is_empty() {
+        output::line(&format!("needed by {}", who.join(", ")))?;
+    }
+    Ok(())
+}
+
+/// All edges, as a table or as JSON.
+pub(super) fn edges(edges: &[DependencyEdge], output: Output) -> Result<(), Failure> {
+    let one = |edge: &DependencyEdge| {
+        let dependency = edge.dependency.clone().unwrap_or_default();
+        json!({
+            "service": edge.from,
+            "needs": dependency.service,
+            "versions": dependency.requirement,
+            "optional": dependency.optional,
+        })
+    };
+    let all: Vec<_> = edges.iter().map(one).collect();
+    output::list(output, &["service", "needs", "versions", "optional"], &all)
+}
+
+/// All edges for Graphviz. Names need no escaping: their grammar has no quotes.
+pub(super) fn dot(edges: &[DependencyEdge]) -> Result<(), Failure> {
+    output::line("digraph services {")?;
+    for edge in edges {
+        let Dependency { service, requirement, optional } =
+            edge.dependency.clone().unwrap_or_default();
+        let style = if optional { ", style=dashed" } else { "" };
+        output::line(&format!(
+            "  \"{}\" -> \"{service}\" [label=\"{requirement}\"{style}];",
+            edge.from
+        ))?;
+    }
+    output::line("}")
+}
+
+/// Whether a service is ready, and the chains of causes when it is not.
+pub(super) fn ready(readiness: &Readiness, output: Output) -> Done {
+    let tree = readiness.tree.clone().unwrap_or_default();
+    if output == Output::Table {
+        if readiness.ready {
+            output::line(&format!("{} is ready", tree.service))?;
+        } else {
+            output::line(&format!("{} is not ready:", tree.service))?;
+            for cause in &readiness.causes {
+                let last = cause.services.last().map(String::as_str);
+                let node = find(&tree, last.unwrap_or_default());
+                let why = node.map(lack).unwrap_or_default();
+                output::line(&format!("  {}: {why}", cause.services.join(" -> ")))?;
+            }
+        }
+    } else {
+        let cause = |cause: &crate::proto::v1::ReadinessCause| {
+            let lack = cause.lack().as_str_name().trim_start_matches("LACK_");
+            json!({ "services": cause.services, "lack": lack.to_ascii_lowercase() })
+        };
+        let causes: Vec<_> = readiness.causes.iter().map(cause).collect();
+        let told = json!({
+            "service": tree.service,
+            "ready": readiness.ready,
+            "causes": causes,
+            "tree": node(&tree),
+        });
+        output::item(output, &told)?;
+    }
+    Ok(if readiness.ready { Exit::Ok } else { Exit::Unhealthy })
+}
+
+fn find<'t>(tree: &'t DependencyNode, service: &str) -> Option<&'t DependencyNode> {
+    if tree.service == service {
+        return Some(tree);
+    }
+    tree.needs.iter().find_map(|need| find(need, service))
+}
+
+fn node(known: &DependencyNode) -> Value {
+    json!({
+        "service": known.service,
+        "versions": known.requirement,
+        "optional": known.optional,
+        "healthy": known.healthy.to_string(),
+        "state": lack(known),
+        "needs": known.needs.iter().map(node).collect::<Vec<_>>(),
+    })
+}

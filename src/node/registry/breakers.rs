@@ -1,0 +1,248 @@
+//! Counting calls for circuit breakers, in the leader's memory: what follows from the counts is
+//! proposed, and replicated. A new leader counts anew.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::model::limits::{BREAKER_BUCKETS, BREAKERS_COUNTED_MAX};
+use crate::model::registry::{BreakerPolicy, BreakerState, BreakerStatus};
+
+/// How calls to one instance went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallOutcome {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub instance: String,
+    /// Calls that succeeded.
+    pub ok: u32,
+    /// Calls that failed, in a row after those.
+    pub failed: u32,
+    /// How long one took in the mean, microseconds; 0: not told.
+    pub latency_us: u64,
+}
+
+/// How calls went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) ok: u64,
+    pub(super) failed: u64,
+    /// Of those, after the last that did not.
+    pub(super) failed_at_end: u64,
+}
+
+impl Counts {
+    /// These, and then those.
+    pub(super) fn then(self, next: Self) -> Self {
+        let before = if next.ok > 0 { 0 } else { self.failed_at_end };
+        Self {
+            ok: self.ok + next.ok,
+            failed: self.failed + next.failed,
+            failed_at_end: before + next.failed_at_end,
+        }
+    }
+}
+
+/// Calls of one instance, or of a service.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// From when on, succeeded, failed; the oldest first.
+    buckets: VecDeque<(Instant, u64, u64)>,
+    failed_in_a_row: u64,
+    /// Of those let through half-open.
+    probed: u64,
+}
+
+/// Whose calls are counted: those of an instance open its breaker also by failures in a row; among all
+/// calls of a service one bad instance would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    Instance,
+    Service,
+}
+
+impl Window {
+    /// Counts calls; where the breaker has to go, if it has to.
+    pub(super) fn count(
+        &mut self,
+        (policy, status, of): (&BreakerPolicy, &BreakerStatus, Of),
+        counts: Counts,
+        now: Instant,
+    ) -> Option<BreakerState> {
+        match status.state() {
+            _ if policy.disabled => None,
+            BreakerState::Open | BreakerState::ForcedOpen | BreakerState::ForcedClosed => {
+                *self = Self::default();
+                None
+            }
+            BreakerState::HalfOpen => {
+                self.probed += counts.ok;
+                match (counts.failed > 0, self.probed >= u64::from(policy.probes)) {
+                    (true, _) => Some(BreakerState::Open),
+                    (false, true) => Some(BreakerState::Closed),
+                    (false, false) => None,
+                }
+            }
+            BreakerState::Closed => {
+                self.probed = 0;
+                self.add(policy, counts, now);
+                let in_a_row =
+                    of == Of::Instance && self.failed_in_a_row >= u64::from(policy.failures);
+                let sum =
+                    |part: fn(&(Instant, u64, u64)) -> u64| self.buckets.iter().map(part).sum();
+                let (ok, failed): (u64, u64) = (sum(|b| b.1), sum(|b| b.2));
+                let calls = ok + failed;
+                let often = calls >= u64::from(policy.min_calls)
+                    && failed * 100 >= calls * u64::from(policy.failure_percent);
+                (in_a_row || often).then_some(BreakerState::Open)
+            }
+        }
+    }
+
+    fn add(&mut self, policy: &BreakerPolicy, counts: Counts, now: Instant) {
+        let Counts { ok, failed, failed_at_end } = counts;
+        let before = if ok > 0 { 0 } else { self.failed_in_a_row };
+        self.failed_in_a_row = before + failed_at_end;
+        let window = Duration::from_millis(policy.window_ms);
+        while self.buckets.front().is_some_and(|(from, ..)| now - *from >= window) {
+            self.buckets.pop_front();
+        }
+        match self.buckets.back_mut().filter(|(from, ..)| now - *from < window / BREAKER_BUCKETS) {
+            Some((_, known_ok, known_failed)) => {
+                *known_ok += ok;
+                *known_failed += failed;
+            }
+            None => self.buckets.push_back((now, ok, failed)),
+        }
+    }
+}
+
+/// Whose window: a service, and the number of an instance; 0: the service as a whole.
+type Key = (String, u64);
+
+/// All that are counted.
+#[derive(Debug, Default)]
+pub(super) struct Breakers(HashMap<Key, Window>);
+
+impl Breakers {
+    /// The window of an instance (by its number) or of a service (0).
+    pub(super) fn window(&mut self, service: &str, number: u64) -> Option<&mut Window> {
+        let key = (service.to_owned(), number);
+        if self.0.len() >= BREAKERS_COUNTED_MAX && !self.0.contains_key(&key) {
+            return None;
+        }
+        Some(self.0.entry(key).or_default())
+    }
+
+    /// Forgets what is gone, or has moved.
+    pub(super) fn forget(&mut self, service: &str, number: u64) {
+        self.0.remove(&(service.to_owned(), number));
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::registry::ServiceConfig;
+
+    fn policy() -> BreakerPolicy {
+        ServiceConfig::defaults().breaker
+    }
+
+    fn status(state: BreakerState) -> BreakerStatus {
+        BreakerStatus { state: state as i32, ..BreakerStatus::default() }
+    }
+
+    fn counts(ok: u64, failed: u64) -> Counts {
+        Counts { ok, failed, failed_at_end: failed }
+    }
+
+    /// All calls ever, looked through for each question.
+    #[derive(Default)]
+    struct Naive(Vec<(u64, bool)>);
+
+    impl Naive {
+        fn opens(&self, now: u64, policy: &BreakerPolicy) -> bool {
+            let failed = |(_, ok): &&(u64, bool)| !ok;
+            let in_a_row = self.0.iter().rev().take_while(failed).count() as u64;
+            let recent: Vec<_> =
+                self.0.iter().filter(|(at, _)| now - at < policy.window_ms).collect();
+            let bad = recent.iter().filter(|(_, ok)| !ok).count();
+            in_a_row >= u64::from(policy.failures)
+                || (recent.len() >= 20 && bad * 100 >= recent.len() * 50)
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn it_opens_when_the_naive_model_does(
+            calls in proptest::collection::vec((0..1500_u64, 0..4_u64, 0..3_u64), 1..120)
+        ) {
+            let (start, policy) = (Instant::now(), policy());
+            let (mut window, mut naive, mut now) = (Window::default(), Naive::default(), 0);
+            for (step, ok, failed) in calls {
+                // The window is kept in tenths: within one the two may differ, at its edges not.
+                now += step / 1000 * 1000;
+                naive.0.extend((0..ok).map(|_| (now, true)));
+                naive.0.extend((0..failed).map(|_| (now, false)));
+                let at = start + Duration::from_millis(now);
+                let closed = status(BreakerState::Closed);
+                let to = window.count((&policy, &closed, Of::Instance), counts(ok, failed), at);
+                let wanted = naive.opens(now, &policy).then_some(BreakerState::Open);
+                proptest::prop_assert_eq!(to, wanted);
+                if to.is_some() {
+                    (window, naive) = (Window::default(), Naive::default());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_open_it_takes_all_probes_to_close_and_one_failure_to_open() {
+        let (policy, half, now) = (policy(), status(BreakerState::HalfOpen), Instant::now());
+        let mut window = Window::default();
+        let mut count = |calls| window.count((&policy, &half, Of::Instance), calls, now);
+        assert_eq!(count(counts(2, 0)), None);
+        assert_eq!(count(counts(1, 0)), Some(BreakerState::Closed));
+        let mut window = Window::default();
+        let failed = window.count((&policy, &half, Of::Instance), counts(2, 1), now);
+        assert_eq!(failed, Some(BreakerState::Open));
+    }
+
+    #[test]
+    fn what_is_forced_or_disabled_stays() {
+        let (mut off, now) = (policy(), Instant::now());
+        let mut window = Window::default();
+        for state in [BreakerState::Open, BreakerState::ForcedOpen, BreakerState::ForcedClosed] {
+            let calls = counts(0, 99);
+            assert_eq!(window.count((&off, &status(state), Of::Instance), calls, now), None);
+        }
+        off.disabled = true;
+        let closed = status(BreakerState::Closed);
+        assert_eq!(window.count((&off, &closed, Of::Instance), counts(0, 99), now), None);
+    }
+
+    #[test]
+    fn a_service_does_not_open_by_failures_in_a_row() {
+        let (policy, closed, now) = (policy(), status(BreakerState::Closed), Instant::now());
+        let mut window = Window::default();
+        let mut count = |calls| window.count((&policy, &closed, Of::Service), calls, now);
+        assert_eq!(count(counts(0, 19)), None);
+        assert_eq!(count(counts(0, 1)), Some(BreakerState::Open));
+    }
+
+    #[test]
+    fn counts_add_up_to_what_they_say_one_by_one() {
+        let sum = counts(3, 2).then(counts(0, 1));
+        assert_eq!(sum, Counts { ok: 3, failed: 3, failed_at_end: 3 });
+        let sum = sum.then(counts(1, 1));
+        assert_eq!(sum, Counts { ok: 4, failed: 4, failed_at_end: 1 });
+        let sum = sum.then(counts(1, 0));
+        assert_eq!(sum, Counts { ok: 5, failed: 4, failed_at_end: 0 });
+    }
+}

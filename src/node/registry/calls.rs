@@ -1,0 +1,128 @@
+//! What this node knows of calls to instances: from what it resolved and what callers report.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::model::limits::{CALL_PATIENCE_MS, CALLS_INSTANCES_MAX, EWMA_MS};
+
+/// Of one instance.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    /// Microseconds; `None`: nobody told yet.
+    latency_us: Option<f64>,
+    told_at: Instant,
+    outstanding: u32,
+    resolved_at: Instant,
+}
+
+/// Of all instances, by incarnation.
+#[derive(Default)]
+pub(super) struct CallStats {
+    by_number: Mutex<HashMap<u64, Calls>>,
+    turn: AtomicU64,
+}
+
+impl CallStats {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Calls>> {
+        self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of a choice.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What calls took lately, microseconds, and how many are on their way; one entry a number.
+    pub(super) fn of(
+        &self,
+        numbers: impl Iterator<Item = u64>,
+        now: Instant,
+    ) -> Vec<(Option<f64>, u32)> {
+        let known = self.lock();
+        let one = |number| {
+            known.get(&number).map_or((None, 0), |calls| {
+                // Whoever did not report for so long will not.
+                let late = now - calls.resolved_at > Duration::from_millis(CALL_PATIENCE_MS);
+                (calls.latency_us, if late { 0 } else { calls.outstanding })
+            })
+        };
+        numbers.map(one).collect()
+    }
+
+    /// Notes that a caller was sent to an instance.
+    pub(super) fn resolved(&self, number: u64, now: Instant) {
+        let mut known = self.lock();
+        if known.len() >= CALLS_INSTANCES_MAX && !known.contains_key(&number) {
+            return;
+        }
+        let calls = known.entry(number).or_insert(Calls {
+            latency_us: None,
+            told_at: now,
+            outstanding: 0,
+            resolved_at: now,
+        });
+        if now - calls.resolved_at > Duration::from_millis(CALL_PATIENCE_MS) {
+            calls.outstanding = 0;
+        }
+        calls.outstanding = calls.outstanding.saturating_add(1);
+        calls.resolved_at = now;
+    }
+
+    /// Notes how so many calls went that took so long in the mean, microseconds; 0: not told.
+    pub(super) fn reported(&self, number: u64, count: u32, latency_us: u64, now: Instant) {
+        let mut known = self.lock();
+        let Some(calls) = known.get_mut(&number) else { return };
+        calls.outstanding = calls.outstanding.saturating_sub(count);
+        if latency_us > 0 {
+            // Exact below 2^52 microseconds, which are 142 years.
+            let latency = Duration::from_micros(latency_us).as_secs_f64() * 1e6;
+            let passed = (now - calls.told_at).as_secs_f64() * 1000.0;
+            // One report counts at least for so much as it would after a tenth of the time.
+            let keep = (-passed / EWMA_MS).exp().min((-0.1_f64).exp());
+            let mean =
+                calls.latency_us.map_or(latency, |known| known * keep + latency * (1.0 - keep));
+            (calls.latency_us, calls.told_at) = (Some(mean), now);
+        }
+    }
+
+    /// Forgets those that are gone.
+    pub(super) fn forget(&self, number: u64) {
+        self.lock().remove(&number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_on_their_way_until_they_are_reported_or_forgotten() {
+        let (stats, now) = (CallStats::default(), Instant::now());
+        let of = |at: Instant| stats.of([7].into_iter(), at)[0];
+        assert_eq!(of(now), (None, 0));
+        stats.resolved(7, now);
+        stats.resolved(7, now);
+        assert_eq!(of(now), (None, 2));
+        stats.reported(7, 1, 500, now);
+        assert_eq!(of(now), (Some(500.0), 1));
+        let late = now + Duration::from_millis(CALL_PATIENCE_MS + 1);
+        assert_eq!(of(late), (Some(500.0), 0));
+        stats.resolved(7, late);
+        assert_eq!(of(late).1, 1);
+        stats.forget(7);
+        assert_eq!(of(late), (None, 0));
+    }
+
+    #[test]
+    fn old_latencies_fade_within_ten_seconds() {
+        let (stats, now) = (CallStats::default(), Instant::now());
+        stats.resolved(7, now);
+        stats.reported(7, 1, 1000, now);
+        stats.reported(7, 1, 2000, now + Duration::from_secs(10));
+        let mean = stats.of([7].into_iter(), now)[0].0.unwrap();
+        // 1000 e^-1 + 2000 (1 - e^-1).
+        assert!((mean - 1632.1).abs() < 0.1, "{mean}");
+    }
+}

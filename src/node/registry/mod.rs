@@ -1,0 +1,369 @@
+//! The service registry on a node: it takes commands, knows in memory what is applied, chooses among
+//! instances, and on the leader notices who falls silent.
+
+pub mod balance;
+mod breakers;
+mod calls;
+mod renewals;
+mod reports;
+mod resolve;
+mod upkeep;
+mod view;
+mod watch;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use self::breakers::Breakers;
+pub use self::breakers::CallOutcome;
+use self::calls::CallStats;
+use self::renewals::Renewals;
+use self::reports::Untold;
+pub use self::resolve::{Resolved, Wanted};
+use self::view::View;
+pub use self::view::{Change, Known};
+pub use self::watch::{Watch, WatchPart};
+use super::propose::not_leader;
+use super::query::Consistency;
+use super::{Node, unexpected, validate};
+use crate::machine::registry::records::service_not_found;
+use crate::machine::registry::{graph, query, records, watch as changes};
+use crate::model::command::{
+    DeleteService, DeregisterInstances, InstanceName, Kind, PutService, RegisterInstances,
+    SetBreaker, SetMode,
+};
+use crate::model::limits::{INSTANCES_PER_CALL_MAX, REGISTRY_WATCHERS_MAX};
+use crate::model::outcome::{InstanceOutcome, Outcome};
+use crate::model::quota::check_service;
+use crate::model::registry::{
+    BreakerState, Dependency, InstanceInfo, InstanceSpec, Mode, ServiceConfig, ServiceInfo,
+    check_instance_id,
+};
+use crate::model::rejection::{Reason, Rejection};
+use crate::runtime::clock;
+
+/// What a node keeps of the registry beside the state.
+pub(super) struct Registry {
+    view: View,
+    renewals: Mutex<Renewals>,
+    calls: CallStats,
+    breakers: Mutex<Breakers>,
+    /// Calls that the leader was not told of yet.
+    untold: Mutex<Untold>,
+    watchers: Arc<Semaphore>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            view: View::default(),
+            renewals: Mutex::default(),
+            calls: CallStats::default(),
+            breakers: Mutex::default(),
+            untold: Mutex::default(),
+            watchers: Arc::new(Semaphore::new(REGISTRY_WATCHERS_MAX)),
+        }
+    }
+}
+
+impl Registry {
+    fn renewals(&self) -> MutexGuard<'_, Renewals> {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn breakers(&self) -> MutexGuard<'_, Breakers> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts what runs for as long as the node does.
+pub(super) fn start(node: &Arc<Node>) {
+    upkeep::start(node);
+}
+
+/// A renewal of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The service.
+    pub service: String,
+    /// The instance.
+    pub id: String,
+    /// Which registration of it.
+    pub incarnation: u64,
+}
+
+fn check_count(count: usize, what: &str) -> Result<(), Rejection> {
+    if (1..=INSTANCES_PER_CALL_MAX).contains(&count) {
+        return Ok(());
+    }
+    let text = format!("{count} {what} are not 1 to {INSTANCES_PER_CALL_MAX}; split the call");
+    Err(Rejection::new(Reason::InvalidRequest, text))
+}
+
+fn instances(outcome: Outcome) -> Result<Vec<InstanceOutcome>, Rejection> {
+    match outcome {
+        Outcome::Instances(each) => Ok(each),
+        other => Err(unexpected(&other)),
+    }
+}
+
+impl Node {
+    /// Registers a service, or replaces its settings.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, `INVALID_CONFIG`, `DEPENDENCY_CYCLE`, `REVISION_MISMATCH`, `LIMIT_REACHED`,
+    /// and those of any proposal.
+    pub async fn put_service(
+        &self,
+        name: &str,
+        config: ServiceConfig,
+        if_revision: u64,
+        request_id: String,
+    ) -> Result<ServiceInfo, Rejection> {
+        check_service(name)?;
+        validate::request_id(&request_id)?;
+        config.check(name)?;
+        let put = PutService { name: name.to_owned(), config, if_revision, request_id };
+        match self.execute(Kind::PutService(put)).await? {
+            Outcome::Service(info) => Ok(*info),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Deletes a service that has no instances.
+    ///
+    /// # Errors
+    /// `SERVICE_NOT_FOUND`, `SERVICE_IN_USE`, and those of any proposal.
+    pub async fn delete_service(&self, name: &str, request_id: String) -> Result<(), Rejection> {
+        check_service(name)?;
+        validate::request_id(&request_id)?;
+        let delete = DeleteService { name: name.to_owned(), request_id };
+        match self.execute(Kind::DeleteService(delete)).await? {
+            Outcome::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A service with its instances, and the registry's revision that this shows.
+    ///
+    /// # Errors
+    /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn service(
+        &self,
+        name: &str,
+        wanted: Consistency,
+    ) -> Result<(ServiceInfo, Vec<InstanceInfo>, u64), Rejection> {
+        check_service(name)?;
+        self.fresh(wanted, self.deadline()).await?;
+        let known = name.to_owned();
+        let found = self
+            .read(move |db| Ok(query::infos(db, &known)?.zip(Some(changes::revision(db)?))))
+            .await?;
+        let ((info, instances), revision) = found.ok_or_else(|| service_not_found(name))?;
+        Ok((info, instances, revision))
+    }
+
+    /// Services after a name, and the registry's revision that this shows.
+    ///
+    /// # Errors
+    /// Those of [`Node::fresh`].
+    pub async fn services(
+        &self,
+        after: String,
+        limit: usize,
+        wanted: Consistency,
+    ) -> Result<(Vec<ServiceInfo>, u64), Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        self.read(move |db| Ok((query::services(db, &after, limit)?, changes::revision(db)?))).await
+    }
+
+    /// Registers instances, each by itself.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` for none or too many, and those of any proposal.
+    pub async fn register_instances(
+        &self,
+        instances_: Vec<InstanceSpec>,
+    ) -> Result<Vec<InstanceOutcome>, Rejection> {
+        check_count(instances_.len(), "instances")?;
+        let register = RegisterInstances { instances: instances_ };
+        instances(self.execute(Kind::RegisterInstances(register)).await?)
+    }
+
+    /// Deregisters instances, each by itself.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` for none or too many, and those of any proposal.
+    pub async fn deregister_instances(
+        &self,
+        names: Vec<InstanceName>,
+        force: bool,
+    ) -> Result<Vec<InstanceOutcome>, Rejection> {
+        check_count(names.len(), "instances")?;
+        let gone = DeregisterInstances { instances: names, force };
+        instances(self.execute(Kind::DeregisterInstances(gone)).await?)
+    }
+
+    /// Drains instances, takes them into maintenance, or back; each by itself.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` for none or too many, and those of any proposal.
+    pub async fn set_mode(
+        &self,
+        names: Vec<InstanceName>,
+        mode: Mode,
+        force: bool,
+    ) -> Result<Vec<InstanceOutcome>, Rejection> {
+        check_count(names.len(), "instances")?;
+        let set = SetMode { instances: names, mode: mode as i32, force };
+        instances(self.execute(Kind::SetMode(set)).await?)
+    }
+
+    /// Renews instances; the places of those that are lost.
+    ///
+    /// # Errors
+    /// `NOT_LEADER`, `INVALID_REQUEST` for too many.
+    pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<u32>, Rejection> {
+        if !renewals.is_empty() {
+            check_count(renewals.len(), "renewals")?;
+        }
+        if !self.raft.is_leader() || self.registry.renewals().term().is_none() {
+            return Err(not_leader(&self.raft));
+        }
+        let mut unknown = Vec::new();
+        {
+            let (mut known, now) = (self.registry.renewals(), clock::now());
+            for (place, renewal) in (0..).zip(renewals) {
+                if !known.renew(renewal.incarnation, &renewal.service, &renewal.id, now) {
+                    unknown.push((place, renewal.clone()));
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.renew_unknown(unknown).await
+    }
+
+    /// Those that were registered a moment ago may be unknown in memory; the others are lost.
+    async fn renew_unknown(&self, unknown: Vec<(u32, Renewal)>) -> Result<Vec<u32>, Rejection> {
+        let found = self
+            .read(move |db| {
+                let mut found = Vec::new();
+                for (place, renewal) in &unknown {
+                    let record = records::instance(db, &renewal.service, &renewal.id)?;
+                    let is_same = |r: &records::InstanceRecord| {
+                        r.number == renewal.incarnation && r.lost_at_ms == 0
+                    };
+                    found.push((*place, record.filter(is_same)));
+                }
+                Ok(found)
+            })
+            .await?;
+        let mut lost = Vec::new();
+        for (place, record) in found {
+            // The view hears of it and tracks it; it has all of its time left.
+            let known = record.is_some_and(|r| r.number > self.registry.renewals().newest());
+            if !known {
+                lost.push(place);
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Chooses instances of a service, from what this node knows.
+    ///
+    /// # Errors
+    /// `INVALID_CONFIG` for a requirement that is none, `INVALID_REQUEST`, `SERVICE_NOT_FOUND`,
+    /// `NO_INSTANCE`.
+    pub async fn resolve_service(&self, wanted: &Wanted) -> Result<Resolved, Rejection> {
+        let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
+        let found = self.registry.choose(wanted, dice, self.now(), clock::now())?;
+        let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
+        let known = self.registry.view.service(name).and_then(|known| known.service.clone());
+        if known.is_some_and(|service| service.config.hold_until_ready) {
+            self.held(name).await?;
+        }
+        Ok(found)
+    }
+
+    /// Refuses a service that waits for what it requires.
+    async fn held(&self, name: &str) -> Result<(), Rejection> {
+        let (of, wanted) = (name.to_owned(), name.to_owned());
+        let tree = self.read(move |db| graph::tree(db, &wanted)).await?;
+        let waits = tree.filter(|tree| tree.lack == Some(graph::Lack::NotReady));
+        waits.map_or(Ok(()), |tree| {
+            let causes = tree.causes().into_iter();
+            let chain = causes.map(|chain| {
+                chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" -> ")
+            });
+            let why = chain.collect::<Vec<_>>().join(", ");
+            let text =
+                format!("{of} waits for what it requires: {why}; see: mhub service ready {of}");
+            Err(Rejection::new(Reason::NoInstance, text).with("service", of))
+        })
+    }
+
+    /// What a service needs, transitively.
+    ///
+    /// # Errors
+    /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn readiness_of(
+        &self,
+        name: &str,
+        wanted: Consistency,
+    ) -> Result<graph::Node, Rejection> {
+        check_service(name)?;
+        self.fresh(wanted, self.deadline()).await?;
+        let known = name.to_owned();
+        let found = self.read(move |db| graph::tree(db, &known)).await?;
+        found.ok_or_else(|| service_not_found(name))
+    }
+
+    /// Who declares a dependency on whom: of one service both ways, or (empty) of all.
+    ///
+    /// # Errors
+    /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn dependencies(
+        &self,
+        name: &str,
+        wanted: Consistency,
+    ) -> Result<Vec<(String, Dependency)>, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        let known = name.to_owned();
+        let found = self.read(move |db| graph::edges(db, &known)).await?;
+        found.ok_or_else(|| service_not_found(name))
+    }
+
+    /// Forces a breaker open or closed, or lets it be again; of the service when `instance` is empty.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST`, `SERVICE_NOT_FOUND`, `INSTANCE_NOT_FOUND`, and those of any proposal.
+    pub async fn set_breaker(
+        &self,
+        service: &str,
+        instance: &str,
+        to: BreakerState,
+    ) -> Result<(), Rejection> {
+        check_service(service)?;
+        if !instance.is_empty() {
+            check_instance_id(instance)?;
+        }
+        if matches!(to, BreakerState::Open | BreakerState::HalfOpen) {
+            let text = "a breaker opens by itself; force it open or closed, or close it";
+            return Err(Rejection::new(Reason::InvalidRequest, text));
+        }
+        let set = SetBreaker {
+            service: service.to_owned(),
+            instance: instance.to_owned(),
+            to: to as i32,
+            forced: true,
+            ..SetBreaker::default()
+        };
+        match self.execute(Kind::SetBreaker(set)).await? {
+            Outcome::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Renewals of instances, in the leader's memory: only that they end is replicated.
+//!
+//! A new leader gives every instance the time of one renewal. Where far more of a service fall silent
+//! at once than usual, the fault lies more likely with the hub or its network than with them: then
+//! none of them is given up for a while. A leader that stood still gives everybody that time back.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::machine::registry::records::InstanceRecord;
+use crate::model::command::HealthChange;
+use crate::model::ids::Term;
+use crate::model::limits::{BRAKE_INSTANCES_MIN, BRAKE_MS_MAX, BRAKE_PERCENT, LEADER_STALL_MS};
+use crate::model::registry::Signal;
+
+/// An instance that renews.
+struct Tracked {
+    service: String,
+    id: String,
+    ttl: Duration,
+    /// When it is given up.
+    until: Instant,
+    /// That it is lost is on its way.
+    expiring: bool,
+}
+
+/// A service of which too many fall silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Brake {
+    pub(super) since: Instant,
+    pub(super) silent: usize,
+    pub(super) instances: usize,
+}
+
+/// What the leader knows of renewals.
+#[derive(Default)]
+pub(super) struct Renewals {
+    term: Option<Term>,
+    /// Not before this is anybody given up.
+    mercy_until: Option<Instant>,
+    /// By incarnation.
+    tracked: HashMap<u64, Tracked>,
+    /// How many instances of a service renew.
+    counts: HashMap<String, usize>,
+    /// When instances of a service were given up.
+    lost: HashMap<String, VecDeque<Instant>>,
+    brakes: BTreeMap<String, Brake>,
+    /// The newest incarnation that was heard of.
+    newest: u64,
+    looked_at: Option<Instant>,
+}
+
+/// What one look led to.
+#[derive(Debug, Default)]
+pub(super) struct Silent {
+    /// Instances to give up.
+    pub(super) changes: Vec<HealthChange>,
+    /// Services whose brake was pulled now.
+    pub(super) braked: Vec<(String, Brake)>,
+    /// Services whose brake was let go now.
+    pub(super) released: Vec<String>,
+}
+
+impl Renewals {
+    /// The term that this is about.
+    pub(super) fn term(&self) -> Option<Term> {
+        self.term
+    }
+
+    /// The newest incarnation that was heard of.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Begins to lead, with all instances that are there; `None`: it is over.
+    pub(super) fn begin(
+        &mut self,
+        term: Option<Term>,
+        instances: impl IntoIterator<Item = (InstanceRecord, Duration)>,
+        now: Instant,
+    ) {
+        *self = Self { term, ..Self::default() };
+        let mut longest = Duration::ZERO;
+        for (record, ttl) in instances {
+            longest = longest.max(ttl);
+            self.track(&record, ttl, now);
+        }
+        self.mercy_until = Some(now + longest);
+    }
+
+    /// Takes note of an instance as it is after a change.
+    pub(super) fn track(&mut self, record: &InstanceRecord, ttl: Duration, now: Instant) {
+        self.newest = self.newest.max(record.number);
+        if record.lost_at_ms > 0 {
+            return self.forget(record.number);
+        }
+        let tracked = Tracked {
+            service: record.spec.service.clone(),
+            id: record.spec.id.clone(),
+            ttl,
+            until: now + ttl,
+            expiring: false,
+        };
+        match self.tracked.get_mut(&record.number) {
+            Some(known) => known.ttl = ttl,
+            None => {
+                *self.counts.entry(tracked.service.clone()).or_default() += 1;
+                self.tracked.insert(record.number, tracked);
+            }
+        }
+    }
+
+    /// Forgets a registration that is over.
+    pub(super) fn forget(&mut self, number: u64) {
+        if let Some(gone) = self.tracked.remove(&number)
+            && let Some(count) = self.counts.get_mut(&gone.service)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&gone.service);
+            }
+        }
+    }
+
+    /// Renews; `false`: nothing is known of it.
+    pub(super) fn renew(&mut self, number: u64, service: &str, id: &str, now: Instant) -> bool {
+        let known = self.tracked.get_mut(&number);
+        match known.filter(|k| !k.expiring && k.service == service && k.id == id) {
+            Some(known) => {
+                known.until = now + known.ttl;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What was to be given up and could not be told: it is looked at again.
+    pub(super) fn untold(&mut self, changes: &[HealthChange]) {
+        for change in changes {
+            if let Some(known) = self.tracked.get_mut(&change.incarnation) {
+                known.expiring = false;
+            }
+        }
+    }
+
+    /// Looks who fell silent.
+    pub(super) fn look(&mut self, now: Instant) -> Silent {
+        let late = self.looked_at.replace(now).map_or(Duration::ZERO, |last| now - last);
+        if late > Duration::from_millis(LEADER_STALL_MS) {
+            self.tracked.values_mut().for_each(|known| known.until += late);
+        }
+        if self.mercy_until.is_some_and(|until| now < until) {
+            return Silent::default();
+        }
+        let mut silent: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for (number, known) in self.tracked.iter().filter(|(_, k)| !k.expiring && k.until <= now) {
+            silent.entry(known.service.clone()).or_default().push(*number);
+        }
+        let mut found = Silent::default();
+        let over: Vec<String> =
+            self.brakes.keys().filter(|service| !silent.contains_key(*service)).cloned().collect();
+        for service in over {
+            self.brakes.remove(&service);
+            found.released.push(service);
+        }
+        for (service, mut numbers) in silent {
+            if self.is_braked(&service, &numbers, now, &mut found) {
+                continue;
+            }
+            numbers.sort_unstable();
+            for number in numbers {
+                self.give_up(number, now, &mut found.changes);
+            }
+        }
+        found
+    }
+
+    /// Whether too many instances of a service fell silent within the time of a renewal.
+    fn is_braked(
+        &mut self,
+        service: &str,
+        silent: &[u64],
+        now: Instant,
+        found: &mut Silent,
+    ) -> bool {
+        let ttl = silent.iter().filter_map(|n| self.tracked.get(n)).map(|k| k.ttl).max();
+        let ttl = ttl.unwrap_or_default();
+        let lost = self.lost.entry(service.to_owned()).or_default();
+        while lost.front().is_some_and(|at| now - *at > ttl) {
+            lost.pop_front();
+        }
+        let lost = lost.len();
+        let count = self.counts.get(service).copied().unwrap_or(0);
+        let (gone, all) = (silent.len() + lost, count + lost);
+        let bound = (all * BRAKE_PERCENT / 100).max(BRAKE_INSTANCES_MIN);
+        if gone <= bound {
+            if self.brakes.remove(service).is_some() {
+                found.released.push(service.to_owned());
+            }
+            return false;
+        }
+        let brake = Brake { since: now, silent: gone, instances: all };
+        let known = *self.brakes.entry(service.to_owned()).or_insert_with(|| {
+            found.braked.push((service.to_owned(), brake));
+            brake
+        });
+        now - known.since < Duration::from_millis(BRAKE_MS_MAX)
+    }
+
+    fn give_up(&mut self, number: u64, now: Instant, changes: &mut Vec<HealthChange>) {
+        let Some(known) = self.tracked.get_mut(&number) else { return };
+        known.expiring = true;
+        self.lost.entry(known.service.clone()).or_default().push_back(now);
+        changes.push(HealthChange {
+            service: known.service.clone(),
+            id: known.id.clone(),
+            incarnation: number,
+            signal: Signal::Ttl as i32,
+            ok: false,
+            reason: format!("no renewal for {} ms", known.ttl.as_millis()),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::registry::InstanceSpec;
+
+    const TTL: Duration = Duration::from_secs(15);
+
+    fn instance(number: u64) -> InstanceRecord {
+        let (service, id) = ("s".to_owned(), format!("i{number}"));
+        let spec = InstanceSpec { service, id, ..InstanceSpec::default() };
+        InstanceRecord { number, spec, ..InstanceRecord::default() }
+    }
+
+    fn leading(count: u64) -> (Renewals, Instant) {
+        let (mut renewals, now) = (Renewals::default(), Instant::now());
+        renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), now);
+        (renewals, now)
+    }
+
+    /// Looks every 200 ms from one instant to another, while some renew each time; who was given up.
+    fn pass(
+        renewals: &mut Renewals,
+        (from, to): (Instant, Instant),
+        renewing: std::ops::RangeInclusive<u64>,
+    ) -> (Vec<u64>, usize) {
+        let (mut lost, mut braked, mut now) = (Vec::new(), 0, from);
+        while now <= to {
+            renewing.clone().for_each(|n| drop(renewals.renew(n, "s", &format!("i{n}"), now)));
+            let found = renewals.look(now);
+            braked += found.braked.len();
+            for change in found.changes {
+                renewals.forget(change.incarnation);
+                lost.push(change.incarnation);
+            }
+            now += Duration::from_millis(200);
+        }
+        (lost, braked)
+    }
+
+    #[test]
+    fn who_falls_silent_is_given_up_after_its_time() {
+        let (mut renewals, start) = leading(10);
+        let span = (start, start + TTL - Duration::from_millis(1));
+        assert_eq!(pass(&mut renewals, span, 1..=9), (vec![], 0));
+        let span = (start + TTL, start + TTL + Duration::from_secs(1));
+        assert_eq!(pass(&mut renewals, span, 1..=9), (vec![10], 0));
+        assert!(!renewals.renew(10, "s", "i10", start), "it is lost");
+        assert!(!renewals.renew(1, "s", "other", start), "that is another one");
+    }
+
+    #[test]
+    fn a_new_leader_gives_one_time_of_a_renewal() {
+        let (mut renewals, start) = leading(10);
+        assert!(renewals.look(start + TTL / 2).changes.is_empty());
+    }
+
+    #[test]
+    fn when_many_fall_silent_at_once_nobody_is_given_up_for_a_while() {
+        let (mut renewals, start) = leading(100);
+        // Sixteen of a hundred.
+        let span = (start, start + TTL + Duration::from_secs(280));
+        assert_eq!(pass(&mut renewals, span, 17..=100), (vec![], 1));
+        // They come back: nothing happened.
+        let back = span.1 + Duration::from_millis(200);
+        assert_eq!(pass(&mut renewals, (back, back + TTL), 1..=100), (vec![], 0));
+        // Fifteen are few enough.
+        let span = (back + TTL, back + 3 * TTL);
+        assert_eq!(pass(&mut renewals, span, 16..=100).0, (1..=15).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_brake_does_not_hold_for_ever() {
+        let (mut renewals, start) = leading(100);
+        let end = start + TTL + Duration::from_millis(BRAKE_MS_MAX) + Duration::from_secs(1);
+        let (lost, braked) = pass(&mut renewals, (start, end), 51..=100);
+        assert_eq!((lost.len(), braked), (50, 1));
+    }
+
+    #[test]
+    fn of_few_instances_all_may_go() {
+        let (mut renewals, start) = leading(2);
+        let (lost, _) = pass(&mut renewals, (start, start + 2 * TTL), 9..=9);
+        assert_eq!(lost, [1, 2]);
+    }
+
+    #[test]
+    fn a_leader_that_stood_still_gives_the_time_back() {
+        let (mut renewals, start) = leading(2);
+        pass(&mut renewals, (start, start + TTL), 1..=2);
+        let after = start + TTL + Duration::from_secs(60);
+        assert!(renewals.look(after).changes.is_empty());
+        let (lost, _) = pass(&mut renewals, (after, after + TTL + Duration::from_secs(1)), 9..=9);
+        assert_eq!(lost, [1, 2]);
+    }
+}

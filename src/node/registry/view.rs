@@ -1,0 +1,196 @@
+//! The registry in memory: what this node has applied of it, ready to be resolved from and watched.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{broadcast, watch};
+
+use crate::machine::Fault;
+use crate::machine::kv::Kv;
+use crate::machine::registry::changes::ChangeRecord;
+use crate::machine::registry::records::{InstanceRecord, ServiceRecord};
+use crate::machine::registry::{query, watch as changes};
+use crate::model::limits::{REGISTRY_CHANGES_KEPT, REGISTRY_PAGE};
+
+/// A service and its instances.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// Absent for a moment when a watcher hears of instances first; never in what is read whole.
+    pub service: Option<ServiceRecord>,
+    /// In the order of their ids.
+    pub instances: Vec<Arc<InstanceRecord>>,
+}
+
+/// A change, with the revision that it led to.
+pub type Change = (u64, ChangeRecord);
+
+/// What this node knows.
+pub(super) struct View {
+    inner: RwLock<Inner>,
+    /// The revision that is known.
+    revision: watch::Sender<u64>,
+    /// What came last, for those who watch and keep up.
+    changes: broadcast::Sender<Arc<Change>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    revision: u64,
+    services: HashMap<String, Arc<Known>>,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            inner: RwLock::default(),
+            revision: watch::Sender::default(),
+            changes: broadcast::Sender::new(REGISTRY_CHANGES_KEPT),
+        }
+    }
+}
+
+/// What the state has beyond what is known.
+pub(super) enum News {
+    /// Changes, in order, and whether there are more.
+    Changes(Vec<Change>, bool),
+    /// Too much to tell: all of it, as of a revision.
+    Whole(u64, HashMap<String, Arc<Known>>),
+}
+
+/// Reads what came after a revision.
+pub(super) fn news(kv: &impl Kv, after: u64) -> Result<News, Fault> {
+    match changes::changes(kv, after, REGISTRY_PAGE)? {
+        Ok(found) => {
+            let more = found.len() == REGISTRY_PAGE;
+            Ok(News::Changes(found, more))
+        }
+        Err(_) => whole(kv),
+    }
+}
+
+fn whole(kv: &impl Kv) -> Result<News, Fault> {
+    let (mut services, mut after) = (HashMap::new(), String::new());
+    loop {
+        let page = query::services(kv, &after, REGISTRY_PAGE)?;
+        let Some(last) = page.last() else { break };
+        after.clone_from(&last.name);
+        for info in page {
+            let Some((service, instances)) = query::service(kv, &info.name)? else { continue };
+            let instances = instances.into_iter().map(Arc::new).collect();
+            services.insert(info.name, Arc::new(Known { service: Some(service), instances }));
+        }
+    }
+    Ok(News::Whole(changes::revision(kv)?, services))
+}
+
+impl View {
+    /// The revision that is known.
+    pub(super) fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// A service.
+    pub(super) fn service(&self, name: &str) -> Option<Arc<Known>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).services.get(name).cloned()
+    }
+
+    /// All services, in no order.
+    pub(super) fn all(&self) -> Vec<(String, Arc<Known>)> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.services.iter().map(|(name, known)| (name.clone(), Arc::clone(known))).collect()
+    }
+
+    /// Everything at one revision, and all that comes after it.
+    pub(super) fn subscribe(
+        &self,
+    ) -> (u64, Vec<(String, Arc<Known>)>, broadcast::Receiver<Arc<Change>>) {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        // Under the same lock under which changes are told.
+        let changes = self.changes.subscribe();
+        let all = inner.services.iter().map(|(name, known)| (name.clone(), Arc::clone(known)));
+        (inner.revision, all.collect(), changes)
+    }
+
+    /// Takes news in, and tells those who watch.
+    pub(super) fn take(&self, news: News) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        match news {
+            News::Whole(revision, services) => *inner = Inner { revision, services },
+            News::Changes(changes, _) => {
+                for (revision, change) in changes {
+                    inner.revision = revision;
+                    inner.change(&change);
+                    // Nobody may watch.
+                    let _ = self.changes.send(Arc::new((revision, change)));
+                }
+            }
+        }
+        self.revision.send_replace(inner.revision);
+    }
+}
+
+impl Inner {
+    fn change(&mut self, change: &ChangeRecord) {
+        if change.instance.is_empty() && change.service_after.is_none() {
+            self.services.remove(&change.service);
+            return;
+        }
+        let known = Arc::make_mut(self.services.entry(change.service.clone()).or_default());
+        if change.instance.is_empty() {
+            known.service.clone_from(&change.service_after);
+            return;
+        }
+        let place = known.instances.binary_search_by(|i| i.spec.id.as_str().cmp(&change.instance));
+        match (place, &change.instance_after) {
+            (Ok(at), Some(after)) => known.instances[at] = Arc::new(after.clone()),
+            (Err(at), Some(after)) => known.instances.insert(at, Arc::new(after.clone())),
+            (Ok(at), None) => drop(known.instances.remove(at)),
+            (Err(_), None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::registry::InstanceSpec;
+
+    fn change(instance: &str, number: u64, there: bool) -> ChangeRecord {
+        let spec = InstanceSpec { id: instance.to_owned(), ..InstanceSpec::default() };
+        let after = InstanceRecord { number, spec, ..InstanceRecord::default() };
+        let (named, is_service) = (instance.to_owned(), instance.is_empty());
+        ChangeRecord {
+            service: "s".to_owned(),
+            instance: named,
+            service_after: (is_service && there).then(ServiceRecord::default),
+            instance_after: (!is_service && there).then_some(after),
+        }
+    }
+
+    #[test]
+    fn changes_lead_to_what_is_there() {
+        let view = View::default();
+        let (revision, all, mut told) = view.subscribe();
+        assert_eq!((revision, all.len()), (0, 0));
+        let changes = vec![
+            (1, change("", 0, true)),
+            (2, change("b", 1, true)),
+            (3, change("a", 2, true)),
+            (4, change("b", 3, true)),
+        ];
+        view.take(News::Changes(changes, false));
+        let ids = |view: &View| {
+            let known = view.service("s")?;
+            Some(known.instances.iter().map(|i| (i.spec.id.clone(), i.number)).collect::<Vec<_>>())
+        };
+        assert_eq!(ids(&view).unwrap(), [("a".to_owned(), 2), ("b".to_owned(), 3)]);
+        assert_eq!((1..=4).map(|_| told.try_recv().unwrap().0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        view.take(News::Changes(vec![(5, change("a", 0, false))], false));
+        assert_eq!(ids(&view).unwrap().len(), 1);
+        view.take(News::Changes(
+            vec![(6, change("b", 0, false)), (7, change("", 0, false))],
+            false,
+        ));
+        assert_eq!((ids(&view), view.revision()), (None, 7));
+    }
+}

@@ -1,0 +1,184 @@
+//! Watching the registry: what is there, and every change after it, without gaps.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::Change;
+use crate::machine::registry::changes::ChangeRecord;
+use crate::machine::registry::watch::changes;
+use crate::model::limits::{REGISTRY_PAGE, WATCH_STALE_LOOK_MS};
+use crate::model::rejection::{Reason, Rejection};
+use crate::node::Node;
+
+/// What a watcher is told at once.
+#[derive(Clone, Debug, Default)]
+pub struct WatchPart {
+    /// In order.
+    pub changes: Vec<Change>,
+    /// All changes up to here were told.
+    pub revision: u64,
+    /// The rest of what was there at the beginning is still to come.
+    pub continues: bool,
+    /// This node hears of no leader: changes may be missing until it does.
+    pub stale: bool,
+}
+
+/// Somebody who watches.
+pub struct Watch {
+    node: Arc<Node>,
+    /// Empty: all services.
+    services: BTreeSet<String>,
+    told: broadcast::Receiver<Arc<Change>>,
+    revision: u64,
+    /// What was there at the beginning, as changes.
+    begin: VecDeque<Change>,
+    begun: bool,
+    /// There are changes that were not heard, or too many to hear.
+    behind: bool,
+    stale: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Node {
+    /// Watches services (none: all of them): from a revision on, or what is there first.
+    ///
+    /// # Errors
+    /// `OVERLOADED`, `WATCH_COMPACTED`, `BEYOND_END` for a revision that this node, having caught up,
+    /// has not seen; and those of [`Node::fresh`].
+    pub async fn watch_services(
+        self: &Arc<Self>,
+        services: BTreeSet<String>,
+        after: Option<u64>,
+    ) -> Result<Watch, Rejection> {
+        let permit = Arc::clone(&self.registry.watchers).try_acquire_owned().map_err(|_| {
+            Rejection::new(Reason::Overloaded, "too many watch on this node; watch on another")
+        })?;
+        let (revision, all, told) = self.registry.view.subscribe();
+        let mut begin = VecDeque::new();
+        if let Some(after) = after {
+            if after > revision {
+                // It may just be late.
+                self.fresh(super::Consistency::Linearizable, self.deadline()).await?;
+            }
+            self.read(move |db| changes(db, after, 1)).await??;
+        } else {
+            let wanted = |name: &String| services.is_empty() || services.contains(name);
+            for (name, known) in all.into_iter().filter(|(name, _)| wanted(name)) {
+                let service_after = known.service.clone();
+                let service =
+                    ChangeRecord { service: name.clone(), service_after, ..Default::default() };
+                begin.push_back((revision, service));
+                begin.extend(known.instances.iter().map(|instance| {
+                    let change = ChangeRecord {
+                        service: name.clone(),
+                        instance: instance.spec.id.clone(),
+                        service_after: None,
+                        instance_after: Some((**instance).clone()),
+                    };
+                    (revision, change)
+                }));
+            }
+        }
+        Ok(Watch {
+            node: Arc::clone(self),
+            services,
+            told,
+            revision: after.unwrap_or(revision),
+            begin,
+            begun: after.is_some(),
+            behind: after.is_some_and(|after| after < revision),
+            stale: false,
+            _permit: permit,
+        })
+    }
+}
+
+impl Watch {
+    /// What comes next; waits until there is something.
+    ///
+    /// # Errors
+    /// `SHUTTING_DOWN`, `WATCH_COMPACTED` for who was too slow.
+    pub async fn next(&mut self) -> Result<WatchPart, Rejection> {
+        if !self.begun {
+            let some = self.begin.len().min(REGISTRY_PAGE);
+            let changes = self.begin.drain(..some).collect();
+            self.begun = self.begin.is_empty();
+            return Ok(self.part(changes));
+        }
+        loop {
+            let stale = self.node.raft.leader().is_none();
+            if stale != self.stale {
+                self.stale = stale;
+                return Ok(self.part(Vec::new()));
+            }
+            // Read first: what it knows of was told before.
+            let known = self.node.registry.view.revision();
+            if self.behind || (known > self.revision && self.told.is_empty()) {
+                let changes = self.catch_up().await?;
+                if !changes.is_empty() {
+                    return Ok(self.part(changes));
+                }
+                continue;
+            }
+            let look = Duration::from_millis(WATCH_STALE_LOOK_MS);
+            let shutdown = self.node.shutdown.clone();
+            tokio::select! {
+                heard = self.told.recv() => {
+                    let changes = self.hear(heard)?;
+                    if !changes.is_empty() {
+                        return Ok(self.part(changes));
+                    }
+                }
+                () = tokio::time::sleep(look) => {}
+                () = shutdown.wait() => return Err(crate::node::lead::stopping()),
+            }
+        }
+    }
+
+    /// The changes that follow what was told, from the state.
+    async fn catch_up(&mut self) -> Result<Vec<Change>, Rejection> {
+        let after = self.revision;
+        let found = self.node.read(move |db| changes(db, after, REGISTRY_PAGE)).await??;
+        self.behind = found.len() == REGISTRY_PAGE;
+        Ok(self.passed(found))
+    }
+
+    /// Notes what is told, and leaves out what nobody asked for.
+    fn passed(&mut self, mut found: Vec<Change>) -> Vec<Change> {
+        if let Some((last, _)) = found.last() {
+            self.revision = *last;
+        }
+        let wanted =
+            |c: &ChangeRecord| self.services.is_empty() || self.services.contains(&c.service);
+        found.retain(|(_, change)| wanted(change));
+        found
+    }
+
+    /// The changes that follow what was told, as they were heard.
+    fn hear(&mut self, heard: Result<Arc<Change>, RecvError>) -> Result<Vec<Change>, Rejection> {
+        let mut found = Vec::new();
+        match heard {
+            Ok(change) if change.0 == self.revision + 1 => {
+                found.push((*change).clone());
+                while found.len() < REGISTRY_PAGE
+                    && let Ok(next) = self.told.try_recv()
+                {
+                    found.push((*next).clone());
+                }
+            }
+            Ok(change) if change.0 <= self.revision => return Ok(found),
+            Ok(_) | Err(RecvError::Lagged(_)) => self.behind = true,
+            Err(RecvError::Closed) => return Err(crate::node::lead::stopping()),
+        }
+        Ok(self.passed(found))
+    }
+
+    fn part(&self, changes: Vec<Change>) -> WatchPart {
+        let (revision, continues, stale) = (self.revision, !self.begun, self.stale);
+        WatchPart { changes, revision, continues, stale }
+    }
+}

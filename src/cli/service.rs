@@ -28,6 +28,7 @@ use crate::proto::v1::{
 pub(super) enum ServiceCommand {
     /// Register a service, change its settings, or register an instance of it.
     #[command(
+        disable_version_flag = true,
         after_help = format!("{SETTINGS}\n\nExamples:\n  mhub service register billing --config balance=weighted --depends ledger@^2 --depends mail?\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --version 1.4.0\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --keep     renews it until ctrl-C\n  mhub service register billing --failover billing-eu --failover zone:west")
     )]
     Register(Box<RegisterArgs>),

@@ -8,7 +8,7 @@ mod value;
 
 pub use self::load::{ConfigError, Origin, Overrides, Setting, load};
 pub use self::settings::{
-    Config, LimitsConfig, ListenConfig, LogConfig, NodeConfig, RaftConfig, RuntimeConfig,
-    StorageConfig,
+    Config, EgressConfig, LimitsConfig, ListenConfig, LogConfig, NodeConfig, RaftConfig,
+    RuntimeConfig, StorageConfig,
 };
-pub use self::value::{CompressionName, LogFormat};
+pub use self::value::{CompressionName, LogFormat, Networks};

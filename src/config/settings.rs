@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::value::{CompressionName, LogFormat, Value};
+use super::value::{CompressionName, LogFormat, Networks, Value};
 
 /// One row of the table of settings.
 pub(super) struct Row {
@@ -88,6 +88,10 @@ settings! {
     limits: LimitsConfig {
         connections: usize = crate::model::limits::CONNECTIONS_MAX, "Connections of clients at once.";
         request_timeout_ms: u64 = 5000, "How long a request waits for its outcome when the caller names no deadline, milliseconds.";
+    }
+    /// What the hub itself connects to: instances of services that are checked.
+    egress: EgressConfig {
+        allow: Networks = Networks::default(), "Networks that are open beside the public internet, like 10.0.0.0/8,127.0.0.0/8.";
     }
     /// Threads.
     runtime: RuntimeConfig {

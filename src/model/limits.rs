@@ -473,3 +473,13 @@ pub const WATCH_STALE_LOOK_MS: u64 = 1000;
 pub const NOTES_QUEUE_MAX: usize = 1024;
 /// Instances whose calls a node gathers before it tells the leader.
 pub const CALLS_GATHERED_MAX: usize = 10_000;
+/// Nodes that check one instance.
+pub const CHECKERS: usize = 3;
+/// Checks that one node runs at once.
+pub const CHECKS_AT_ONCE_MAX: usize = 256;
+/// A node looks so often which checks are due, milliseconds.
+pub const CHECKS_LOOK_MS: u64 = 100;
+/// A node tells the leader of its verdicts again after so long, milliseconds.
+pub const VERDICTS_TOLD_MS: u64 = 5000;
+/// A verdict that was not told again for so long counts no more, milliseconds.
+pub const VERDICTS_KEPT_MS: u64 = 20_000;

@@ -33,6 +33,7 @@ use self::lead::Lead;
 use self::propose::Proposer;
 use self::quotas::Quotas;
 use self::registry::Registry;
+use self::registry::egress::Egress;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
 use crate::model::ids::UnixMs;
@@ -109,7 +110,7 @@ impl Node {
             clock,
             lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
-            registry: Registry::default(),
+            registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             raft,
             data_dir,
             addresses: addresses(config),

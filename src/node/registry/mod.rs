@@ -4,6 +4,9 @@
 pub mod balance;
 mod breakers;
 mod calls;
+mod checks;
+pub mod egress;
+mod probe;
 mod renewals;
 mod reports;
 mod resolve;
@@ -18,6 +21,8 @@ use tokio::sync::Semaphore;
 use self::breakers::Breakers;
 pub use self::breakers::CallOutcome;
 use self::calls::CallStats;
+use self::checks::Verdicts;
+use self::egress::Egress;
 use self::renewals::Renewals;
 use self::reports::Untold;
 pub use self::resolve::{Resolved, Wanted};
@@ -37,8 +42,8 @@ use crate::model::limits::{INSTANCES_PER_CALL_MAX, REGISTRY_WATCHERS_MAX};
 use crate::model::outcome::{InstanceOutcome, Outcome};
 use crate::model::quota::check_service;
 use crate::model::registry::{
-    BreakerState, Dependency, InstanceInfo, InstanceSpec, Mode, ServiceConfig, ServiceInfo,
-    check_instance_id,
+    BreakerState, CheckKind, Dependency, InstanceInfo, InstanceSpec, Mode, ServiceConfig,
+    ServiceInfo, check_instance_id,
 };
 use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::clock;
@@ -51,23 +56,29 @@ pub(super) struct Registry {
     breakers: Mutex<Breakers>,
     /// Calls that the leader was not told of yet.
     untold: Mutex<Untold>,
+    verdicts: Mutex<Verdicts>,
+    egress: Arc<Egress>,
     watchers: Arc<Semaphore>,
 }
 
-impl Default for Registry {
-    fn default() -> Self {
+impl Registry {
+    pub(super) fn new(egress: Egress) -> Self {
         Self {
             view: View::default(),
             renewals: Mutex::default(),
             calls: CallStats::default(),
             breakers: Mutex::default(),
             untold: Mutex::default(),
+            verdicts: Mutex::default(),
+            egress: Arc::new(egress),
             watchers: Arc::new(Semaphore::new(REGISTRY_WATCHERS_MAX)),
         }
     }
-}
 
-impl Registry {
+    fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn renewals(&self) -> MutexGuard<'_, Renewals> {
         self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,6 +91,8 @@ impl Registry {
 /// Starts what runs for as long as the node does.
 pub(super) fn start(node: &Arc<Node>) {
     upkeep::start(node);
+    reports::start(node);
+    checks::start(node);
 }
 
 /// A renewal of one instance.
@@ -181,14 +194,27 @@ impl Node {
     /// Registers instances, each by itself.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` for none or too many, and those of any proposal.
+    /// `INVALID_REQUEST` for none or too many, `ADDRESS_FORBIDDEN`, and those of any proposal.
     pub async fn register_instances(
         &self,
         instances_: Vec<InstanceSpec>,
     ) -> Result<Vec<InstanceOutcome>, Rejection> {
         check_count(instances_.len(), "instances")?;
+        self.check_egress(&instances_)?;
         let register = RegisterInstances { instances: instances_ };
         instances(self.execute(Kind::RegisterInstances(register)).await?)
+    }
+
+    /// Refuses addresses that the hub would have to connect to and may not.
+    fn check_egress(&self, specs: &[InstanceSpec]) -> Result<(), Rejection> {
+        for spec in specs {
+            let known = self.registry.view.service(&spec.service);
+            let known = known.and_then(|known| known.service.clone());
+            if known.is_some_and(|s| s.config.health.check.kind() != CheckKind::None) {
+                spec.addresses.iter().try_for_each(|a| self.registry.egress.check(a))?;
+            }
+        }
+        Ok(())
     }
 
     /// Deregisters instances, each by itself.

@@ -8,7 +8,8 @@ use prost::Message as _;
 
 use super::breakers::{CallOutcome, Counts, Of, Window};
 use crate::model::command::{Kind, SetBreaker};
-use crate::model::limits::CALLS_GATHERED_MAX;
+use crate::model::ids::NodeId;
+use crate::model::limits::{CALLS_GATHERED_MAX, HEALTH_CHANGES_MAX};
 use crate::model::registry::{BreakerState, BreakerStatus};
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::Node;
@@ -31,7 +32,7 @@ pub(super) fn start(node: &Arc<Node>) {
             };
             let (Some(note), Some(node)) = (note, Weak::upgrade(&weak)) else { return };
             match Sighting::decode(note.body) {
-                Ok(sighting) => node.heard(sighting).await,
+                Ok(sighting) => node.heard(note.from, sighting).await,
                 Err(error) => tracing::warn!(from = %note.from, %error, "a malformed note"),
             }
         }
@@ -91,16 +92,24 @@ impl Node {
             let Counts { ok, failed, failed_at_end } = counts;
             CallCounts { service, instance, ok, failed, failed_at_end }
         });
-        let sighting = Sighting { calls: calls.collect() };
+        self.tell(&Sighting { calls: calls.collect(), checks: Vec::new() }).await;
+    }
+
+    /// Tells the leader what this node saw.
+    pub(super) async fn tell(&self, sighting: &Sighting) {
         if !self.raft.tell_leader(Bytes::from(sighting.encode_to_vec())).await {
-            tracing::debug!("no leader was told of {} instances' calls", sighting.calls.len());
+            tracing::debug!("no leader was told what this node saw of instances");
         }
     }
 
     /// Counts what a node saw, and moves breakers that it is enough for.
-    async fn heard(&self, sighting: Sighting) {
+    async fn heard(&self, from: NodeId, sighting: Sighting) {
         if self.registry.renewals().term().is_none() {
             return;
+        }
+        let changes = self.weigh(from, &sighting);
+        for some in changes.chunks(HEALTH_CHANGES_MAX) {
+            self.tell_health(some.to_vec()).await;
         }
         let moves: Vec<Move> = sighting.calls.iter().flat_map(|calls| self.count(calls)).collect();
         for Move { service, instance, incarnation, from, to } in moves {

@@ -277,12 +277,13 @@ mod tests {
     use super::*;
     use crate::machine::registry::changes::ChangeRecord;
     use crate::model::registry::{InstanceSpec, ServiceConfig};
+    use crate::node::registry::egress::Egress;
     use crate::node::registry::view::News;
 
     struct Instance(&'static str, &'static str, Health);
 
     fn registry(services: &[(&str, fn(&mut ServiceConfig), &[Instance])]) -> Registry {
-        let registry = Registry::default();
+        let registry = Registry::new(Egress::default());
         let mut changes = Vec::new();
         for (name, change, instances) in services {
             let mut config = ServiceConfig::defaults();

@@ -21,7 +21,6 @@ pub(super) fn start(node: &Arc<Node>) {
     let mut hints = node.raft.listen();
     hints.attend(Interest::Registry);
     let mut announced = node.lead.announced();
-    super::reports::start(node);
     let shutdown = node.shutdown.clone();
     tasks::spawn("registry", async move {
         let mut looks = tokio::time::interval(Duration::from_millis(RENEWALS_LOOK_MS));
@@ -94,6 +93,7 @@ impl Node {
             if after.is_none_or(|after| after.number != before.number) {
                 self.registry.renewals().forget(before.number);
                 self.registry.calls.forget(before.number);
+                self.registry.verdicts().forget(before.number);
             }
         }
         if let Some(after) = after {
@@ -120,6 +120,7 @@ impl Node {
         }
         self.registry.renewals().begin(term, instances, clock::now());
         self.registry.breakers().clear();
+        self.registry.verdicts().clear();
     }
 
     /// Proposes to give those up who fell silent, and says when it does not.
@@ -137,7 +138,7 @@ impl Node {
         join_all(told).await;
     }
 
-    async fn tell_health(&self, changes: Vec<HealthChange>) {
+    pub(super) async fn tell_health(&self, changes: Vec<HealthChange>) {
         let told = self.execute(Kind::SetHealth(SetHealth { changes: changes.clone() })).await;
         if let Err(rejection) = told {
             tracing::debug!(%rejection, "silent instances are not told yet");

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # demo.sh: installs what is missing, builds, and shows the hub at work: three nodes on this machine, events in, events
-# out of a follower, a work queue with failures, the leader killed, and on it goes.
+# out of a follower, a work queue with failures, services that find each other, the leader killed, and on it goes.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 build_mhub
 export MHUB_BIN=$mhub
 dir=$(mktemp -d)/cluster
 here=$root/cluster-scripts
+keepers=()
 finish() {
   local code=$?
   trap - EXIT
   for n in $([ -d "$dir" ] && node_ids "$dir"); do stop_node "$dir" "$n" KILL || true; done
+  for keeper in "${keepers[@]}"; do kill -9 "$keeper" 2>/dev/null || true; done
   rm -rf "$(dirname "$dir")"
   exit $code
 }
@@ -45,6 +47,25 @@ show mhub events consume mailer --limit 2
 step "what fails comes again after a second, and is a dead letter after the second failure"
 show mhub events consume mailer --nack SMTP_DOWN --wait 3
 show mhub dlq ls mailer
+
+step "services: two instances of ledger, one of billing, which needs ledger"
+show mhub service register ledger >/dev/null
+show mhub service register billing --depends ledger@^2 >/dev/null
+for n in 1 2; do
+  "$MHUB_BIN" service register ledger --instance "l$n" --address "http=127.0.0.1:810$n" --version 2.1.0 --ttl 2s --keep >/dev/null 2>&1 &
+  keepers+=($!)
+done
+mhub service register billing --instance b1 --address http=127.0.0.1:8201 --ttl 10m >/dev/null
+wait_for 20 mhub service ready billing >/dev/null
+show mhub service deps billing
+show mhub service resolve ledger --count 2
+
+step "kill -9 of one of them: within its ttl it is given up, and the other one is called"
+kill -9 "${keepers[0]}"
+left() { [ "$(mhub service resolve ledger --count 9 -o jsonl | wc -l)" -eq 1 ]; }
+wait_for 20 left
+show mhub service resolve ledger
+show mhub service info ledger
 
 leader=$(mhub cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
 follower=$((leader % 3 + 1))

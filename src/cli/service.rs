@@ -4,24 +4,22 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::output::{self, Output, instant};
+use super::output::{self, Output};
 use super::read::ConsistencyArg;
-use super::service_config::{
-    SETTINGS, balance, change, dependency, failover, print, print_dependency,
-};
+use super::service_config::{SETTINGS, balance, change, dependency, failover, print};
 use super::service_graph as graph;
-use super::value::{duration, format_age};
+use super::service_print::{COLUMNS, INSTANCE_COLUMNS, change_line, instance, summary, weight};
+use super::value::duration;
 use super::{Done, Failure, Global, confirm, key_value};
 use crate::client::{Client, ServiceHandle, ServiceNews, Watched};
 use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::status::from_call_error;
 use crate::proto::v1::{
-    Address, BalancePolicy, Breaker, BreakerState, DeleteServiceRequest, Dependency,
+    Address, BalancePolicy, BreakerState, DeleteServiceRequest, Dependency,
     DeregisterInstancesRequest, Failover, GetDependenciesRequest, GetReadinessRequest,
-    GetServiceRequest, GetServiceResponse, Instance, InstanceHealth, InstanceMode, InstanceName,
-    InstanceSpec, InstancesResponse, ListServicesRequest, PutServiceRequest,
-    RegisterInstancesRequest, ResolveRequest, Service, ServiceChange, ServiceConfig,
-    SetBreakerRequest, SetInstanceModeRequest, instance_result,
+    GetServiceRequest, GetServiceResponse, Instance, InstanceMode, InstanceName, InstanceSpec,
+    InstancesResponse, ListServicesRequest, PutServiceRequest, RegisterInstancesRequest,
+    ResolveRequest, Service, SetBreakerRequest, SetInstanceModeRequest, instance_result,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -219,21 +217,6 @@ impl NameArgs {
     }
 }
 
-/// A weight in thousandths.
-fn weight(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no weight from 0.001 to 1000");
-    let weight: f64 = text.parse().map_err(|_| wrong())?;
-    let thousandths = (weight * 1000.0).round();
-    if !(1.0..=1_000_000.0).contains(&thousandths) {
-        return Err(wrong());
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
-    Ok(thousandths as u64)
-}
-
-const COLUMNS: [&str; 6] = ["name", "healthy", "instances", "balance", "breaker", "revision"];
-const INSTANCE_COLUMNS: [&str; 8] =
-    ["id", "health", "mode", "breaker", "version", "zone", "addresses", "for"];
 /// Services that are asked for at once.
 const PAGE: u32 = 1000;
 
@@ -249,15 +232,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
             output::item(output, &instance(&gone))?;
         }
         ServiceCommand::Drain { name, maintenance, undo } => {
-            let mode = match (maintenance, undo) {
-                (true, _) => InstanceMode::Maintenance,
-                (_, true) => InstanceMode::Up,
-                _ => InstanceMode::Draining,
-            };
-            let (instances, force) = (vec![name.name()], name.force);
-            let request = SetInstanceModeRequest { instances, mode: mode.into(), force };
-            let set = one(client.set_instance_mode(request).await?)?;
-            output::item(output, &instance(&set))?;
+            drain(&client, &name, (maintenance, undo), output).await?;
         }
         ServiceCommand::Ls { consistency } => {
             output::list(output, &COLUMNS, &list(&client, consistency).await?)?;
@@ -277,18 +252,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
                 requirement: requires,
                 protocol,
             };
-            let found = client.resolve(request).await?;
-            if found.stale {
-                output::complain("this node hears of no leader: this may be old");
-            }
-            if found.panic {
-                output::complain("too few instances are healthy: all count as healthy");
-            }
-            if !found.failed_over_to.is_empty() {
-                output::complain(&format!("failed over to {}", found.failed_over_to));
-            }
-            let instances: Vec<_> = found.instances.iter().map(instance).collect();
-            output::list(output, &INSTANCE_COLUMNS, &instances)?;
+            resolve(&client, request, output).await?;
         }
         ServiceCommand::Watch { names, after, limit } => {
             return watch(&client, names, after, limit, output).await;
@@ -299,19 +263,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
             return graph::ready(&client.readiness(request).await?, output);
         }
         ServiceCommand::Breaker { name, what } => {
-            let (instance, state) = match what.as_slice() {
-                [instance, state] => (instance.clone(), state),
-                [state] => (String::new(), state),
-                _ => return Err(Failure::usage("name a state: open, closed or auto")),
-            };
-            let state = match state.as_str() {
-                "open" => BreakerState::ForcedOpen,
-                "closed" => BreakerState::ForcedClosed,
-                "auto" => BreakerState::Closed,
-                _ => return Err(Failure::usage(format!("{state:?} is not open, closed or auto"))),
-            };
-            let request = SetBreakerRequest { service: name, instance, state: state.into() };
-            client.set_breaker(request).await?;
+            set_breaker(&client, name, &what).await?;
         }
         ServiceCommand::Rm { name, yes } => {
             confirm(&format!("deleting service {name} forgets its settings"), &name, yes)?;
@@ -320,6 +272,54 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
         }
     }
     Ok(Exit::Ok)
+}
+
+async fn drain(
+    client: &Client,
+    name: &NameArgs,
+    (maintenance, undo): (bool, bool),
+    output: Output,
+) -> Result<(), Failure> {
+    let mode = match (maintenance, undo) {
+        (true, _) => InstanceMode::Maintenance,
+        (_, true) => InstanceMode::Up,
+        _ => InstanceMode::Draining,
+    };
+    let (instances, force) = (vec![name.name()], name.force);
+    let request = SetInstanceModeRequest { instances, mode: mode.into(), force };
+    let set = one(client.set_instance_mode(request).await?)?;
+    output::item(output, &instance(&set))
+}
+
+async fn resolve(client: &Client, request: ResolveRequest, output: Output) -> Result<(), Failure> {
+    let found = client.resolve(request).await?;
+    if found.stale {
+        output::complain("this node hears of no leader: this may be old");
+    }
+    if found.panic {
+        output::complain("too few instances are healthy: all count as healthy");
+    }
+    if !found.failed_over_to.is_empty() {
+        output::complain(&format!("failed over to {}", found.failed_over_to));
+    }
+    let instances: Vec<_> = found.instances.iter().map(instance).collect();
+    output::list(output, &INSTANCE_COLUMNS, &instances)
+}
+
+async fn set_breaker(client: &Client, service: String, what: &[String]) -> Result<(), Failure> {
+    let (instance, state) = match what {
+        [instance, state] => (instance.clone(), state),
+        [state] => (String::new(), state),
+        _ => return Err(Failure::usage("name a state: open, closed or auto")),
+    };
+    let state = match state.as_str() {
+        "open" => BreakerState::ForcedOpen,
+        "closed" => BreakerState::ForcedClosed,
+        "auto" => BreakerState::Closed,
+        _ => return Err(Failure::usage(format!("{state:?} is not open, closed or auto"))),
+    };
+    client.set_breaker(SetBreakerRequest { service, instance, state: state.into() }).await?;
+    Ok(())
 }
 
 async fn register(client: &Client, args: RegisterArgs, output: Output) -> Done {
@@ -453,79 +453,6 @@ fn show(found: &GetServiceResponse, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A service as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
-pub(super) fn summary(service: &Service) -> Value {
-    let config = service.config.clone().unwrap_or_default();
-    let policy = ServiceConfig::balance(&config).as_str_name();
-    json!({
-        "name": service.name,
-        "healthy": service.healthy.to_string(),
-        "instances": service.instances.to_string(),
-        "balance": policy.trim_start_matches("BALANCE_POLICY_").to_ascii_lowercase(),
-        "breaker": breaker(service.breaker.as_ref()),
-        "depends": config.dependencies.iter().map(print_dependency).collect::<Vec<_>>(),
-        "down_since": since(service.down_since_ms),
-        "recovered_at": since(service.recovered_at_ms),
-        "created_at": instant(service.created_at_ms),
-        "updated_at": instant(service.updated_at_ms),
-        "revision": service.revision.to_string(),
-    })
-}
-
-fn since(ms: u64) -> Value {
-    if ms == 0 { Value::Null } else { Value::String(instant(ms)) }
-}
-
-fn breaker(breaker: Option<&Breaker>) -> String {
-    let state = breaker.map_or(BreakerState::Closed, Breaker::state);
-    state.as_str_name().trim_start_matches("BREAKER_STATE_").to_ascii_lowercase()
-}
-
-/// An instance as JSON.
-fn instance(instance: &Instance) -> Value {
-    let spec = instance.spec.clone().unwrap_or_default();
-    let health = match instance.health() {
-        InstanceHealth::Passing | InstanceHealth::Unspecified => "passing",
-        InstanceHealth::Critical => "critical",
-    };
-    let mode = match instance.mode() {
-        InstanceMode::Up | InstanceMode::Unspecified => "up",
-        InstanceMode::Draining => "draining",
-        InstanceMode::Maintenance => "maintenance",
-    };
-    let transitions = instance.transitions.iter().map(|t| {
-        let to = if t.to() == InstanceHealth::Critical { "critical" } else { "passing" };
-        json!({ "at": instant(t.at_ms), "to": to, "reason": t.reason })
-    });
-    let addresses = spec.addresses.iter().map(|a| format!("{}={}", a.protocol, a.address));
-    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-    json!({
-        "service": spec.service,
-        "id": spec.id,
-        "health": health,
-        "mode": mode,
-        "breaker": breaker(instance.breaker.as_ref()),
-        "version": spec.version,
-        "zone": spec.zone,
-        "addresses": addresses.collect::<Vec<_>>().join(","),
-        "weight": format_weight(spec.weight_milli.unwrap_or(1000)),
-        "metadata": spec.metadata,
-        "ttl_ms": instance.ttl_ms.to_string(),
-        "for": format_age(now.saturating_sub(instance.health_since_ms)),
-        "health_since": instant(instance.health_since_ms),
-        "held_until": since(instance.held_until_ms),
-        "registered_at": instant(instance.registered_at_ms),
-        "incarnation": instance.incarnation.to_string(),
-        "revision": instance.revision.to_string(),
-        "transitions": transitions.collect::<Vec<_>>(),
-    })
-}
-
-fn format_weight(thousandths: u64) -> String {
-    let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 async fn watch(
     client: &Client,
     names: Vec<String>,
@@ -561,30 +488,6 @@ async fn watch(
     Ok(Exit::Ok)
 }
 
-fn change_line(change: &ServiceChange) -> Value {
-    let (what, state, detail) = match (&change.service_after, &change.instance_after) {
-        (_, Some(after)) => {
-            let value = instance(after);
-            let up = after.mode() == InstanceMode::Up;
-            let what = if up { value["health"].clone() } else { value["mode"].clone() };
-            (what, breaker(after.breaker.as_ref()), value)
-        }
-        (Some(after), None) => {
-            let what = if after.down_since_ms > 0 { "down" } else { "service" };
-            (json!(what), breaker(after.breaker.as_ref()), summary(after))
-        }
-        (None, None) => (json!("gone"), String::new(), Value::Null),
-    };
-    json!({
-        "revision": change.revision.to_string(),
-        "service": change.service,
-        "instance": change.instance,
-        "change": what,
-        "breaker": state,
-        "after": detail,
-    })
-}
-
 async fn deps(client: &Client, name: Option<String>, dot: bool, output: Output) -> Done {
     let of = name.clone().unwrap_or_default();
     let found = client.dependencies(GetDependenciesRequest { name: of, options: None }).await?;
@@ -607,24 +510,4 @@ async fn deps(client: &Client, name: Option<String>, dot: bool, output: Output) 
         (output, _) => graph::edges(&found.edges, output)?,
     }
     Ok(Exit::Ok)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weights_are_in_thousandths() {
-        assert_eq!(
-            ["1", "0.5", "0.001", "1000"].map(weight),
-            [Ok(1000), Ok(500), Ok(1), Ok(1_000_000)]
-        );
-        assert_eq!(
-            [1000, 500, 1, 1_000_000, 1250].map(format_weight),
-            ["1", "0.5", "0.001", "1000", "1.25"]
-        );
-        for wrong in ["0", "-1", "NaN", "inf", "1001", "x", ""] {
-            assert!(weight(wrong).is_err(), "{wrong}");
-        }
-    }
 }

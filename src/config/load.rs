@@ -9,7 +9,7 @@ use super::settings::{Config, ROWS, Row};
 /// The file that is read when none is named, if it is there.
 const DEFAULT_FILE: &str = "mhub.toml";
 /// Environment variables that belong to client commands and scripts, not to a node.
-const NOT_SETTINGS: [&str; 7] = [
+const NOT_SETTINGS: [&str; 8] = [
     "MHUB_ENDPOINT",
     "MHUB_OUTPUT",
     "MHUB_CONFIG",
@@ -17,6 +17,7 @@ const NOT_SETTINGS: [&str; 7] = [
     "MHUB_BIN",
     "MHUB_CACHE",
     "MHUB_YES",
+    "MHUB_OWNER",
 ];
 
 /// Where a value came from.

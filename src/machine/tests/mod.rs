@@ -7,6 +7,7 @@ mod golden_registry;
 mod model;
 pub(crate) mod random;
 mod registry;
+mod registry_view;
 
 use bytes::Bytes;
 use prost::Message as _;

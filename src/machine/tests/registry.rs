@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::random::Dice;
+use super::registry_view::check_watch;
 use super::{apply, first_seed, sequences};
 use crate::machine::mem::MemKv;
-use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::{graph, query, watch};
 use crate::model::command::{
     CommandBatch, DeleteService, DeregisterInstances, HealthChange, InstanceName, Kind, PutService,
@@ -147,167 +147,179 @@ fn breaker_state(dice: &mut Dice) -> BreakerState {
     BreakerState::try_from(dice.below(5) as i32).unwrap()
 }
 
+/// A command, and why it is refused, if it is.
+type Said = (Kind, Option<Reason>);
+
 /// A command, and what the model says to it: a reason, or nothing. The numbers of instances are the
 /// machine's; commands that need one take it from there.
-fn step(dice: &mut Dice, world: &mut World, kv: &MemKv) -> (Kind, Option<Reason>) {
-    let now = world.now;
+fn step(dice: &mut Dice, world: &mut World, kv: &MemKv) -> Said {
     let what = if world.restless && dice.below(2) == 0 { 7 } else { dice.below(10) };
     match what {
-        0 => {
-            let (name, config) = (SERVICES[dice.below(5) as usize].to_owned(), config(dice));
-            let reason = if config.dependencies.iter().any(|d| d.service == name) {
-                Some(Reason::InvalidConfig)
-            } else if world.circles(&name, &config) {
-                Some(Reason::DependencyCycle)
-            } else {
-                world.services.insert(name.clone(), config.clone());
-                None
-            };
-            let request_id = String::new();
-            (Kind::PutService(PutService { name, config, if_revision: 0, request_id }), reason)
-        }
-        1 => {
-            let name = SERVICES[dice.below(5) as usize].to_owned();
-            let reason = if !world.services.contains_key(&name) {
-                Some(Reason::ServiceNotFound)
-            } else if world.count(&name) > 0 {
-                Some(Reason::ServiceInUse)
-            } else {
-                world.services.remove(&name);
-                None
-            };
-            (Kind::DeleteService(DeleteService { name, request_id: String::new() }), reason)
-        }
-        2..5 => {
-            let spec = spec(dice, world.restless);
-            let key = (spec.service.clone(), spec.id.clone());
-            let reason = match world.instances.get_mut(&key) {
-                Some(known) if known.owner != spec.owner => Some(Reason::InstanceOwned),
-                Some(known) => {
-                    (known.lost_at, known.mode) = (None, Mode::Up);
-                    known.judge(now);
-                    None
-                }
-                None => {
-                    let defaults = ServiceConfig::defaults();
-                    world.services.entry(key.0.clone()).or_insert(defaults);
-                    let known = Known {
-                        owner: spec.owner.clone(),
-                        lost_at: None,
-                        failing: false,
-                        mode: Mode::Up,
-                        passing: true,
-                        changed: vec![now],
-                        held_until: 0,
-                        holds: 0,
-                        breaker: BreakerState::Closed,
-                        opened: 0,
-                    };
-                    world.instances.insert(key, known);
-                    None
-                }
-            };
-            (Kind::RegisterInstances(RegisterInstances { instances: vec![spec] }), reason)
-        }
-        5 => {
-            let (name, force) = (name(dice, world.restless), dice.below(8) == 0);
-            let key = (name.service.clone(), name.id.clone());
-            let reason = match world.instances.get(&key) {
-                None => Some(Reason::InstanceNotFound),
-                Some(known) if !force && known.owner != name.owner => Some(Reason::InstanceOwned),
-                Some(_) => {
-                    world.instances.remove(&key);
-                    None
-                }
-            };
-            let instances = vec![name];
-            (Kind::DeregisterInstances(DeregisterInstances { instances, force }), reason)
-        }
-        6 => {
-            let mode = Mode::try_from(dice.below(3) as i32).unwrap();
-            let name = name(dice, world.restless);
-            let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
-            let reason = match known {
-                None => Some(Reason::InstanceNotFound),
-                Some(known) if known.owner != name.owner => Some(Reason::InstanceOwned),
-                Some(known) => {
-                    if known.mode == Mode::Maintenance && mode != Mode::Maintenance {
-                        known.lost_at = known.lost_at.map(|_| now);
-                    }
-                    known.mode = mode;
-                    None
-                }
-            };
-            let mode = mode as i32;
-            (Kind::SetMode(SetMode { instances: vec![name], mode, force: false }), reason)
-        }
-        7 | 8 => {
-            let name = name(dice, world.restless);
-            let found = query::instances(kv, &name.service).unwrap();
-            let found = found.into_iter().find(|record| record.spec.id == name.id);
-            let stale = dice.below(8) == 0;
-            let incarnation = found.map_or(7, |record| record.number + u64::from(stale));
-            let (check, ok) = (dice.below(2) == 0, dice.below(2) == 0);
-            let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
-            if let Some(known) = known.filter(|_| !stale) {
-                if check {
-                    known.failing = !ok;
-                } else if ok {
-                    known.lost_at = None;
-                } else {
-                    known.lost_at.get_or_insert(now);
-                }
-                known.judge(now);
-            }
-            let signal = if check { Signal::Check } else { Signal::Ttl } as i32;
-            let InstanceName { service, id, .. } = name;
-            let reason = "said so".to_owned();
-            let change = HealthChange { service, id, incarnation, signal, ok, reason };
-            (Kind::SetHealth(SetHealth { changes: vec![change] }), None)
-        }
-        _ => {
-            let InstanceName { service, id: instance, .. } = name(dice, world.restless);
-            let (from, to) = (breaker_state(dice), breaker_state(dice));
-            let forced = matches!(to, BreakerState::ForcedOpen | BreakerState::ForcedClosed)
-                || dice.below(8) == 0;
-            let (count, ejected) = (world.count(&service), world.ejected(&service));
-            let known = world.instances.get_mut(&(service.clone(), instance.clone()));
-            let percent =
-                world.services.get(&service).map_or(0, |c| u64::from(c.breaker.ejected_percent));
-            let shut = |b| matches!(b, BreakerState::Open | BreakerState::ForcedOpen);
-            let reason = match known {
-                None if !world.services.contains_key(&service) => Some(Reason::ServiceNotFound),
-                None => Some(Reason::InstanceNotFound),
-                Some(known)
-                    if to == BreakerState::Open
-                        && !shut(known.breaker)
-                        && ejected >= (count * percent / 100).max(1) =>
-                {
-                    Some(Reason::LimitReached)
-                }
-                Some(known) => {
-                    if forced || (from == known.breaker && to != known.breaker) {
-                        known.breaker = to;
-                        match to {
-                            BreakerState::Open => known.opened += 1,
-                            BreakerState::Closed => known.opened = 0,
-                            _ => {}
-                        }
-                    }
-                    None
-                }
-            };
-            let set = SetBreaker {
-                service,
-                instance,
-                incarnation: 0,
-                from: from as i32,
-                to: to as i32,
-                forced,
-            };
-            (Kind::SetBreaker(set), reason)
-        }
+        0 => put(dice, world),
+        1 => delete(dice, world),
+        2..5 => register(dice, world),
+        5 => deregister(dice, world),
+        6 => set_mode(dice, world),
+        7 | 8 => set_health(dice, world, kv),
+        _ => set_breaker(dice, world),
     }
+}
+
+fn put(dice: &mut Dice, world: &mut World) -> Said {
+    let (name, config) = (SERVICES[dice.below(5) as usize].to_owned(), config(dice));
+    let reason = if config.dependencies.iter().any(|d| d.service == name) {
+        Some(Reason::InvalidConfig)
+    } else if world.circles(&name, &config) {
+        Some(Reason::DependencyCycle)
+    } else {
+        world.services.insert(name.clone(), config.clone());
+        None
+    };
+    let request_id = String::new();
+    (Kind::PutService(PutService { name, config, if_revision: 0, request_id }), reason)
+}
+
+fn delete(dice: &mut Dice, world: &mut World) -> Said {
+    let name = SERVICES[dice.below(5) as usize].to_owned();
+    let reason = if !world.services.contains_key(&name) {
+        Some(Reason::ServiceNotFound)
+    } else if world.count(&name) > 0 {
+        Some(Reason::ServiceInUse)
+    } else {
+        world.services.remove(&name);
+        None
+    };
+    (Kind::DeleteService(DeleteService { name, request_id: String::new() }), reason)
+}
+
+fn register(dice: &mut Dice, world: &mut World) -> Said {
+    let now = world.now;
+    let spec = spec(dice, world.restless);
+    let key = (spec.service.clone(), spec.id.clone());
+    let reason = match world.instances.get_mut(&key) {
+        Some(known) if known.owner != spec.owner => Some(Reason::InstanceOwned),
+        Some(known) => {
+            (known.lost_at, known.mode) = (None, Mode::Up);
+            known.judge(now);
+            None
+        }
+        None => {
+            let defaults = ServiceConfig::defaults();
+            world.services.entry(key.0.clone()).or_insert(defaults);
+            let known = Known {
+                owner: spec.owner.clone(),
+                lost_at: None,
+                failing: false,
+                mode: Mode::Up,
+                passing: true,
+                changed: vec![now],
+                held_until: 0,
+                holds: 0,
+                breaker: BreakerState::Closed,
+                opened: 0,
+            };
+            world.instances.insert(key, known);
+            None
+        }
+    };
+    (Kind::RegisterInstances(RegisterInstances { instances: vec![spec] }), reason)
+}
+
+fn deregister(dice: &mut Dice, world: &mut World) -> Said {
+    let (name, force) = (name(dice, world.restless), dice.below(8) == 0);
+    let key = (name.service.clone(), name.id.clone());
+    let reason = match world.instances.get(&key) {
+        None => Some(Reason::InstanceNotFound),
+        Some(known) if !force && known.owner != name.owner => Some(Reason::InstanceOwned),
+        Some(_) => {
+            world.instances.remove(&key);
+            None
+        }
+    };
+    let instances = vec![name];
+    (Kind::DeregisterInstances(DeregisterInstances { instances, force }), reason)
+}
+
+fn set_mode(dice: &mut Dice, world: &mut World) -> Said {
+    let now = world.now;
+    let mode = Mode::try_from(dice.below(3) as i32).unwrap();
+    let name = name(dice, world.restless);
+    let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
+    let reason = match known {
+        None => Some(Reason::InstanceNotFound),
+        Some(known) if known.owner != name.owner => Some(Reason::InstanceOwned),
+        Some(known) => {
+            if known.mode == Mode::Maintenance && mode != Mode::Maintenance {
+                known.lost_at = known.lost_at.map(|_| now);
+            }
+            known.mode = mode;
+            None
+        }
+    };
+    let mode = mode as i32;
+    (Kind::SetMode(SetMode { instances: vec![name], mode, force: false }), reason)
+}
+
+fn set_health(dice: &mut Dice, world: &mut World, kv: &MemKv) -> Said {
+    let now = world.now;
+    let name = name(dice, world.restless);
+    let found = query::instances(kv, &name.service).unwrap();
+    let found = found.into_iter().find(|record| record.spec.id == name.id);
+    let stale = dice.below(8) == 0;
+    let incarnation = found.map_or(7, |record| record.number + u64::from(stale));
+    let (check, ok) = (dice.below(2) == 0, dice.below(2) == 0);
+    let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
+    if let Some(known) = known.filter(|_| !stale) {
+        if check {
+            known.failing = !ok;
+        } else if ok {
+            known.lost_at = None;
+        } else {
+            known.lost_at.get_or_insert(now);
+        }
+        known.judge(now);
+    }
+    let signal = if check { Signal::Check } else { Signal::Ttl } as i32;
+    let InstanceName { service, id, .. } = name;
+    let reason = "said so".to_owned();
+    let change = HealthChange { service, id, incarnation, signal, ok, reason };
+    (Kind::SetHealth(SetHealth { changes: vec![change] }), None)
+}
+
+fn set_breaker(dice: &mut Dice, world: &mut World) -> Said {
+    let InstanceName { service, id: instance, .. } = name(dice, world.restless);
+    let (from, to) = (breaker_state(dice), breaker_state(dice));
+    let forced =
+        matches!(to, BreakerState::ForcedOpen | BreakerState::ForcedClosed) || dice.below(8) == 0;
+    let (count, ejected) = (world.count(&service), world.ejected(&service));
+    let known = world.instances.get_mut(&(service.clone(), instance.clone()));
+    let percent = world.services.get(&service).map_or(0, |c| u64::from(c.breaker.ejected_percent));
+    let shut = |b| matches!(b, BreakerState::Open | BreakerState::ForcedOpen);
+    let reason = match known {
+        None if !world.services.contains_key(&service) => Some(Reason::ServiceNotFound),
+        None => Some(Reason::InstanceNotFound),
+        Some(known)
+            if to == BreakerState::Open
+                && !shut(known.breaker)
+                && ejected >= (count * percent / 100).max(1) =>
+        {
+            Some(Reason::LimitReached)
+        }
+        Some(known) => {
+            if forced || (from == known.breaker && to != known.breaker) {
+                known.breaker = to;
+                match to {
+                    BreakerState::Open => known.opened += 1,
+                    BreakerState::Closed => known.opened = 0,
+                    _ => {}
+                }
+            }
+            None
+        }
+    };
+    let set =
+        SetBreaker { service, instance, incarnation: 0, from: from as i32, to: to as i32, forced };
+    (Kind::SetBreaker(set), reason)
 }
 
 /// What timers do: instances that are gone for long enough go, holds end, breakers may be tried.
@@ -379,70 +391,6 @@ fn ready(world: &World, service: &str) -> bool {
     let Some(config) = world.services.get(service) else { return false };
     let mut required = config.dependencies.iter().filter(|d| !d.optional);
     world.healthy(service) > 0 && required.all(|d| ready(world, &d.service))
-}
-
-/// Watching from any kept revision, and applying what is told, leads to what is there.
-fn check_watch(kv: &MemKv, views: &mut Vec<(u64, View)>, context: &str) {
-    let now = View::of(kv);
-    let newest = watch::revision(kv).unwrap();
-    views.retain(|(revision, _)| newest - revision <= REGISTRY_LOG_MAX);
-    for (revision, view) in &*views {
-        let mut view = view.clone();
-        let changes = watch::changes(kv, *revision, usize::MAX).unwrap().unwrap();
-        let told: Vec<_> = changes.iter().map(|(revision, _)| *revision).collect();
-        assert_eq!(told, (revision + 1..=newest).collect::<Vec<_>>(), "{context}");
-        changes.into_iter().for_each(|(_, change)| view.apply(change));
-        assert_eq!(view, now, "{context}: from {revision}");
-    }
-    views.push((newest, now));
-    let beyond = watch::changes(kv, newest + 1, 1).unwrap();
-    assert_eq!(beyond.unwrap_err().reason, Reason::BeyondEnd, "{context}");
-    if newest > REGISTRY_LOG_MAX {
-        let old = watch::changes(kv, 0, 1).unwrap();
-        assert_eq!(old.unwrap_err().reason, Reason::WatchCompacted, "{context}");
-    }
-}
-
-/// What a watcher knows.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct View {
-    services: BTreeMap<String, (u64, ServiceConfig)>,
-    instances: BTreeMap<(String, String), (u64, i32, i32, i32)>,
-}
-
-impl View {
-    fn of(kv: &MemKv) -> Self {
-        let mut view = Self::default();
-        for info in query::services(kv, "", 100).unwrap() {
-            for record in query::instances(kv, &info.name).unwrap() {
-                let key = (info.name.clone(), record.spec.id.clone());
-                let stands = (record.health, record.mode, record.breaker.state);
-                view.instances.insert(key, (record.revision, stands.0, stands.1, stands.2));
-            }
-            view.services.insert(info.name, (info.revision, info.config));
-        }
-        view
-    }
-
-    fn apply(&mut self, change: ChangeRecord) {
-        let ChangeRecord { service, instance, service_after, instance_after } = change;
-        if instance.is_empty() {
-            match service_after {
-                Some(record) => {
-                    self.services.insert(service, (record.revision, record.config));
-                }
-                None => drop(self.services.remove(&service)),
-            }
-            return;
-        }
-        match instance_after {
-            Some(r) => {
-                let stands = (r.revision, r.health, r.mode, r.breaker.state);
-                self.instances.insert((service, instance), stands);
-            }
-            None => drop(self.instances.remove(&(service, instance))),
-        }
-    }
 }
 
 #[test]

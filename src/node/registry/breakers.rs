@@ -149,6 +149,7 @@ impl Breakers {
 mod tests {
     use super::*;
     use crate::model::registry::ServiceConfig;
+    use crate::runtime::clock;
 
     fn policy() -> BreakerPolicy {
         ServiceConfig::defaults().breaker
@@ -183,7 +184,7 @@ mod tests {
         fn it_opens_when_the_naive_model_does(
             calls in proptest::collection::vec((0..1500_u64, 0..4_u64, 0..3_u64), 1..120)
         ) {
-            let (start, policy) = (Instant::now(), policy());
+            let (start, policy) = (clock::now(), policy());
             let (mut window, mut naive, mut now) = (Window::default(), Naive::default(), 0);
             for (step, ok, failed) in calls {
                 // The window is kept in tenths: within one the two may differ, at its edges not.
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn half_open_it_takes_all_probes_to_close_and_one_failure_to_open() {
-        let (policy, half, now) = (policy(), status(BreakerState::HalfOpen), Instant::now());
+        let (policy, half, now) = (policy(), status(BreakerState::HalfOpen), clock::now());
         let mut window = Window::default();
         let mut count = |calls| window.count((&policy, &half, Of::Instance), calls, now);
         assert_eq!(count(counts(2, 0)), None);
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_forced_or_disabled_stays() {
-        let (mut off, now) = (policy(), Instant::now());
+        let (mut off, now) = (policy(), clock::now());
         let mut window = Window::default();
         for state in [BreakerState::Open, BreakerState::ForcedOpen, BreakerState::ForcedClosed] {
             let calls = counts(0, 99);
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_service_does_not_open_by_failures_in_a_row() {
-        let (policy, closed, now) = (policy(), status(BreakerState::Closed), Instant::now());
+        let (policy, closed, now) = (policy(), status(BreakerState::Closed), clock::now());
         let mut window = Window::default();
         let mut count = |calls| window.count((&policy, &closed, Of::Service), calls, now);
         assert_eq!(count(counts(0, 19)), None);

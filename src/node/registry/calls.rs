@@ -96,10 +96,11 @@ impl CallStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::clock;
 
     #[test]
     fn calls_are_on_their_way_until_they_are_reported_or_forgotten() {
-        let (stats, now) = (CallStats::default(), Instant::now());
+        let (stats, now) = (CallStats::default(), clock::now());
         let of = |at: Instant| stats.of([7].into_iter(), at)[0];
         assert_eq!(of(now), (None, 0));
         stats.resolved(7, now);
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn old_latencies_fade_within_ten_seconds() {
-        let (stats, now) = (CallStats::default(), Instant::now());
+        let (stats, now) = (CallStats::default(), clock::now());
         stats.resolved(7, now);
         stats.reported(7, 1, 1000, now);
         stats.reported(7, 1, 2000, now + Duration::from_secs(10));

@@ -281,6 +281,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::clock;
 
     fn verdict(passing: bool) -> CheckVerdict {
         CheckVerdict { incarnation: 7, passing, reason: "no".into(), ..CheckVerdict::default() }
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_majority_of_those_who_are_to_tell_decides() {
-        let (mut verdicts, now) = (Verdicts::default(), Instant::now());
+        let (mut verdicts, now) = (Verdicts::default(), clock::now());
         let mut take = |from, passing, at| {
             verdicts.take(NodeId(from), &verdict(passing), 3, at).map(|(passing, _)| passing)
         };

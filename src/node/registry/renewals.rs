@@ -226,6 +226,7 @@ impl Renewals {
 mod tests {
     use super::*;
     use crate::model::registry::InstanceSpec;
+    use crate::runtime::clock;
 
     const TTL: Duration = Duration::from_secs(15);
 
@@ -236,7 +237,7 @@ mod tests {
     }
 
     fn leading(count: u64) -> (Renewals, Instant) {
-        let (mut renewals, now) = (Renewals::default(), Instant::now());
+        let (mut renewals, now) = (Renewals::default(), clock::now());
         renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), now);
         (renewals, now)
     }
@@ -249,7 +250,9 @@ mod tests {
     ) -> (Vec<u64>, usize) {
         let (mut lost, mut braked, mut now) = (Vec::new(), 0, from);
         while now <= to {
-            renewing.clone().for_each(|n| drop(renewals.renew(n, "s", &format!("i{n}"), now)));
+            for n in renewing.clone() {
+                renewals.renew(n, "s", &format!("i{n}"), now);
+            }
             let found = renewals.look(now);
             braked += found.braked.len();
             for change in found.changes {

@@ -279,10 +279,14 @@ mod tests {
     use crate::model::registry::{InstanceSpec, ServiceConfig};
     use crate::node::registry::egress::Egress;
     use crate::node::registry::view::News;
+    use crate::runtime::clock;
 
     struct Instance(&'static str, &'static str, Health);
 
-    fn registry(services: &[(&str, fn(&mut ServiceConfig), &[Instance])]) -> Registry {
+    /// A service: its name, its settings, its instances.
+    type Told<'t> = (&'t str, fn(&mut ServiceConfig), &'t [Instance]);
+
+    fn registry(services: &[Told<'_>]) -> Registry {
         let registry = Registry::new(Egress::default());
         let mut changes = Vec::new();
         for (name, change, instances) in services {
@@ -322,7 +326,7 @@ mod tests {
     fn resolve(registry: &Registry, change: impl FnOnce(&mut Wanted)) -> Result<String, Reason> {
         let mut wanted = Wanted { service: "s".into(), count: 1000, ..Wanted::default() };
         change(&mut wanted);
-        let found = registry.choose(&wanted, 7, UnixMs(100_000), Instant::now());
+        let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now());
         let found = found.map_err(|rejection| rejection.reason)?;
         let mut ids: Vec<_> = found.instances.iter().map(|i| i.spec.id.as_str()).collect();
         ids.sort_unstable();

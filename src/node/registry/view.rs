@@ -24,6 +24,9 @@ pub struct Known {
 /// A change, with the revision that it led to.
 pub type Change = (u64, ChangeRecord);
 
+/// A revision, what was there, and what comes after it.
+pub(super) type Subscribed = (u64, Vec<(String, Arc<Known>)>, broadcast::Receiver<Arc<Change>>);
+
 /// What this node knows.
 pub(super) struct View {
     inner: RwLock<Inner>,
@@ -101,9 +104,7 @@ impl View {
     }
 
     /// Everything at one revision, and all that comes after it.
-    pub(super) fn subscribe(
-        &self,
-    ) -> (u64, Vec<(String, Arc<Known>)>, broadcast::Receiver<Arc<Change>>) {
+    pub(super) fn subscribe(&self) -> Subscribed {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         // Under the same lock under which changes are told.
         let changes = self.changes.subscribe();

@@ -1,0 +1,147 @@
+//! Services and instances as they are printed.
+
+use serde_json::{Value, json};
+
+use super::output::instant;
+use super::service_config::print_dependency;
+use super::value::format_age;
+use crate::proto::v1::{
+    Breaker, BreakerState, Instance, InstanceHealth, InstanceMode, Service, ServiceChange,
+    ServiceConfig,
+};
+
+/// A weight in thousandths.
+pub(super) fn weight(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no weight from 0.001 to 1000");
+    let weight: f64 = text.parse().map_err(|_| wrong())?;
+    let thousandths = (weight * 1000.0).round();
+    if !(1.0..=1_000_000.0).contains(&thousandths) {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+    Ok(thousandths as u64)
+}
+
+/// What a table of services shows.
+pub(super) const COLUMNS: [&str; 6] =
+    ["name", "healthy", "instances", "balance", "breaker", "revision"];
+/// What a table of instances shows.
+pub(super) const INSTANCE_COLUMNS: [&str; 8] =
+    ["id", "health", "mode", "breaker", "version", "zone", "addresses", "for"];
+/// A service as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
+pub(super) fn summary(service: &Service) -> Value {
+    let config = service.config.clone().unwrap_or_default();
+    let policy = ServiceConfig::balance(&config).as_str_name();
+    json!({
+        "name": service.name,
+        "healthy": service.healthy.to_string(),
+        "instances": service.instances.to_string(),
+        "balance": policy.trim_start_matches("BALANCE_POLICY_").to_ascii_lowercase(),
+        "breaker": breaker(service.breaker.as_ref()),
+        "depends": config.dependencies.iter().map(print_dependency).collect::<Vec<_>>(),
+        "down_since": since(service.down_since_ms),
+        "recovered_at": since(service.recovered_at_ms),
+        "created_at": instant(service.created_at_ms),
+        "updated_at": instant(service.updated_at_ms),
+        "revision": service.revision.to_string(),
+    })
+}
+
+fn since(ms: u64) -> Value {
+    if ms == 0 { Value::Null } else { Value::String(instant(ms)) }
+}
+
+fn breaker(breaker: Option<&Breaker>) -> String {
+    let state = breaker.map_or(BreakerState::Closed, Breaker::state);
+    state.as_str_name().trim_start_matches("BREAKER_STATE_").to_ascii_lowercase()
+}
+
+/// An instance as JSON.
+pub(super) fn instance(instance: &Instance) -> Value {
+    let spec = instance.spec.clone().unwrap_or_default();
+    let health = match instance.health() {
+        InstanceHealth::Passing | InstanceHealth::Unspecified => "passing",
+        InstanceHealth::Critical => "critical",
+    };
+    let mode = match instance.mode() {
+        InstanceMode::Up | InstanceMode::Unspecified => "up",
+        InstanceMode::Draining => "draining",
+        InstanceMode::Maintenance => "maintenance",
+    };
+    let transitions = instance.transitions.iter().map(|t| {
+        let to = if t.to() == InstanceHealth::Critical { "critical" } else { "passing" };
+        json!({ "at": instant(t.at_ms), "to": to, "reason": t.reason })
+    });
+    let addresses = spec.addresses.iter().map(|a| format!("{}={}", a.protocol, a.address));
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    json!({
+        "service": spec.service,
+        "id": spec.id,
+        "health": health,
+        "mode": mode,
+        "breaker": breaker(instance.breaker.as_ref()),
+        "version": spec.version,
+        "zone": spec.zone,
+        "addresses": addresses.collect::<Vec<_>>().join(","),
+        "weight": format_weight(spec.weight_milli.unwrap_or(1000)),
+        "metadata": spec.metadata,
+        "ttl_ms": instance.ttl_ms.to_string(),
+        "for": format_age(now.saturating_sub(instance.health_since_ms)),
+        "health_since": instant(instance.health_since_ms),
+        "held_until": since(instance.held_until_ms),
+        "registered_at": instant(instance.registered_at_ms),
+        "incarnation": instance.incarnation.to_string(),
+        "revision": instance.revision.to_string(),
+        "transitions": transitions.collect::<Vec<_>>(),
+    })
+}
+
+fn format_weight(thousandths: u64) -> String {
+    let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A change of the registry as JSON.
+pub(super) fn change_line(change: &ServiceChange) -> Value {
+    let (what, state, detail) = match (&change.service_after, &change.instance_after) {
+        (_, Some(after)) => {
+            let value = instance(after);
+            let up = after.mode() == InstanceMode::Up;
+            let what = if up { value["health"].clone() } else { value["mode"].clone() };
+            (what, breaker(after.breaker.as_ref()), value)
+        }
+        (Some(after), None) => {
+            let what = if after.down_since_ms > 0 { "down" } else { "service" };
+            (json!(what), breaker(after.breaker.as_ref()), summary(after))
+        }
+        (None, None) => (json!("gone"), String::new(), Value::Null),
+    };
+    json!({
+        "revision": change.revision.to_string(),
+        "service": change.service,
+        "instance": change.instance,
+        "change": what,
+        "breaker": state,
+        "after": detail,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_in_thousandths() {
+        assert_eq!(
+            ["1", "0.5", "0.001", "1000"].map(weight),
+            [Ok(1000), Ok(500), Ok(1), Ok(1_000_000)]
+        );
+        assert_eq!(
+            [1000, 500, 1, 1_000_000, 1250].map(format_weight),
+            ["1", "0.5", "0.001", "1000", "1.25"]
+        );
+        for wrong in ["0", "-1", "NaN", "inf", "1001", "x", ""] {
+            assert!(weight(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -16,10 +16,10 @@ use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::status::from_call_error;
 use crate::proto::v1::{
     Address, BalancePolicy, BreakerState, DeleteServiceRequest, Dependency,
-    DeregisterInstancesRequest, Failover, GetDependenciesRequest, GetReadinessRequest,
-    GetServiceRequest, GetServiceResponse, Instance, InstanceMode, InstanceName, InstanceSpec,
-    InstancesResponse, ListServicesRequest, PutServiceRequest, RegisterInstancesRequest,
-    ResolveRequest, Service, SetBreakerRequest, SetInstanceModeRequest, instance_result,
+    DeregisterInstancesRequest, Failover, GetReadinessRequest, GetServiceRequest,
+    GetServiceResponse, Instance, InstanceMode, InstanceName, InstanceSpec, InstancesResponse,
+    ListServicesRequest, PutServiceRequest, RegisterInstancesRequest, ResolveRequest, Service,
+    SetBreakerRequest, SetInstanceModeRequest, instance_result,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -257,7 +257,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
         ServiceCommand::Watch { names, after, limit } => {
             return watch(&client, names, after, limit, output).await;
         }
-        ServiceCommand::Deps { name, dot } => return deps(&client, name, dot, output).await,
+        ServiceCommand::Deps { name, dot } => return graph::deps(&client, name, dot, output).await,
         ServiceCommand::Ready { name } => {
             let request = GetReadinessRequest { name, options: None };
             return graph::ready(&client.readiness(request).await?, output);
@@ -485,29 +485,5 @@ async fn watch(
         }
     }
     lines.end()?;
-    Ok(Exit::Ok)
-}
-
-async fn deps(client: &Client, name: Option<String>, dot: bool, output: Output) -> Done {
-    let of = name.clone().unwrap_or_default();
-    let found = client.dependencies(GetDependenciesRequest { name: of, options: None }).await?;
-    if dot {
-        graph::dot(&found.edges)?;
-        return Ok(Exit::Ok);
-    }
-    match (output, name) {
-        (Output::Table, Some(name)) => {
-            let request = GetReadinessRequest { name: name.clone(), options: None };
-            match client.readiness(request).await {
-                Ok(readiness) => graph::tree(&readiness.tree.unwrap_or_default())?,
-                Err(rejection) if rejection.reason == Reason::ServiceNotFound => {
-                    output::line(&format!("{name}  missing"))?;
-                }
-                Err(rejection) => return Err(rejection.into()),
-            }
-            graph::needed_by(&name, &found.edges)?;
-        }
-        (output, _) => graph::edges(&found.edges, output)?,
-    }
     Ok(Exit::Ok)
 }

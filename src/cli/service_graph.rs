@@ -5,8 +5,13 @@ use serde_json::{Value, json};
 use super::output::{self, Output};
 use super::service_config::print_dependency;
 use super::{Done, Failure};
+use crate::client::Client;
 use crate::model::rejection::Exit;
-use crate::proto::v1::{Dependency, DependencyEdge, DependencyNode, Lack, Readiness};
+use crate::model::rejection::Reason;
+use crate::proto::v1::{
+    Dependency, DependencyEdge, DependencyNode, GetDependenciesRequest, GetReadinessRequest, Lack,
+    Readiness,
+};
 
 fn lack(node: &DependencyNode) -> String {
     match node.lack() {
@@ -23,8 +28,38 @@ fn declared(node: &DependencyNode) -> String {
     print_dependency(&Dependency { service, requirement, optional: node.optional })
 }
 
+/// What depends on what: of a service both ways, or of all.
+pub(super) async fn deps(
+    client: &Client,
+    name: Option<String>,
+    as_dot: bool,
+    output: Output,
+) -> Done {
+    let of = name.clone().unwrap_or_default();
+    let found = client.dependencies(GetDependenciesRequest { name: of, options: None }).await?;
+    if as_dot {
+        dot(&found.edges)?;
+        return Ok(Exit::Ok);
+    }
+    match (output, name) {
+        (Output::Table, Some(name)) => {
+            let request = GetReadinessRequest { name: name.clone(), options: None };
+            match client.readiness(request).await {
+                Ok(readiness) => tree(&readiness.tree.unwrap_or_default())?,
+                Err(rejection) if rejection.reason == Reason::ServiceNotFound => {
+                    output::line(&format!("{name}  missing"))?;
+                }
+                Err(rejection) => return Err(rejection.into()),
+            }
+            needed_by(&name, &found.edges)?;
+        }
+        (output, _) => edges(&found.edges, output)?,
+    }
+    Ok(Exit::Ok)
+}
+
 /// A service with what it needs below it.
-pub(super) fn tree(node: &DependencyNode) -> Result<(), Failure> {
+fn tree(node: &DependencyNode) -> Result<(), Failure> {
     branch(node, "", "")
 }
 
@@ -39,7 +74,7 @@ fn branch(node: &DependencyNode, first: &str, rest: &str) -> Result<(), Failure>
 }
 
 /// Who needs a service.
-pub(super) fn needed_by(name: &str, edges: &[DependencyEdge]) -> Result<(), Failure> {
+fn needed_by(name: &str, edges: &[DependencyEdge]) -> Result<(), Failure> {
     let needs = |edge: &&DependencyEdge| {
         edge.dependency.as_ref().is_some_and(|dependency| dependency.service == name)
     };
@@ -51,7 +86,7 @@ pub(super) fn needed_by(name: &str, edges: &[DependencyEdge]) -> Result<(), Fail
 }
 
 /// All edges, as a table or as JSON.
-pub(super) fn edges(edges: &[DependencyEdge], output: Output) -> Result<(), Failure> {
+fn edges(edges: &[DependencyEdge], output: Output) -> Result<(), Failure> {
     let one = |edge: &DependencyEdge| {
         let dependency = edge.dependency.clone().unwrap_or_default();
         json!({
@@ -66,7 +101,7 @@ pub(super) fn edges(edges: &[DependencyEdge], output: Output) -> Result<(), Fail
 }
 
 /// All edges for Graphviz. Names need no escaping: their grammar has no quotes.
-pub(super) fn dot(edges: &[DependencyEdge]) -> Result<(), Failure> {
+fn dot(edges: &[DependencyEdge]) -> Result<(), Failure> {
     output::line("digraph services {")?;
     for edge in edges {
         let Dependency { service, requirement, optional } =

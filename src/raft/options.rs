@@ -106,6 +106,9 @@ pub struct Upkeep {
     pub flush_every: Duration,
     /// Flush the state once entries of so many bytes were applied since. Default 256 MiB.
     pub flush_log_bytes: u64,
+    /// How long a leader puts off its next snapshot for followers that the last one is still being
+    /// sent to: the log that they need next would go with it. Default 5 min.
+    pub put_off_max: Duration,
     /// How often to look. Default 1 s.
     pub check_every: Duration,
 }
@@ -119,6 +122,7 @@ impl Default for Upkeep {
             log_entries_kept: 10_000,
             flush_every: Duration::from_secs(30),
             flush_log_bytes: 256 << 20,
+            put_off_max: Duration::from_secs(300),
             check_every: Duration::from_secs(1),
         }
     }

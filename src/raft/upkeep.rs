@@ -9,6 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 use super::handle::Core;
 use super::options::Upkeep;
+use super::quorum::View;
 use super::types::LogId;
 use crate::runtime::{clock, tasks};
 
@@ -39,6 +40,7 @@ impl Progress {
 async fn run(core: Weak<Core>, upkeep: Upkeep) {
     let Some(mut flushed) = core.upgrade().map(|core| Progress::of(&core)) else { return };
     let mut tried = flushed;
+    let mut due_since = None;
     loop {
         tokio::time::sleep(upkeep.check_every).await;
         let Some(core) = core.upgrade() else { return };
@@ -47,8 +49,12 @@ async fn run(core: Weak<Core>, upkeep: Upkeep) {
         }
         let now = Progress::of(&core);
         let snapshot = core.raft.metrics().borrow_watched().snapshot;
-        if snapshot_due(&upkeep, &tried, &now, snapshot) {
-            tried = now;
+        let due = snapshot_due(&upkeep, &tried, &now, snapshot);
+        due_since = due.then(|| due_since.unwrap_or(now.at));
+        let put_off = due_since.is_some_and(|since| now.at - since < upkeep.put_off_max)
+            && core.leader_view().is_ok_and(|view| is_awaited(&view, snapshot));
+        if due && !put_off {
+            (tried, due_since) = (now, None);
             if core.raft.trigger().snapshot().await.is_err() {
                 return;
             }
@@ -69,6 +75,13 @@ fn snapshot_due(upkeep: &Upkeep, tried: &Progress, now: &Progress, held: Option<
         && (entries >= upkeep.snapshot_entries
             || now.bytes - tried.bytes >= upkeep.snapshot_log_bytes
             || now.at.duration_since(tried.at) >= upkeep.snapshot_age)
+}
+
+/// Whether a leader has followers that answer and lack what its snapshot has: another one would take the
+/// log away that follows on this, and they would need that one, and so on for as long as much is written.
+fn is_awaited(view: &View, held: Option<LogId>) -> bool {
+    let lacks = |id| view.matched.get(id).copied().unwrap_or(0) < held.map_or(0, |held| held.index);
+    view.live.iter().filter(|id| **id != view.this).any(lacks)
 }
 
 fn flush_due(upkeep: &Upkeep, flushed: &Progress, now: &Progress) -> bool {
@@ -98,6 +111,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::ids::NodeId;
     use crate::proto::peer;
     use crate::raft::codec;
 
@@ -126,6 +140,27 @@ mod tests {
         assert!(due(1, 1000, second, None));
         assert!(due(1, 0, day, None));
         assert!(!due(1, 1000, day, Some(1)));
+    }
+
+    #[test]
+    fn followers_that_answer_and_lack_the_snapshot_are_waited_for() {
+        let held = codec::log_id_from_proto(&peer::LogId { term: 1, node_id: 1, index: 100 });
+        let awaited = |matched: &[(u64, u64)], live: &[u64], held| {
+            let view = View {
+                this: NodeId(1),
+                configs: Vec::new(),
+                nodes: (1..=3).map(NodeId).collect(),
+                live: live.iter().copied().map(NodeId).collect(),
+                matched: matched.iter().map(|(id, index)| (NodeId(*id), *index)).collect(),
+                last_log: 500,
+            };
+            is_awaited(&view, held)
+        };
+        assert!(!awaited(&[(2, 100), (3, 400)], &[1, 2, 3], Some(held)));
+        assert!(awaited(&[(2, 99), (3, 400)], &[1, 2, 3], Some(held)));
+        assert!(awaited(&[(3, 400)], &[1, 2, 3], Some(held)), "it has nothing yet");
+        assert!(!awaited(&[(2, 99), (3, 400)], &[1, 3], Some(held)), "it does not answer");
+        assert!(!awaited(&[], &[1, 2, 3], None));
     }
 
     #[test]

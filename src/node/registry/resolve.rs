@@ -167,6 +167,14 @@ impl Registry {
             )
         };
         let mut left: Vec<_> = pool.members.iter().zip(stats).map(candidate).collect();
+        // A breaker that is being tried lets through as many calls as it takes to close it.
+        let tried = |member: &InstanceRecord, outstanding: u32| {
+            member.breaker.state() == BreakerState::HalfOpen
+                && outstanding >= service.config.breaker.probes
+        };
+        if left.iter().any(|(member, _, _, outstanding, _)| !tried(member, *outstanding)) {
+            left.retain(|(member, _, _, outstanding, _)| !tried(member, *outstanding));
+        }
         let mut chosen = Vec::with_capacity(count.min(left.len()));
         while chosen.len() < count {
             let candidates: Vec<_> = left
@@ -348,7 +356,10 @@ mod tests {
         assert_eq!(resolve(&registry, |w| w.requirement = "^2".into()), Err(Reason::NoInstance));
         assert_eq!(resolve(&registry, |w| w.protocol = "http".into()), Err(Reason::NoInstance));
         assert_eq!(resolve(&registry, |w| w.service = "t".into()), Err(Reason::ServiceNotFound));
-        assert_eq!(resolve(&registry, |w| w.requirement = "x".into()), Err(Reason::InvalidConfig));
+        assert_eq!(
+            resolve(&registry, |w| w.requirement = "one".into()),
+            Err(Reason::InvalidConfig)
+        );
         assert_eq!(resolve(&registry, |w| w.count = 0), Err(Reason::InvalidRequest));
     }
 
@@ -423,6 +434,24 @@ mod tests {
         service.recovered_at_ms = 90_000;
         put(service, 102);
         assert_eq!(resolve(&registry, |_| ()).unwrap(), "a");
+    }
+
+    #[test]
+    fn a_breaker_that_is_tried_lets_few_calls_through() {
+        let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
+        let registry = registry(&[("s", |c| c.balance = BalancePolicy::RoundRobin as i32, two)]);
+        let known = registry.view.service("s").unwrap();
+        let mut records: Vec<_> = known.instances.iter().map(|i| (**i).clone()).collect();
+        records[0].breaker.state = BreakerState::HalfOpen as i32;
+        let changes = (100..).zip(records).map(|(number, record)| {
+            let record = InstanceRecord { number, ..record };
+            let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+            let instance_after = Some(record);
+            (number, ChangeRecord { service, instance, instance_after, service_after: None })
+        });
+        registry.view.take(News::Changes(changes.collect(), false));
+        let of_a = (0..20).filter(|_| resolve(&registry, |w| w.count = 1).unwrap() == "a").count();
+        assert_eq!(of_a, 3);
     }
 
     #[test]

@@ -458,7 +458,7 @@ pub const RESOLVE_INSTANCES_MAX: usize = 1000;
 /// Watchers of the registry on one node.
 pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
 /// The time in which what is known of latencies fades to a third, milliseconds.
-pub const EWMA_MS: f64 = 10_000.0;
+pub const EWMA_MS: u64 = 10_000;
 /// A call of which nothing is heard counts as on its way for so long, milliseconds.
 pub const CALL_PATIENCE_MS: u64 = 30_000;
 /// Instances of which one node knows how calls go.

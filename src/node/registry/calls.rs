@@ -78,9 +78,10 @@ impl CallStats {
         if latency_us > 0 {
             // Exact below 2^52 microseconds, which are 142 years.
             let latency = Duration::from_micros(latency_us).as_secs_f64() * 1e6;
-            let passed = (now - calls.told_at).as_secs_f64() * 1000.0;
+            let passed = (now - calls.told_at).as_secs_f64();
+            let fade = Duration::from_millis(EWMA_MS).as_secs_f64();
             // One report counts at least for so much as it would after a tenth of the time.
-            let keep = (-passed / EWMA_MS).exp().min((-0.1_f64).exp());
+            let keep = (-passed / fade).exp().min((-0.1_f64).exp());
             let mean =
                 calls.latency_us.map_or(latency, |known| known * keep + latency * (1.0 - keep));
             (calls.latency_us, calls.told_at) = (Some(mean), now);

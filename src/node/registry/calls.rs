@@ -88,6 +88,13 @@ impl CallStats {
         }
     }
 
+    /// Counts calls to an instance anew: its breaker moved, and those from before say nothing of it.
+    pub(super) fn settle(&self, number: u64) {
+        if let Some(calls) = self.lock().get_mut(&number) {
+            calls.outstanding = 0;
+        }
+    }
+
     /// Forgets those that are gone.
     pub(super) fn forget(&self, number: u64) {
         self.lock().remove(&number);
@@ -113,6 +120,8 @@ mod tests {
         assert_eq!(of(late), (Some(500.0), 0));
         stats.resolved(7, late);
         assert_eq!(of(late).1, 1);
+        stats.settle(7);
+        assert_eq!(of(late), (Some(500.0), 0));
         stats.forget(7);
         assert_eq!(of(late), (None, 0));
     }

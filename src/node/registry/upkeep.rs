@@ -89,6 +89,7 @@ impl Node {
             let moved = after.is_none_or(|after| after.breaker.state != before.breaker.state);
             if moved {
                 self.registry.breakers().forget(&change.service, before.number);
+                self.registry.calls.settle(before.number);
             }
             if after.is_none_or(|after| after.number != before.number) {
                 self.registry.renewals().forget(before.number);

@@ -247,11 +247,14 @@ impl Oracle {
     }
 
     pub(crate) fn settled(&mut self, held: &Held, action: &Action) -> Result<(), String> {
-        let before = self.ended.get(&Self::place(held));
-        if let Some(lease) = before {
+        let ends = matches!(action, Action::Ack(_) | Action::Reject(_));
+        // What an earlier lease gave back or failed may be answered late: it was done before the later
+        // one was granted. What was asked after that is judged by `handed_on`.
+        let late = |lease: &&u64| !ends && **lease > held.lease_id;
+        if let Some(lease) = self.ended.get(&Self::place(held)).filter(|lease| !late(lease)) {
             return Err(format!("{held} is settled although lease {lease} has ended it"));
         }
-        if matches!(action, Action::Ack(_) | Action::Reject(_)) {
+        if ends {
             self.ended.insert(Self::place(held), held.lease_id);
         }
         Ok(())

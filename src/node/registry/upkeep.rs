@@ -65,7 +65,9 @@ impl Node {
             let is_whole = matches!(found, News::Whole(..));
             self.registry.view.take(found);
             if is_whole {
-                self.begin_term(self.registry.renewals().term());
+                // Not in one expression: the lock would still be held.
+                let term = self.registry.renewals().term();
+                self.begin_term(term);
             }
             if !more {
                 return;

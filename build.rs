@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
-    const FILES: [&str; 10] = [
+    const FILES: [&str; 11] = [
         "messagehub/v1/event.proto",
         "messagehub/v1/topics.proto",
         "messagehub/v1/events.proto",
@@ -25,6 +25,7 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
         "messagehub/v1/failures.proto",
         "messagehub/v1/quotas.proto",
         "messagehub/v1/services.proto",
+        "messagehub/v1/handler.proto",
         "messagehub/peer/v1/peer.proto",
     ];
     let mut set = protox::compile(FILES, ["proto"])?;

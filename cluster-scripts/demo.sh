@@ -21,6 +21,9 @@ step() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
 mhub() { "$MHUB_BIN" "$@"; }
 
+# The hub delivers to instances on this machine, which it only does where it is told so.
+export MHUB_EGRESS_ALLOW=127.0.0.0/8
+
 step "three nodes on loopback"
 "$here/up.sh" --nodes 3 --dir "$dir"
 # shellcheck disable=SC1091
@@ -48,24 +51,57 @@ step "what fails comes again after a second, and is a dead letter after the seco
 show mhub events consume mailer --nack SMTP_DOWN --wait 3
 show mhub dlq ls mailer
 
-step "services: two instances of ledger, one of billing, which needs ledger"
-show mhub service register ledger >/dev/null
+step "services: two instances of ledger, one of billing, which needs ledger; archive stands in for ledger"
+show mhub service register archive >/dev/null
+show mhub service register ledger --failover archive --config breaker.failures=3 >/dev/null
 show mhub service register billing --depends ledger@^2 >/dev/null
-for n in 1 2; do
-  "$MHUB_BIN" service register ledger --instance "l$n" --address "http=127.0.0.1:810$n" --version 2.1.0 --ttl 2s --keep >/dev/null 2>&1 &
+instance() { # instance SERVICE ID FLAG…: prints what it gets into a file
+  local service=$1 id=$2
+  "$MHUB_BIN" service handle "$service" --id "$id" --version 2.1.0 --ttl 2s "${@:3}" >"$(dirname "$dir")/$id" 2>/dev/null &
   keepers+=($!)
-done
+}
+instance ledger l1
+instance ledger l2
+instance archive a1
 mhub service register billing --instance b1 --address http=127.0.0.1:8201 --ttl 10m >/dev/null
 wait_for 20 mhub service ready billing >/dev/null
 show mhub service deps billing
 show mhub service resolve ledger --count 2
 
-step "kill -9 of one of them: within its ttl it is given up, and the other one is called"
+step "the hub itself delivers to ledger: each event to one instance, its answer settles it"
+show mhub sub create books --topic 'orders' --from start --config target=ledger >/dev/null
+acked() { [ "$(mhub sub info books -o json | sed -n 's/^  "acked": "\([0-9]*\)",$/\1/p')" -ge "$1" ]; }
+published=$(mhub topic info orders -o json | sed -n 's/^  "next_offset": "\([0-9]*\)",$/\1/p')
+wait_for 20 acked "$published"
+for id in l1 l2; do
+  echo "$id got $(grep -c order "$(dirname "$dir")/$id") events, the last one:"
+  tail -n 1 "$(dirname "$dir")/$id"
+done
+
+step "kill -9 of one of them: events go to the other at once, and within its ttl it is given up"
 kill -9 "${keepers[0]}"
+for n in 1 2 3 4 5 6; do mhub events publish orders --type order.late --data "$n" >/dev/null; done
+wait_for 20 acked $((published + 6))
 left() { [ "$(mhub service resolve ledger --count 9 -o jsonl | wc -l)" -eq 1 ]; }
 wait_for 20 left
-show mhub service resolve ledger
 show mhub service info ledger
+
+step "failures open the breaker of an instance, and closed by hand it may be called again"
+instance ledger l3 --answer 500
+shut() { mhub service info ledger -o json | grep -A 30 '"id": "l3"' | grep -q '"breaker": "open"'; }
+for n in 1 2 3 4 5 6 7 8 9 10 11 12; do mhub events publish orders --type order.more --data "$n" >/dev/null; done
+wait_for 30 shut
+show mhub service info ledger
+show mhub service breaker ledger l3 auto
+
+step "kill -9 of all of them: what stands in for them is called"
+kill -9 "${keepers[1]}" "${keepers[3]}"
+failed_over() { [ "$(mhub service resolve ledger -o json | sed -n 's/^ *"service": "\(.*\)",$/\1/p')" = archive ]; }
+wait_for 20 failed_over
+mhub events publish orders --type order.last --data 13 >/dev/null
+wait_for 30 acked $((published + 19))
+echo "a1 got $(wc -l <"$(dirname "$dir")/a1") lines, the last one:"
+tail -n 1 "$(dirname "$dir")/a1"
 
 leader=$(mhub cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
 follower=$((leader % 3 + 1))

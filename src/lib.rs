@@ -12,6 +12,8 @@ pub mod machine;
 pub mod model;
 
 #[cfg(feature = "client")]
+pub mod balance;
+#[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "client")]
 pub mod proto;

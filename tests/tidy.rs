@@ -36,8 +36,21 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("gateway", &["node", "telemetry", "runtime", "proto", "model"]),
-    ("client", &["proto", "model"]),
-    ("node", &["raft", "store", "machine", "config", "telemetry", "runtime", "proto", "model"]),
+    ("client", &["balance", "proto", "model"]),
+    (
+        "node",
+        &[
+            "raft",
+            "store",
+            "machine",
+            "config",
+            "telemetry",
+            "runtime",
+            "balance",
+            "proto",
+            "model",
+        ],
+    ),
     ("raft", &["store", "machine", "telemetry", "runtime", "proto", "model"]),
     ("store", &["machine", "runtime", "model"]),
     ("machine", &["model"]),
@@ -45,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["model"]),
     ("telemetry", &["config", "model"]),
     ("runtime", &["model"]),
+    ("balance", &["model"]),
     ("proto", &["model"]),
 ];
 

@@ -114,6 +114,23 @@ pub enum Op {
         /// Its name.
         subscription: String,
     },
+    /// Register an instance.
+    Register {
+        /// Its number.
+        instance: u64,
+    },
+    /// Renew an instance.
+    Renew {
+        /// Its number.
+        instance: u64,
+        /// Which registration of it.
+        incarnation: u64,
+    },
+    /// Ask for instances to call.
+    Resolve {
+        /// The slot of the node that was asked.
+        node: u8,
+    },
 }
 
 /// What the hub answered to an operation that was done.
@@ -166,6 +183,23 @@ pub enum Answer {
     Letters {
         /// In the order of their numbers.
         letters: Vec<Letter>,
+    },
+    /// The instance is registered.
+    Registered {
+        /// Tells it from earlier registrations.
+        incarnation: u64,
+    },
+    /// The renewal was taken, or came too late.
+    Renewed {
+        /// It came too late.
+        lost: bool,
+    },
+    /// Whom to call.
+    Resolved {
+        /// Their numbers.
+        instances: Vec<u64>,
+        /// The node said that it does not know better.
+        stale: bool,
     },
 }
 
@@ -251,8 +285,22 @@ pub enum Line {
     Key {
         /// The key's number.
         key: u64,
-        /// From version 1 on.
+        /// In the order of versions.
         values: Vec<u64>,
+        /// Where they are not 1, 2, 3, and so on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        versions: Vec<u64>,
+    },
+    /// The hub says of an instance whether it answers.
+    Health {
+        /// When it was heard.
+        at_us: u64,
+        /// The instance.
+        instance: u64,
+        /// Which registration of it.
+        incarnation: u64,
+        /// Whether it answers.
+        passing: bool,
     },
     /// A subscription after the run, when its consumers had time to finish.
     Subscription {
@@ -353,7 +401,6 @@ impl Recorder {
     }
 
     /// Everything is on its way to the disk.
-    ///
     /// # Errors
     /// When any line could not be written.
     pub fn flush(&self) -> anyhow::Result<()> {

@@ -53,7 +53,7 @@ impl Extent {
     pub fn length(self) -> Length {
         match self {
             Self::Quick => Length { time_s: 60, calm_s: 15, rate: 150, installed_min: 2 },
-            Self::Full => Length { time_s: 62, calm_s: 30, rate: 400, installed_min: 2 },
+            Self::Full => Length { time_s: 58, calm_s: 25, rate: 1000, installed_min: 2 },
         }
     }
 }
@@ -86,6 +86,8 @@ pub fn pairs(extent: Extent) -> Vec<Pair> {
             (Workload::Failures, &[Membership, Power], 3),
             (Workload::Urgency, &[Partition, Clock], 3),
             (Workload::Urgency, &[Kill, Pause], 3),
+            (Workload::Registry, &[Partition, OneWay, Kill], 3),
+            (Workload::Registry, &[Pause, Clock], 3),
             (Workload::Replay, &[Partition, Loss, Pause], 3),
             (Workload::Replay, &[Membership, Slow], 3),
         ],

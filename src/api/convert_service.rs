@@ -96,15 +96,19 @@ fn balance(given: i32) -> Result<Option<model::BalancePolicy>, Rejection> {
     })
 }
 
-fn told_config(known: model::ServiceConfig) -> ServiceConfig {
-    let balance = match known.balance() {
+fn told_policy(policy: model::BalancePolicy) -> BalancePolicy {
+    match policy {
         model::BalancePolicy::P2cEwma => BalancePolicy::P2cEwma,
         model::BalancePolicy::RoundRobin => BalancePolicy::RoundRobin,
         model::BalancePolicy::Weighted => BalancePolicy::Weighted,
         model::BalancePolicy::Random => BalancePolicy::Random,
         model::BalancePolicy::LeastOutstanding => BalancePolicy::LeastOutstanding,
         model::BalancePolicy::ConsistentHash => BalancePolicy::ConsistentHash,
-    };
+    }
+}
+
+fn told_config(known: model::ServiceConfig) -> ServiceConfig {
+    let balance = told_policy(known.balance());
     let check = known.health.check;
     let kind = match check.kind() {
         CheckKind::None => v1::CheckKind::Unspecified,
@@ -302,6 +306,8 @@ pub(super) fn wanted(request: ResolveRequest) -> Result<Wanted, Rejection> {
         zone: request.zone,
         requirement: request.requirement,
         protocol: request.protocol,
+        all: request.all,
+        ..Wanted::default()
     })
 }
 
@@ -312,6 +318,8 @@ pub(super) fn resolved(found: Resolved, stale: bool) -> ResolveResponse {
         panic: found.panic,
         stale,
         revision: found.revision,
+        policy: told_policy(found.policy).into(),
+        warmth_milli: found.warmth_milli,
     }
 }
 

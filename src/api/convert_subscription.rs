@@ -9,11 +9,12 @@ use crate::model::ids::UnixMs;
 use crate::model::rejection::Rejection;
 use crate::model::subscription::{
     self as model, DeadLetterPatch, DeliveryOrder, PriorityMode, RetryPatch, SubscriptionPatch,
+    TargetPatch,
 };
 use crate::proto::v1::{
     self, DeadLetterPolicy, FairnessWeights, Labels, Ordering, PriorityPolicy, Reasons,
     RetryPolicy, RetrySchedule, RetryStrategy, SeekSubscriptionResponse, Subscription,
-    SubscriptionConfig, SubscriptionCounters, SubscriptionStats, place,
+    SubscriptionConfig, SubscriptionCounters, SubscriptionStats, Target, TargetFormat, place,
 };
 use prost::Message as _;
 
@@ -61,7 +62,21 @@ pub(super) fn patch(config: Option<SubscriptionConfig>) -> Result<SubscriptionPa
         description: config.description,
         replace_labels: config.labels.is_some(),
         labels: config.labels.map(|labels| labels.labels.into_iter().collect()).unwrap_or_default(),
+        target: config.target.map(target_patch).transpose()?,
     })
+}
+
+fn target_patch(target: Target) -> Result<TargetPatch, Rejection> {
+    let format = TargetFormat::try_from(target.format).map_err(|_| unknown("target.format"))?;
+    let format = match format {
+        TargetFormat::Unspecified => None,
+        TargetFormat::HttpBinary => Some(model::TargetFormat::HttpBinary),
+        TargetFormat::HttpStructured => Some(model::TargetFormat::HttpStructured),
+        TargetFormat::Grpc => Some(model::TargetFormat::Grpc),
+    };
+    let Target { service, path, timeout_ms, retry_client_errors, .. } = target;
+    let format = format.map(|format| format as i32);
+    Ok(TargetPatch { service, format, path, timeout_ms, retry_client_errors })
 }
 
 fn unknown(setting: &str) -> Rejection {
@@ -156,6 +171,22 @@ fn config(config: model::SubscriptionConfig) -> SubscriptionConfig {
         }),
         description: Some(config.description),
         labels: Some(Labels { labels: config.labels.into_iter().collect() }),
+        target: config.target.map(target),
+    }
+}
+
+fn target(target: model::Target) -> Target {
+    let format = match target.format() {
+        model::TargetFormat::HttpBinary => TargetFormat::HttpBinary,
+        model::TargetFormat::HttpStructured => TargetFormat::HttpStructured,
+        model::TargetFormat::Grpc => TargetFormat::Grpc,
+    };
+    Target {
+        service: Some(target.service),
+        format: format.into(),
+        path: Some(target.path),
+        timeout_ms: Some(target.timeout_ms),
+        retry_client_errors: Some(target.retry_client_errors),
     }
 }
 
@@ -185,6 +216,7 @@ fn pause(pause: &Pause) -> v1::Pause {
     v1::Pause {
         since_ms: pause.since_ms,
         tripped: pause.reason() == PauseReason::Tripped,
+        target_down: pause.reason() == PauseReason::TargetDown,
         resume_at_ms: pause.resume_at_ms,
     }
 }

@@ -145,7 +145,7 @@ impl Services for ServicesService {
     ) -> Result<Response<ResolveResponse>, Status> {
         let found = async { self.0.resolve_service(&convert::wanted(request.into_inner())?).await };
         let found = found.await.map_err(|r| to_status(&r))?;
-        Ok(Response::new(convert::resolved(found, self.0.raft().leader().is_none())))
+        Ok(Response::new(convert::resolved(found, self.0.is_cut_off())))
     }
 
     async fn report_outcomes(

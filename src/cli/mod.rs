@@ -19,6 +19,7 @@ mod serve;
 mod service;
 mod service_config;
 mod service_graph;
+mod service_handle;
 mod service_print;
 mod subscription;
 mod subscription_config;
@@ -181,6 +182,7 @@ fn next_step(reason: Reason) -> Option<&'static str> {
             "mhub sub ls lists the subscriptions, mhub sub create makes one"
         }
         Reason::SubscriptionExists => "mhub sub info NAME shows it as it is",
+        Reason::SubscriptionRouted => "mhub sub info NAME shows whom the hub delivers it to",
         Reason::SubscriptionPaused => "mhub sub resume NAME lets it hand out events again",
         Reason::DeadLetterNotFound => "mhub dlq ls SUBSCRIPTION lists the dead letters",
         Reason::QuotaExceeded => {

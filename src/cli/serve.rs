@@ -95,6 +95,9 @@ pub(super) fn dev(args: DevArgs) -> Done {
     config.listen.client = args.listen;
     // Nobody joins a node for development: any free port does for peers.
     config.listen.peer.set_port(0);
+    // What it checks and delivers to runs beside it.
+    config.egress.allow.0 =
+        ["127.0.0.0/8", "::1/128"].into_iter().filter_map(|net| net.parse().ok()).collect();
     output::complain(&format!(
         "a single node for development: clients at {}, data in {}; stop it with ctrl-C",
         args.listen,

@@ -8,6 +8,7 @@ use super::output::{self, Output};
 use super::read::ConsistencyArg;
 use super::service_config::{SETTINGS, balance, change, dependency, failover, print};
 use super::service_graph as graph;
+use super::service_handle::{self, HandleArgs};
 use super::service_print::{COLUMNS, INSTANCE_COLUMNS, change_line, instance, summary, weight};
 use super::value::duration;
 use super::{Done, Failure, Global, confirm, key_value};
@@ -136,6 +137,12 @@ pub(super) enum ServiceCommand {
         #[arg(num_args = 1..=2, required = true, value_name = "[INSTANCE] STATE")]
         what: Vec<String>,
     },
+    /// Be an instance that prints what the hub delivers, by HTTP and gRPC; for trying things out.
+    #[command(
+        disable_version_flag = true,
+        after_help = "Examples:\n  mhub service handle billing --id b1 -o jsonl\n  mhub service handle billing --id b2 --answer 503 --delay 200ms\nThe subscription: mhub sub create bills --pattern 'orders.>' --config target=billing"
+    )]
+    Handle(Box<HandleArgs>),
     /// Delete a service that has no instances.
     #[command(after_help = "Example:\n  mhub service rm billing --yes")]
     Rm {
@@ -225,6 +232,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
     let output = global.output;
     match command {
         ServiceCommand::Register(args) => return register(&client, *args, output).await,
+        ServiceCommand::Handle(args) => return service_handle::run(*args, &global).await,
         ServiceCommand::Deregister(args) => {
             let (instances, force) = (vec![args.name()], args.force);
             let request = DeregisterInstancesRequest { instances, force };
@@ -251,6 +259,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
                 zone,
                 requirement: requires,
                 protocol,
+                all: false,
             };
             resolve(&client, request, output).await?;
         }

@@ -261,7 +261,11 @@ fn place(from: FromArg) -> Place {
 /// `no`, or why and for how long.
 fn paused(pause: Option<&Pause>) -> String {
     let Some(pause) = pause else { return "no".to_owned() };
-    let why = if pause.tripped { "tripped" } else { "yes" };
+    let why = match (pause.tripped, pause.target_down) {
+        (true, _) => "tripped",
+        (_, true) => "target down",
+        _ => "yes",
+    };
     match pause.resume_at_ms {
         0 => why.to_owned(),
         at => format!("{why}, until {}", output::instant(at)),

@@ -9,7 +9,7 @@ use crate::client::filter_json;
 use crate::model::filter::Filter;
 use crate::proto::v1::{
     FairnessWeights, Labels, Ordering, PriorityPolicy, Reasons, RetrySchedule, RetryStrategy,
-    SubscriptionConfig,
+    SubscriptionConfig, Target, TargetFormat,
 };
 
 /// What `--help` says of them.
@@ -28,6 +28,10 @@ Settings, with their defaults; durations are written like 500ms, 30s, 5m, 12h, 1
   fairness.KEY=1                    the weight of a fairness key, 0.001 to 1000
   dead_letters=on  dead_letters.retention=14d  dead_letters.trip=on
   dead_letters.trip_resume=0s       0s: when somebody resumes it
+  target=                           a service: the hub itself delivers to its instances
+  target.format=http                also http_structured, grpc
+  target.path=/  target.timeout=10s
+  target.client_errors=reject       also retry
   description=  label.NAME=";
 
 /// Settings as given. Lists, weights and labels replace the old ones as a whole.
@@ -56,6 +60,9 @@ fn set(config: &mut SubscriptionConfig, key: &str, value: &str) -> Result<(), St
     }
     if key.starts_with("dead_letters") {
         return set_dead_letters(config, key, value);
+    }
+    if key.starts_with("target") {
+        return set_target(config, key, value);
     }
     match key {
         "lease" => config.lease_ms = Some(duration(value)?),
@@ -146,6 +153,48 @@ fn set_dead_letters(config: &mut SubscriptionConfig, key: &str, value: &str) -> 
     Ok(())
 }
 
+fn set_target(config: &mut SubscriptionConfig, key: &str, value: &str) -> Result<(), String> {
+    let target = config.target.get_or_insert_default();
+    match key {
+        "target" => target.service = Some(value.to_owned()),
+        "target.format" => {
+            target.format = match value {
+                "http" => TargetFormat::HttpBinary.into(),
+                "http_structured" => TargetFormat::HttpStructured.into(),
+                "grpc" => TargetFormat::Grpc.into(),
+                _ => return Err("use http, http_structured or grpc".to_owned()),
+            }
+        }
+        "target.path" => target.path = Some(value.to_owned()),
+        "target.timeout" => target.timeout_ms = Some(duration(value)?),
+        "target.client_errors" => {
+            target.retry_client_errors = match value {
+                "reject" => Some(false),
+                "retry" => Some(true),
+                _ => return Err("use reject or retry".to_owned()),
+            }
+        }
+        _ => return Err(no_such()),
+    }
+    Ok(())
+}
+
+fn print_target(target: &Target) -> [(&'static str, Value); 5] {
+    let format = match target.format() {
+        TargetFormat::Unspecified | TargetFormat::HttpBinary => "http",
+        TargetFormat::HttpStructured => "http_structured",
+        TargetFormat::Grpc => "grpc",
+    };
+    let client_errors = if target.retry_client_errors() { "retry" } else { "reject" };
+    [
+        ("target", json!(target.service())),
+        ("target.format", json!(format)),
+        ("target.path", json!(target.path())),
+        ("target.timeout", json!(format_duration(target.timeout_ms()))),
+        ("target.client_errors", json!(client_errors)),
+    ]
+}
+
 /// A number with at most three decimals, as thousandths.
 fn thousandths(value: &str) -> Result<u64, String> {
     let (whole, part) = value.split_once('.').unwrap_or((value, ""));
@@ -197,6 +246,7 @@ pub(super) fn print(config: &SubscriptionConfig) -> Map<String, Value> {
         ("dead_letters.trip_resume", json!(format_duration(dead_letters.trip_resume_ms()))),
         ("description", json!(config.description())),
     ];
+    settings.extend(config.target.iter().flat_map(print_target));
     settings.push(("filter", filter.as_ref().map_or(Value::Null, filter_json::to_json)));
     let mut printed: Map<_, _> =
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -221,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_is_given_is_printed_the_same() {
-        let all = "retry.strategy=schedule retry.initial=2s retry.min=0s retry.max=10m retry.multiplier=1.5 retry.schedule=1s,10s,1m max_attempts=3 non_retryable_reasons=BAD,WORSE retry_budget=50% retry_budget.min=9 lease=5m max_in_flight=10 max_in_flight_per_consumer=2 ordering=by_key priority_policy=strict base_wait=1h slack=1500ms dead_letters=off dead_letters.retention=7d dead_letters.trip=off dead_letters.trip_resume=30s description=d fairness.acme=0.25 label.team=shop";
+        let all = "retry.strategy=schedule retry.initial=2s retry.min=0s retry.max=10m retry.multiplier=1.5 retry.schedule=1s,10s,1m max_attempts=3 non_retryable_reasons=BAD,WORSE retry_budget=50% retry_budget.min=9 lease=5m max_in_flight=10 max_in_flight_per_consumer=2 ordering=by_key priority_policy=strict base_wait=1h slack=1500ms dead_letters=off dead_letters.retention=7d dead_letters.trip=off dead_letters.trip_resume=30s target=billing target.format=grpc target.path=/events target.timeout=3s target.client_errors=retry description=d fairness.acme=0.25 label.team=shop";
         let printed = print(&of(all).unwrap());
         for pair in all.split(' ') {
             let (key, value) = pair.split_once('=').unwrap();
@@ -246,6 +296,10 @@ mod tests {
             "dead_letters=perhaps",
             "dead_letters.nothing=on",
             "fairness.a=x",
+            "target.format=smtp",
+            "target.timeout=soon",
+            "target.client_errors=on",
+            "target.nothing=1",
             "no_such=1",
         ] {
             let failure = of(pair).unwrap_err();

@@ -12,7 +12,6 @@
 //! # Ok(()) }
 //! ```
 
-pub mod cloudevents;
 pub mod filter_json;
 
 mod admin;
@@ -23,6 +22,7 @@ mod endpoints;
 mod fake;
 mod publisher;
 mod reader;
+mod resolver;
 mod retry;
 mod services;
 mod spawn;
@@ -33,8 +33,11 @@ use std::time::Duration;
 pub use self::builder::EventBuilder;
 pub use self::consumer::{Consumer, ConsumerOptions, DeliveredEvent, Delivery, Settling};
 pub use self::publisher::{Pending, Publisher, Receipt, receipts};
-pub use self::reader::{ReadPart, Reader, recorded_events};
+pub use self::reader::{ReadPart, Reader};
+pub use self::resolver::{Chosen, Resolver, ResolverOptions};
 pub use self::services::{ServiceHandle, ServiceNews, ServiceWatch, Watched};
+pub use crate::proto::batch::recorded_events;
+pub use crate::proto::cloudevents;
 
 use self::endpoints::Endpoints;
 use crate::model::quota::check_service;

@@ -89,7 +89,7 @@ settings! {
         connections: usize = crate::model::limits::CONNECTIONS_MAX, "Connections of clients at once.";
         request_timeout_ms: u64 = 5000, "How long a request waits for its outcome when the caller names no deadline, milliseconds.";
     }
-    /// What the hub itself connects to: instances of services that are checked.
+    /// What the hub itself connects to: instances of services that are checked or delivered to.
     egress: EgressConfig {
         allow: Networks = Networks::default(), "Networks that are open beside the public internet, like 10.0.0.0/8,127.0.0.0/8.";
     }

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::service_metrics::Services;
 use super::subscription_metrics::Subscriptions;
 use crate::node::Node;
 use crate::telemetry::metrics::Connections;
@@ -39,6 +40,7 @@ impl NodeMetrics {
             connections.refused.clone(),
         );
         registry.register_collector(Box::new(NodeCollector(Arc::clone(&node))));
+        registry.register_collector(Box::new(Services(Arc::clone(&node))));
         let subscriptions = Subscriptions::default();
         registry.register_collector(Box::new(subscriptions.clone()));
         Self { registry, connections, node, subscriptions }

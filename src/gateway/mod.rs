@@ -1,6 +1,7 @@
 //! HTTP beside gRPC: metrics and probes.
 
 pub mod metrics;
+mod service_metrics;
 mod subscription_metrics;
 
 use axum::Router;

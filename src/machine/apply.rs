@@ -112,6 +112,7 @@ pub struct Machine<'k, K> {
     wakes: BTreeSet<SubscriptionId>,
     appended: BTreeSet<TopicId>,
     registry: BTreeSet<String>,
+    targets_changed: bool,
     reports: Vec<(String, Report)>,
 }
 
@@ -147,6 +148,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             wakes: BTreeSet::new(),
             appended: BTreeSet::new(),
             registry: BTreeSet::new(),
+            targets_changed: false,
             reports: Vec::new(),
         })
     }
@@ -170,6 +172,9 @@ impl<'k, K: Kv> Machine<'k, K> {
         self.close_batch();
         let wakes = std::mem::take(&mut self.wakes).into_iter().map(Effect::Wake);
         applied.effects.extend(wakes);
+        if std::mem::take(&mut self.targets_changed) {
+            applied.effects.push(Effect::TargetsChanged);
+        }
         let registry = std::mem::take(&mut self.registry);
         applied.effects.extend(registry.into_iter().map(Effect::RegistryChanged));
         let appended = std::mem::take(&mut self.appended);
@@ -227,6 +232,11 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::SetHealth(set) => registry::health::set(self, &set),
             Kind::SetBreaker(set) => registry::breaker::set(self, &set),
         }
+    }
+
+    /// A subscription with a target came, went, or has other settings.
+    pub(crate) fn targets_changed(&mut self) {
+        self.targets_changed = true;
     }
 
     /// Wishes that somebody looks for what this subscription may deliver.

@@ -193,6 +193,8 @@ pub enum PauseReason {
     Requested = 0,
     /// Too many of its events died.
     Tripped = 1,
+    /// No instance of the service that it is delivered to takes calls.
+    TargetDown = 2,
 }
 
 /// A pause.

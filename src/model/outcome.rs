@@ -102,6 +102,8 @@ pub enum Effect {
     HashState(LogIndex),
     /// Something may be ready for this subscription: look for it.
     Wake(SubscriptionId),
+    /// A subscription with a target came, went, or has other settings.
+    TargetsChanged,
     /// The registry changed for the service of this name.
     RegistryChanged(String),
     /// Events were appended to the topic of this name, or called off: wake who takes it.

@@ -166,6 +166,8 @@ reasons! {
     LeaseExpired = "LEASE_EXPIRED", FailedPrecondition, 412, Conflict;
     /// The subscription is paused.
     SubscriptionPaused = "SUBSCRIPTION_PAUSED", FailedPrecondition, 412, Conflict;
+    /// The hub itself delivers the subscription.
+    SubscriptionRouted = "SUBSCRIPTION_ROUTED", FailedPrecondition, 412, Conflict;
     /// The event is not scheduled any more, or never was.
     NotScheduled = "NOT_SCHEDULED", FailedPrecondition, 412, Conflict;
     /// The changes since the revision are not kept any more.

@@ -10,6 +10,7 @@ mod planted;
 pub mod propose;
 pub mod quotas;
 pub mod registry;
+mod route;
 pub mod settle;
 pub mod subscriptions;
 pub mod topics;
@@ -34,6 +35,7 @@ use self::propose::Proposer;
 use self::quotas::Quotas;
 use self::registry::Registry;
 use self::registry::egress::Egress;
+use self::route::Routed;
 use crate::config::Config;
 use crate::model::command::{Kind, Publish};
 use crate::model::ids::UnixMs;
@@ -63,6 +65,7 @@ pub struct Node {
     lead: Lead,
     quotas: Quotas,
     registry: Registry,
+    routed: Routed,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -111,6 +114,7 @@ impl Node {
             lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
+            routed: Routed::default(),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -126,6 +130,7 @@ impl Node {
         lead::start(&node);
         quotas::start(&node);
         registry::start(&node);
+        route::start(&node);
         Ok(node)
     }
 
@@ -208,6 +213,12 @@ impl Node {
             ));
         }
         if self.raft.status().has_quorum { Ok(()) } else { Err(self.not_leader_or_quorum()) }
+    }
+
+    /// Whether this node hears of no leader, or leads without a quorum: what it knows may be old.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        if self.raft.is_leader() { !self.raft.has_quorum() } else { self.raft.leader().is_none() }
     }
 
     fn not_leader_or_quorum(&self) -> Rejection {

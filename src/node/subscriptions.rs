@@ -157,7 +157,8 @@ impl Node {
             0 => 0,
             after => self.now().plus(after).get(),
         };
-        let pause = PauseSubscription { name: name.to_owned(), resume_at_ms, request_id };
+        let name = name.to_owned();
+        let pause = PauseSubscription { name, resume_at_ms, request_id, target_down: false };
         subscription(self.execute(Kind::PauseSubscription(pause)).await?)
     }
 
@@ -172,7 +173,7 @@ impl Node {
     ) -> Result<SubscriptionInfo, Rejection> {
         check_subscription(name)?;
         validate::request_id(&request_id)?;
-        let resume = ResumeSubscription { name: name.to_owned(), request_id };
+        let resume = ResumeSubscription { name: name.to_owned(), request_id, target_up: false };
         subscription(self.execute(Kind::ResumeSubscription(resume)).await?)
     }
 

@@ -4,6 +4,8 @@
 //! with [`prost::Message::decode`] where its content matters. Fields of the type `Filter` are `Bytes`
 //! too: an encoded [`Filter`](crate::model::filter::Filter).
 
+pub mod batch;
+pub mod cloudevents;
 pub mod status;
 
 /// The public API: `proto/messagehub/v1`.

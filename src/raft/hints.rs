@@ -19,6 +19,8 @@ pub enum Interest {
     Subscription(SubscriptionId, TopicPattern),
     /// Changes of services and instances.
     Registry,
+    /// Changes of subscriptions that have a target.
+    Targets,
 }
 
 impl Interest {
@@ -27,6 +29,8 @@ impl Interest {
             (_, Effect::HashState(_)) => false,
             (Self::Registry, effect) => matches!(effect, Effect::RegistryChanged(_)),
             (_, Effect::RegistryChanged(_)) => false,
+            (Self::Targets, effect) => matches!(effect, Effect::TargetsChanged),
+            (_, Effect::TargetsChanged) => false,
             (Self::Anything, _) => true,
             (Self::Subscription(id, _), Effect::Wake(changed)) => id == changed,
             (Self::Subscription(_, pattern), Effect::TopicAppended(name)) => pattern.matches(name),

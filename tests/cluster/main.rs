@@ -28,6 +28,8 @@ mod membership;
 mod process;
 mod quotas;
 mod reads;
+mod routing;
+mod service_faults;
 mod services;
 mod subscriptions;
 mod watching;

@@ -3,6 +3,7 @@
 pub mod conduct;
 pub mod conservation;
 pub mod deliveries;
+pub mod health;
 pub mod log;
 pub mod order;
 pub mod queue;
@@ -75,8 +76,8 @@ pub struct Facts {
     pub operations: Vec<Operation>,
     /// The log as each replica holds it after the run, by slot.
     pub replicas: BTreeMap<u8, Vec<u64>>,
-    /// The events of each key after the run, from version 1 on.
-    pub keys: BTreeMap<u64, Vec<u64>>,
+    /// What each key held up to the end of the run: version and value.
+    pub keys: BTreeMap<u64, Vec<(u64, u64)>>,
     /// Subscriptions after the run, by name.
     pub subscriptions: BTreeMap<String, (Counts, Vec<Letter>)>,
     /// Lines of the history that are about the run itself.
@@ -102,8 +103,12 @@ impl Facts {
                     );
                     log.extend(values);
                 }
-                Line::Key { key, values } => {
-                    facts.keys.insert(*key, values.clone());
+                Line::Key { key, values, versions } if versions.is_empty() => {
+                    facts.keys.insert(*key, (1..).zip(values.iter().copied()).collect());
+                }
+                Line::Key { key, values, versions } => {
+                    let held = versions.iter().copied().zip(values.iter().copied());
+                    facts.keys.insert(*key, held.collect());
                 }
                 Line::Subscription { name, counts, letters } => {
                     facts.subscriptions.insert(name.clone(), (*counts, letters.clone()));
@@ -113,6 +118,7 @@ impl Facts {
                 | Line::Healed { .. }
                 | Line::Calm { .. }
                 | Line::Hash { .. }
+                | Line::Health { .. }
                 | Line::Complaint { .. } => facts.conduct.push(line.clone()),
             }
         }
@@ -163,6 +169,11 @@ pub fn judge(lines: &[Line]) -> anyhow::Result<Verdict> {
             checks.push(conservation::check(&facts));
             checks.push(order::inversions(&facts));
             checks.push(order::deadlines(&facts));
+        }
+        "W6" => {
+            checks.push(register::check(&facts));
+            checks.push(health::flaps(&facts));
+            checks.push(health::removal(&facts));
         }
         other => anyhow::bail!("workload {other:?} has no checker; `jepsen-like list` names them"),
     }

@@ -143,9 +143,7 @@ impl Node {
     /// # Errors
     /// When the log cannot be read.
     pub fn clock_was_set(&self, from: u64) -> anyhow::Result<bool> {
-        let log = std::fs::read(self.log_path()).context("read a node's log")?;
-        let new = log.get(usize::try_from(from)?..).unwrap_or_default();
-        Ok(String::from_utf8_lossy(new).contains("the wall clock was set"))
+        Ok(self.log_from(from)?.contains("the wall clock was set"))
     }
 
     /// From here on complaints in the log are explained by a fault, until [`Self::excused`].
@@ -265,13 +263,34 @@ impl Node {
         Ok(std::os::unix::process::ExitStatusExt::signal(&status?) == Some(Signal::KILL.as_raw()))
     }
 
-    /// Whether the process is held still by a signal.
+    /// Whether all threads of the process are held still by a signal.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         let Some(pid) = self.pid() else { return false };
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        // After the name, which is in parentheses, comes the state.
-        stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+        let Ok(threads) = threads else { return false };
+        // After the name, which is in parentheses, comes the state. A thread without one has ended.
+        let stands = |thread: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("stat"));
+            stat.map_or(true, |stat| {
+                stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+            })
+        };
+        threads.flatten().all(stands)
+    }
+
+    /// Whether it met a fault and is about to end, by its log from a length on.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn is_ending(&self, from: u64) -> anyhow::Result<bool> {
+        Ok(self.log_from(from)?.contains("the node stops"))
+    }
+
+    fn log_from(&self, from: u64) -> anyhow::Result<String> {
+        let log = std::fs::read(self.log_path()).context("read a node's log")?;
+        let new = log.get(usize::try_from(from)?..).unwrap_or_default();
+        Ok(String::from_utf8_lossy(new).into_owned())
     }
 
     /// Deletes everything that the node has stored. It must not run.

@@ -193,7 +193,12 @@ pub enum Undo {
     /// Start the node whose sync failed.
     Failing(usize, storage::Tracer),
     /// Give the node room on its disk.
-    Full(usize),
+    Full {
+        /// The node.
+        index: usize,
+        /// How long its log was.
+        log: u64,
+    },
     /// Set the clocks right; with the lengths of the nodes' logs before.
     Clock(Vec<(usize, u64)>),
     /// Let packets come in time again.
@@ -306,7 +311,7 @@ impl World {
             Undo::Power(nodes) => power::restore(self, &nodes).await?,
             Undo::Slow(tracer) => storage::fast(tracer).await?,
             Undo::Failing(node, tracer) => storage::stopped(self, node, tracer).await?,
-            Undo::Full(node) => storage::room(self, node).await?,
+            Undo::Full { index, log } => storage::room(self, index, log).await?,
             Undo::Clock(since) => clock::right(self, &since)?,
             Undo::Delay(delayer) => delayer.end().await?,
             Undo::Damaged(node) => storage::replaced(self, node).await?,

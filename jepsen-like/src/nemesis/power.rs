@@ -1,10 +1,16 @@
 //! N8: nodes lose their power. What was not synced is gone.
 
-use anyhow::{Context as _, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
 
 use super::{Fault, Undo, Victims, World};
 use crate::cluster::disk::Disk;
+use crate::tools::poll;
+
+/// How soon a process stands still that was told so.
+const STILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Power loss of one node, the leader, a majority, or all at one moment.
 ///
@@ -18,6 +24,14 @@ pub async fn cut(world: &mut World) -> anyhow::Result<Fault> {
     // sees its disk fail: a machine without power sees nothing.
     for index in &nodes {
         world.cluster.nodes[*index].signal(Signal::STOP)?;
+    }
+    // A thread that has not heard of it yet would see its disk fail.
+    let still = || async {
+        nodes.iter().all(|index| world.cluster.nodes[*index].is_stopped()).then_some(())
+    };
+    if poll(STILL_WITHIN, still).await.is_none() {
+        super::process::resume(world, &nodes)?;
+        bail!("a node does not stand still");
     }
     let lost = lose(world, &nodes).await;
     if lost.is_err() {

@@ -15,6 +15,8 @@ use crate::tools::{now, poll};
 const TRACER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a node may go on after a sync failed.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a full disk has room again a write may still fail.
+const LAST_WRITES: Duration = Duration::from_millis(500);
 /// A slow sync takes one of these, milliseconds.
 const SLOW_MS: [u32; 4] = [5, 20, 100, 400];
 const SYNCS: &str = "fsync,fdatasync";
@@ -138,26 +140,34 @@ pub async fn stopped(world: &mut World, index: usize, tracer: Tracer) -> anyhow:
 pub async fn full(world: &mut World) -> anyhow::Result<Fault> {
     let (nodes, who) = world.victims(&[Victims::One, Victims::Leader]).await;
     let index = *nodes.first().context("no node runs")?;
+    let log = world.cluster.nodes[index].log_bytes();
     world.cluster.nodes[index].excuse();
     let disk = world.cluster.nodes[index].disk().context("the node has no disk of its own")?;
     if let Err(error) = disk.fill().await {
         // No fault may stay behind that nobody heals.
-        room(world, index).await?;
+        room(world, index, log).await?;
         return Err(error);
     }
     let detail = format!("the disk of {who} ({}) is full", world.slots(&nodes));
-    Ok(Fault { detail, undo: Undo::Full(index) })
+    Ok(Fault { detail, undo: Undo::Full { index, log } })
 }
 
-/// The disk has room again; a node that stopped is started.
+/// The disk has room again; a node that stopped is started. Its log was so long when the disk was full.
 ///
 /// # Errors
 /// When the room cannot be given back.
-pub async fn room(world: &mut World, index: usize) -> anyhow::Result<String> {
+pub async fn room(world: &mut World, index: usize, log: u64) -> anyhow::Result<String> {
     let node = &mut world.cluster.nodes[index];
     let slot = node.slot;
     node.disk().context("the node has no disk of its own")?.empty().await?;
-    let ended = node.ended();
+    // What it was writing when the room came back may still end it.
+    tokio::time::sleep(LAST_WRITES).await;
+    let mut ended = node.ended();
+    let until = now() + STOPS_WITHIN;
+    while ended.is_none() && node.runs() && node.is_ending(log)? && now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ended = node.ended();
+    }
     let runs = node.runs();
     if !runs {
         world.cluster.start_node(index)?;

@@ -169,7 +169,7 @@ pub(super) async fn read_back(shared: &Shared) -> anyhow::Result<()> {
             }
             from_version = page.next_version;
         }
-        shared.recorder.tell(|_| Line::Key { key, values });
+        shared.recorder.tell(|_| Line::Key { key, values, versions: Vec::new() });
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ pub mod failures;
 pub mod keys;
 pub mod log;
 pub mod queue;
+pub mod registry;
 pub mod replay;
 pub mod urgency;
 
@@ -47,6 +48,8 @@ pub enum Workload {
     Failures,
     /// W5.
     Urgency,
+    /// W6.
+    Registry,
     /// W8.
     Replay,
 }
@@ -62,6 +65,11 @@ pub const ALL: &[(&str, Workload, &str)] = &[
     ),
     ("W4", Workload::Failures, "failures, retries and dead letters; nothing vanishes on the way"),
     ("W5", Workload::Urgency, "priorities and deadlines; the most urgent first, nothing too late"),
+    (
+        "W6",
+        Workload::Registry,
+        "services change at an expected revision, instances renew; nobody flaps, who is gone is given up",
+    ),
     ("W8", Workload::Replay, "replay, tails and reads of own writes on every node"),
 ];
 
@@ -96,6 +104,7 @@ impl Workload {
             Self::Queue => queue::start(shared, &mut tasks).await?,
             Self::Failures => failures::start(shared, &mut tasks).await?,
             Self::Urgency => urgency::start(shared, &mut tasks).await?,
+            Self::Registry => registry::start(shared, &mut tasks).await?,
             Self::Replay => replay::start(shared, &mut tasks)?,
         }
         Ok(tasks)
@@ -104,7 +113,7 @@ impl Workload {
     /// Its subscriptions.
     fn subscriptions(self) -> &'static [&'static str] {
         match self {
-            Self::Keys | Self::Log | Self::Replay => &[],
+            Self::Keys | Self::Log | Self::Registry | Self::Replay => &[],
             Self::Queue => &[queue::NAME],
             Self::Failures => &[failures::NAME],
             Self::Urgency => &[urgency::RANK, urgency::STRICT],
@@ -117,6 +126,9 @@ impl Workload {
     /// When no client can be made.
     pub async fn finish(self, shared: &Shared) -> anyhow::Result<()> {
         shared.published.store(true, Ordering::Release);
+        if self == Self::Registry {
+            registry::await_silence().await;
+        }
         consume::finish(shared, self.subscriptions()).await
     }
 
@@ -127,6 +139,7 @@ impl Workload {
     pub async fn read_back(self, shared: &Shared, cluster: &Cluster) -> anyhow::Result<()> {
         match self {
             Self::Keys => keys::read_back(shared).await,
+            Self::Registry => registry::read_back(shared).await,
             Self::Log | Self::Replay => log::read_back(shared, cluster).await,
             Self::Queue | Self::Failures | Self::Urgency => {
                 log::read_back(shared, cluster).await?;
@@ -159,6 +172,7 @@ pub struct Shared {
     published: AtomicBool,
     stop: AtomicBool,
     keys: keys::Board,
+    services: registry::Board,
     newest: consume::Newest,
 }
 
@@ -184,6 +198,7 @@ impl Shared {
             published: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             keys: keys::Board::default(),
+            services: registry::Board::default(),
             newest: consume::Newest::default(),
         }
     }

@@ -3,6 +3,10 @@
 mod consume;
 mod publish;
 mod read;
+mod registry;
+mod resolve;
+mod route;
+mod stage;
 mod tail;
 
 use std::time::Duration;
@@ -55,6 +59,21 @@ pub(super) enum BenchCommand {
     /// Publish at full load, and consume and acknowledge it meanwhile.
     #[command(after_help = "Example:\n  mhub bench mixed --workers 4 --depth 512 --consumers 8")]
     Mixed(consume::MixedArgs),
+    /// Ask a node which instance to call, of many services.
+    #[command(
+        after_help = "Examples:\n  mhub bench resolve --node 127.0.0.1:7500                   as fast as it goes\n  mhub bench resolve --node 127.0.0.1:7500 --rate 25000      at half that\n  mhub bench resolve --cached                                a Resolver, which asks nobody"
+    )]
+    Resolve(resolve::ResolveArgs),
+    /// Keep many instances registered, and tell many watchers of changes.
+    #[command(
+        after_help = "Example:\n  mhub bench registry --instances 10000 --watchers 1000 --secs 30"
+    )]
+    Registry(registry::RegistryArgs),
+    /// Have the hub deliver to two HTTP instances of its own machine.
+    #[command(
+        after_help = "Example:\n  mhub bench route --preload 100000      the hub needs --set egress.allow=127.0.0.0/8"
+    )]
+    Route(route::RouteArgs),
     /// Follow a topic while it is published to at full load: how far behind the tail is.
     #[command(
         after_help = "Example:\n  mhub bench tail --workers 4 --depth 512 --reader 127.0.0.1:7500"
@@ -120,6 +139,15 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
         }
         BenchCommand::Mixed(args) => {
             output::item(global.output, &consume::mixed(&client, &args).await?)?;
+        }
+        BenchCommand::Resolve(args) => {
+            output::item(global.output, &resolve::run(&global, &client, &args).await?)?;
+        }
+        BenchCommand::Registry(args) => {
+            output::item(global.output, &registry::run(&client, &args).await?)?;
+        }
+        BenchCommand::Route(args) => {
+            output::item(global.output, &route::run(&client, &args).await?)?;
         }
         BenchCommand::Tail { publish, reader } => {
             let reader = match reader {

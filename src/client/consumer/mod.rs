@@ -30,13 +30,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use self::state::{Phase, State};
-use super::reader::deltas;
 use super::spawn::{now, spawn};
 use super::{Client, recorded_events};
 use crate::model::ids::Offset;
 use crate::model::limits::{CREDIT_BYTES_MAX, CREDIT_EVENTS_MAX};
 use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::{Reason, Rejection};
+use crate::proto::batch::deltas;
 use crate::proto::v1::settlement::Action;
 use crate::proto::v1::{
     Ack, EventBatch, LeasedEvents, Nack, OpenConsume, RecordedEvent, Reject, Release,

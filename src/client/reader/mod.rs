@@ -13,7 +13,7 @@ use super::spawn::now;
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::v1::events_client::EventsClient;
 use crate::proto::v1::read_request::From;
-use crate::proto::v1::{EventBatch, ReadRequest, ReadResponse, RecordedEvent};
+use crate::proto::v1::{EventBatch, ReadRequest, ReadResponse};
 
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
@@ -26,26 +26,6 @@ pub struct ReadPart {
     pub applied_position: u64,
     /// Where to go on: an offset, or a position when the whole hub is read.
     pub next: u64,
-}
-
-/// The events of a batch, each with its place.
-pub fn recorded_events(batch: &EventBatch) -> impl Iterator<Item = RecordedEvent> + '_ {
-    batch.events.iter().zip(deltas(batch)).enumerate().map(|(index, (event, delta))| {
-        RecordedEvent {
-            topic: batch.topic.clone(),
-            offset: batch.first_offset + delta,
-            position: batch.first_position + delta,
-            recorded_at_ms: batch.recorded_at_ms,
-            key_version: batch.key_versions.get(index).copied().unwrap_or(0),
-            event: event.clone(),
-        }
-    })
-}
-
-/// How far the events of a batch are behind its first one.
-pub(super) fn deltas(batch: &EventBatch) -> impl Iterator<Item = u64> + '_ {
-    let of_event = |index| batch.offset_deltas.get(index).copied().unwrap_or(index as u64);
-    (0..batch.events.len()).map(of_event)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

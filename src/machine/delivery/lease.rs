@@ -21,7 +21,7 @@ use crate::machine::subscription::record::not_found;
 use crate::model::command::Lease;
 use crate::model::delivery::{DeadReason, Granted, Leased, Pick, Seen};
 use crate::model::ids::{LeaseId, Offset, Term, TopicId, UnixMs};
-use crate::model::limits::{LEASE_EVENTS_MAX, LEASE_MS};
+use crate::model::limits::{HUB_CONSUMER, LEASE_EVENTS_MAX, LEASE_MS};
 use crate::model::outcome::Outcome;
 use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::{Reason, Rejection};
@@ -59,6 +59,11 @@ fn check<K: Kv>(machine: &Machine<'_, K>, work: &Work, command: &Lease) -> Resul
     if work.state.pause.is_some() {
         return Err(paused(name));
     }
+    if let Some(target) = &work.record.config.target
+        && command.consumer != HUB_CONSUMER
+    {
+        return Err(routed(name, &target.service));
+    }
     if command.revision != work.record.revision {
         return Err(Rejection::new(
             Reason::RevisionMismatch,
@@ -81,6 +86,15 @@ fn check<K: Kv>(machine: &Machine<'_, K>, work: &Work, command: &Lease) -> Resul
         ));
     }
     Ok(())
+}
+
+/// The refusal for consumers of a subscription that the hub itself delivers.
+#[must_use]
+pub fn routed(name: &str, service: &str) -> Rejection {
+    let text = format!(
+        "the hub itself delivers subscription {name} to service {service}; to consume it, end that with: mhub sub update {name} --config target="
+    );
+    Rejection::new(Reason::SubscriptionRouted, text).with("service", service)
 }
 
 /// The refusal for a subscription that is paused.
@@ -138,7 +152,7 @@ impl Plan {
     ) -> Result<Self, Fault> {
         let config = &work.record.config;
         let of_consumer = match command.in_flight_max_consumer {
-            0 => config.max_in_flight_per_consumer,
+            0 => config.in_flight_max_of_consumer(),
             n => n,
         };
         let of_all = u64::from(config.max_in_flight);

@@ -28,6 +28,7 @@ pub(crate) fn pause<K: Kv>(
     let report = match reason {
         PauseReason::Requested => Report::Paused { resume_at_ms },
         PauseReason::Tripped => Report::Tripped { resume_at_ms },
+        PauseReason::TargetDown => Report::TargetDown,
     };
     work.report(machine, report);
 }

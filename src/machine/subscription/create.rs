@@ -54,6 +54,9 @@ pub(crate) fn apply<K: Kv>(
     overlay.put(Table::Subscriptions, name.into_bytes(), record.encode());
     overlay.put(Table::SubscriptionStates, id.to_key().to_vec(), state.encode());
     machine.wake(id);
+    if record.config.target.is_some() {
+        machine.targets_changed();
+    }
     let outcome = Outcome::Subscription(Box::new(record.info(&state)));
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)

@@ -40,6 +40,9 @@ pub(crate) fn apply<K: Kv>(
     overlay.delete(Table::SubscriptionStates, id.to_key().to_vec());
     overlay.delete(Table::Subscriptions, command.name.into_bytes());
     machine.meta_mut().subscriptions -= 1;
+    if work.record.config.target.is_some() {
+        machine.targets_changed();
+    }
     requests::remember(machine, command.request_id, &Outcome::Done);
     Ok(Outcome::Done)
 }

@@ -15,10 +15,14 @@ pub(crate) fn pause<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: PauseSubscription,
 ) -> Result<Outcome, Fault> {
-    let PauseSubscription { name, resume_at_ms, request_id } = command;
+    let PauseSubscription { name, resume_at_ms, request_id, target_down } = command;
     change(machine, &name, request_id, |machine, work| {
         let resume_at = (resume_at_ms > 0).then_some(UnixMs(resume_at_ms));
-        pauses::pause(machine, work, PauseReason::Requested, resume_at);
+        if !target_down {
+            pauses::pause(machine, work, PauseReason::Requested, resume_at);
+        } else if work.state.pause.is_none() && work.record.config.target.is_some() {
+            pauses::pause(machine, work, PauseReason::TargetDown, None);
+        }
     })
 }
 
@@ -26,8 +30,17 @@ pub(crate) fn resume<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: ResumeSubscription,
 ) -> Result<Outcome, Fault> {
-    let ResumeSubscription { name, request_id } = command;
-    change(machine, &name, request_id, |machine, work| pauses::resume(machine, work))
+    let ResumeSubscription { name, request_id, target_up } = command;
+    change(machine, &name, request_id, |machine, work| {
+        if !target_up || is_down(work) {
+            pauses::resume(machine, work);
+        }
+    })
+}
+
+/// Whether a subscription is paused because its target is down.
+pub(crate) fn is_down(work: &Work) -> bool {
+    work.state.pause.as_ref().is_some_and(|pause| pause.reason() == PauseReason::TargetDown)
 }
 
 fn change<K: Kv>(

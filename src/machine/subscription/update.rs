@@ -3,11 +3,14 @@
 //! They hold for what is under way too, from the next time it is looked at: a lowered
 //! `max_attempts` kills an event at its next failure, a lowered bound in flight lets nothing new out
 //! until enough came back, a new filter judges what is not done yet. Failed events keep their rank
-//! and their due time.
+//! and their due time. A subscription that waits for its target resumes when it has none any more.
 
+use super::pause::is_down;
 use super::record::{self, not_found};
 use super::state;
 use crate::machine::apply::Machine;
+use crate::machine::delivery::pauses;
+use crate::machine::delivery::work::Work;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::{Fault, requests};
 use crate::model::command::UpdateSubscription;
@@ -38,6 +41,7 @@ pub(crate) fn apply<K: Kv>(
             .with("actual", record.revision),
         ));
     }
+    let routed = record.config.target.is_some();
     record.config = patch.onto(&record.config);
     if let Err(rejection) = record.config.check() {
         return Ok(Outcome::Rejected(rejection));
@@ -46,9 +50,20 @@ pub(crate) fn apply<K: Kv>(
     record.revision += 1;
     let id = record.subscription_id();
     let state = state::get(machine.overlay(), id)?.unwrap_or_default();
-    machine.overlay_mut().put(Table::Subscriptions, name.into_bytes(), record.encode());
+    machine.overlay_mut().put(Table::Subscriptions, name.clone().into_bytes(), record.encode());
     machine.wake(id);
-    let outcome = Outcome::Subscription(Box::new(record.info(&state)));
+    if routed || record.config.target.is_some() {
+        machine.targets_changed();
+    }
+    let outcome = match Work::open(machine, &name)? {
+        Some(mut work) if work.record.config.target.is_none() && is_down(&work) => {
+            pauses::resume(machine, &mut work);
+            let info = work.record.info(&work.state);
+            work.finish(machine)?;
+            Outcome::Subscription(Box::new(info))
+        }
+        _ => Outcome::Subscription(Box::new(record.info(&state))),
+    };
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)
 }

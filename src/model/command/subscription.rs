@@ -93,6 +93,9 @@ pub struct PauseSubscription {
     /// Empty: none.
     #[prost(string, tag = "3")]
     pub request_id: String,
+    /// Because its target is down: another pause that is there stays.
+    #[prost(bool, tag = "4")]
+    pub target_down: bool,
 }
 
 /// Hand out events again.
@@ -104,6 +107,9 @@ pub struct ResumeSubscription {
     /// Empty: none.
     #[prost(string, tag = "2")]
     pub request_id: String,
+    /// Because its target is back: another pause stays.
+    #[prost(bool, tag = "3")]
+    pub target_up: bool,
 }
 
 /// Move a subscription to another place: what comes before is done, what comes after is not.

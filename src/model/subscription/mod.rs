@@ -1,10 +1,12 @@
 //! A subscription's settings.
 
 mod patch;
+mod target;
 
 use std::collections::BTreeMap;
 
 pub use self::patch::{DeadLetterPatch, RetryPatch, SubscriptionPatch};
+pub use self::target::{Target, TargetFormat, TargetPatch};
 use super::filter::Filter;
 use super::limits::{
     ATTEMPTS_MAX, BASE_WAIT_MS, DEAD_LETTER_RETENTION_MS_MAX, DESCRIPTION_BYTES_MAX,
@@ -126,7 +128,7 @@ pub struct SubscriptionConfig {
     /// Events in flight.
     #[prost(uint32, tag = "6")]
     pub max_in_flight: u32,
-    /// Events in flight of one consumer.
+    /// Events in flight of one consumer; of one instance where there is a target.
     #[prost(uint32, tag = "7")]
     pub max_in_flight_per_consumer: u32,
     /// Whether events wait for each other.
@@ -150,6 +152,9 @@ pub struct SubscriptionConfig {
     /// Free labels.
     #[prost(btree_map = "string, string", tag = "14")]
     pub labels: BTreeMap<String, String>,
+    /// Whom the hub itself delivers to; absent: consumers pull.
+    #[prost(message, optional, tag = "15")]
+    pub target: Option<Target>,
 }
 
 impl SubscriptionConfig {
@@ -187,13 +192,25 @@ impl SubscriptionConfig {
             fairness_weights: BTreeMap::new(),
             description: String::new(),
             labels: BTreeMap::new(),
+            target: None,
+        }
+    }
+
+    /// Events in flight of one consumer: where there is a target, the hub is the only one, and bounds
+    /// what instances have.
+    #[must_use]
+    pub fn in_flight_max_of_consumer(&self) -> u32 {
+        match self.target {
+            Some(_) => self.max_in_flight,
+            None => self.max_in_flight_per_consumer,
         }
     }
 
     /// Checks every range.
     ///
     /// # Errors
-    /// `INVALID_CONFIG`, naming the setting; `INVALID_PATTERN`; `INVALID_FILTER`.
+    /// `INVALID_CONFIG`, naming the setting; `INVALID_PATTERN`; `INVALID_FILTER`; `INVALID_NAME` of a
+    /// target.
     pub fn check(&self) -> Result<(), Rejection> {
         TopicPattern::parse(&self.pattern)?;
         if let Some(filter) = &self.filter {
@@ -222,6 +239,7 @@ impl SubscriptionConfig {
             within("fairness_weights", *weight, min, max)?;
         }
         check_labels(&self.labels)?;
+        self.target.as_ref().map_or(Ok(()), Target::check)?;
         within("description", self.description.len() as u64, 0, DESCRIPTION_BYTES_MAX as u64)
     }
 }
@@ -312,6 +330,7 @@ mod tests {
             |c| c.retry.budget_min_per_s = 0,
             |c| c.dead_letters.retention_ms = DEAD_LETTER_RETENTION_MS_MAX + 1,
             |c| c.fairness_weights = BTreeMap::from([("k".into(), 0)]),
+            |c| c.target = Some(Target { format: 9, ..Target::defaults("s") }),
         ] {
             assert_eq!(refused(change), Reason::InvalidConfig);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     DeadLetterPolicy, DeliveryOrder, PriorityMode, RetryPolicy, RetryStrategy, SubscriptionConfig,
+    TargetPatch,
 };
 use crate::model::filter::Filter;
 
@@ -58,6 +59,9 @@ pub struct SubscriptionPatch {
     /// Whether `labels` counts.
     #[prost(bool, tag = "16")]
     pub replace_labels: bool,
+    /// Of whom the hub itself delivers to.
+    #[prost(message, optional, tag = "17")]
+    pub target: Option<TargetPatch>,
 }
 
 /// Changes of a [`RetryPolicy`].
@@ -137,6 +141,9 @@ impl SubscriptionPatch {
         }
         if let Some(dead_letters) = &self.dead_letters {
             new.dead_letters = dead_letters.onto(&old.dead_letters);
+        }
+        if let Some(target) = &self.target {
+            new.target = target.onto(old.target.as_ref());
         }
         if let Some(description) = &self.description {
             new.description.clone_from(description);

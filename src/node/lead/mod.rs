@@ -23,6 +23,7 @@ pub use self::latency::LatencySample;
 use super::Node;
 use super::propose::not_leader;
 use super::settle::{check_consumer, check_lease_ms};
+use crate::machine::delivery::lease::routed;
 use crate::machine::subscription::record;
 use crate::model::ids::Term;
 use crate::model::limits::{
@@ -104,6 +105,7 @@ impl Node {
     ///
     /// # Errors
     /// `INVALID_NAME`, `INVALID_REQUEST`, `SUBSCRIPTION_NOT_FOUND`, `SUBSCRIPTION_PAUSED`,
+    /// `SUBSCRIPTION_ROUTED` when the hub itself delivers them,
     /// `OVERLOADED` when too many wait, `QUOTA_EXCEEDED` when as many events are in flight to the
     /// service as it may have and none came back in time, `NOT_LEADER`, and those of any proposal.
     pub async fn pull(self: &Arc<Self>, request: PullRequest) -> Result<Vec<Delivery>, Rejection> {
@@ -152,7 +154,8 @@ impl Node {
     /// Checks what a consume stream asks for; the term that it is served in.
     ///
     /// # Errors
-    /// `INVALID_NAME`, `INVALID_REQUEST`, `SUBSCRIPTION_NOT_FOUND`, `NOT_LEADER`, `NO_QUORUM`.
+    /// `INVALID_NAME`, `INVALID_REQUEST`, `SUBSCRIPTION_NOT_FOUND`, `SUBSCRIPTION_ROUTED`, `NOT_LEADER`,
+    /// `NO_QUORUM`.
     pub async fn begin_consume(
         &self,
         subscription: &str,
@@ -165,7 +168,11 @@ impl Node {
         let term = self.leading().await?;
         let wanted = subscription.to_owned();
         let found = self.read(move |db| record::get(db, &wanted)).await?;
-        found.map(|_| term).ok_or_else(|| record::not_found(subscription))
+        let found = found.ok_or_else(|| record::not_found(subscription))?;
+        match found.config.target {
+            None => Ok(term),
+            Some(target) => Err(routed(subscription, &target.service)),
+        }
     }
 
     /// The term that this node leads in, once it is announced.

@@ -182,7 +182,7 @@ fn wanted(
             Some(room) => room,
             None => {
                 let load = loads::get(kv, info.id, &ask.consumer)?;
-                let most = u64::from(info.config.max_in_flight_per_consumer);
+                let most = u64::from(info.config.in_flight_max_of_consumer());
                 rooms.entry(ask.consumer.as_str()).or_insert(most.saturating_sub(load))
             }
         };

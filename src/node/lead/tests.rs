@@ -320,11 +320,11 @@ async fn a_paused_subscription_says_so() {
     let hub = Hub::start(|_| {}).await;
     hub.publish(0..1).await;
     let (name, request_id) = ("s".to_owned(), String::new());
-    let pause = PauseSubscription { name, resume_at_ms: 0, request_id };
+    let pause = PauseSubscription { name, request_id, ..PauseSubscription::default() };
     hub.node.execute(Kind::PauseSubscription(pause)).await.unwrap();
     let refused = hub.pull(patient("a", 1)).await.unwrap_err();
     assert_eq!(refused.reason, Reason::SubscriptionPaused);
-    let resume = ResumeSubscription { name: "s".to_owned(), request_id: String::new() };
+    let resume = ResumeSubscription { name: "s".to_owned(), ..ResumeSubscription::default() };
     hub.node.execute(Kind::ResumeSubscription(resume)).await.unwrap();
     assert_eq!(numbers(&hub.pull(now("a", 1)).await.unwrap()), first_attempts(0..1));
 }

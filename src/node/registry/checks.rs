@@ -254,9 +254,7 @@ impl Node {
         let mut changes = Vec::new();
         for verdict in &sighting.checks {
             let Some(known) = self.registry.view.service(&verdict.service) else { continue };
-            let id = verdict.instance.as_str();
-            let found = known.instances.binary_search_by(|i| i.spec.id.as_str().cmp(id));
-            let Some(record) = found.ok().and_then(|at| known.instances.get(at)) else { continue };
+            let Some(record) = known.instance(&verdict.instance) else { continue };
             if record.number != verdict.incarnation {
                 continue;
             }

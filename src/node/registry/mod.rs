@@ -1,15 +1,14 @@
 //! The service registry on a node: it takes commands, knows in memory what is applied, chooses among
 //! instances, and on the leader notices who falls silent.
 
-pub mod balance;
 mod breakers;
-mod calls;
 mod checks;
 pub mod egress;
 mod probe;
 mod renewals;
 mod reports;
 mod resolve;
+mod samples;
 mod upkeep;
 mod view;
 mod watch;
@@ -20,18 +19,20 @@ use tokio::sync::Semaphore;
 
 use self::breakers::Breakers;
 pub use self::breakers::CallOutcome;
-use self::calls::CallStats;
 use self::checks::Verdicts;
 use self::egress::Egress;
 use self::renewals::Renewals;
 use self::reports::Untold;
 pub use self::resolve::{Resolved, Wanted};
+pub use self::samples::ServiceSample;
+use self::samples::Transitions;
 use self::view::View;
 pub use self::view::{Change, Known};
 pub use self::watch::{Watch, WatchPart};
 use super::propose::not_leader;
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
+use crate::balance::calls::CallStats;
 use crate::machine::registry::records::service_not_found;
 use crate::machine::registry::{graph, query, records, watch as changes};
 use crate::model::command::{
@@ -59,6 +60,7 @@ pub(super) struct Registry {
     verdicts: Mutex<Verdicts>,
     egress: Arc<Egress>,
     watchers: Arc<Semaphore>,
+    transitions: Transitions,
 }
 
 impl Registry {
@@ -72,7 +74,18 @@ impl Registry {
             verdicts: Mutex::default(),
             egress: Arc::new(egress),
             watchers: Arc::new(Semaphore::new(REGISTRY_WATCHERS_MAX)),
+            transitions: Transitions::default(),
         }
+    }
+
+    /// Where this hub may connect to.
+    pub(super) fn egress(&self) -> Arc<Egress> {
+        Arc::clone(&self.egress)
+    }
+
+    /// Tells of each change of what is known.
+    pub(super) fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.view.revisions()
     }
 
     fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
@@ -249,13 +262,16 @@ impl Node {
     /// Renews instances; the places of those that are lost.
     ///
     /// # Errors
-    /// `NOT_LEADER`, `INVALID_REQUEST` for too many.
+    /// `NOT_LEADER`, `NO_QUORUM`: another node may lead by now; `INVALID_REQUEST` for too many.
     pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<u32>, Rejection> {
         if !renewals.is_empty() {
             check_count(renewals.len(), "renewals")?;
         }
         if !self.raft.is_leader() || self.registry.renewals().term().is_none() {
             return Err(not_leader(&self.raft));
+        }
+        if !self.raft.has_quorum() {
+            return Err(self.not_leader_or_quorum());
         }
         let mut unknown = Vec::new();
         {
@@ -296,6 +312,18 @@ impl Node {
             }
         }
         Ok(lost)
+    }
+
+    /// How many instances would be chosen from; none while the service waits for what it requires.
+    pub(super) async fn takers(&self, wanted: &Wanted) -> usize {
+        let known = self.registry.view.service(&wanted.service);
+        let waits = known
+            .and_then(|known| known.service.as_ref().map(|s| s.config.hold_until_ready))
+            .unwrap_or(false);
+        if waits && self.held(&wanted.service).await.is_err() {
+            return 0;
+        }
+        self.registry.takers(wanted, self.now())
     }
 
     /// Chooses instances of a service, from what this node knows.

@@ -61,9 +61,7 @@ impl Node {
         let mut untold = self.registry.untold.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in outcomes {
             let Some(known) = self.registry.view.service(&outcome.service) else { continue };
-            let id = outcome.instance.as_str();
-            let found = known.instances.binary_search_by(|i| i.spec.id.as_str().cmp(id));
-            let Some(record) = found.ok().and_then(|at| known.instances.get(at)) else { continue };
+            let Some(record) = known.instance(&outcome.instance) else { continue };
             let count = outcome.ok.saturating_add(outcome.failed);
             self.registry.calls.reported(record.number, count, outcome.latency_us, now);
             let key = (outcome.service.clone(), outcome.instance.clone());
@@ -130,9 +128,7 @@ impl Node {
     fn count(&self, calls: &CallCounts) -> Vec<Move> {
         let Some(known) = self.registry.view.service(&calls.service) else { return Vec::new() };
         let Some(service) = &known.service else { return Vec::new() };
-        let id = calls.instance.as_str();
-        let found = known.instances.binary_search_by(|i| i.spec.id.as_str().cmp(id));
-        let record = found.ok().and_then(|at| known.instances.get(at));
+        let record = known.instance(&calls.instance);
         let CallCounts { ok, failed, failed_at_end, .. } = *calls;
         let (counts, now) = (Counts { ok, failed, failed_at_end }, clock::now());
         let policy = &service.config.breaker;

@@ -55,39 +55,38 @@ impl Node {
             let after = self.registry.view.revision();
             // A node that cannot read its state stops.
             let Ok(found) = self.read(move |db| news(db, after)).await else { return };
-            let more = match &found {
+            match found {
                 News::Changes(changes, more) => {
-                    changes.iter().for_each(|(_, change)| self.heed(change));
-                    *more
+                    for change in changes {
+                        self.heed(&change.1);
+                        self.registry.view.add(change);
+                    }
+                    if !more {
+                        return;
+                    }
                 }
-                News::Whole(..) => false,
-            };
-            let is_whole = matches!(found, News::Whole(..));
-            self.registry.view.take(found);
-            if is_whole {
-                // Not in one expression: the lock would still be held.
-                let term = self.registry.renewals().term();
-                self.begin_term(term);
-            }
-            if !more {
-                return;
+                News::Whole(revision, services) => {
+                    self.registry.view.replace(revision, services);
+                    // Not in one expression: the lock would still be held.
+                    let term = self.registry.renewals().term();
+                    self.begin_term(term);
+                    return;
+                }
             }
         }
     }
 
-    /// What a change means for who renews and who is called.
+    /// What a change that is not taken in yet means for who renews and who is called.
     fn heed(&self, change: &ChangeRecord) {
         if change.instance.is_empty() {
             self.registry.breakers().forget(&change.service, 0);
             return;
         }
         let known = self.registry.view.service(&change.service);
-        let before = known.as_ref().and_then(|known| {
-            let at = known.instances.binary_search_by(|i| i.spec.id.as_str().cmp(&change.instance));
-            at.ok().map(|at| Arc::clone(&known.instances[at]))
-        });
+        let before = known.as_ref().and_then(|known| known.instance(&change.instance));
+        self.registry.transitions.count(before.map(|record| &**record), change);
         let after = change.instance_after.as_ref();
-        if let Some(before) = &before {
+        if let Some(before) = before {
             let moved = after.is_none_or(|after| after.breaker.state != before.breaker.state);
             if moved {
                 self.registry.breakers().forget(&change.service, before.number);
@@ -101,7 +100,8 @@ impl Node {
         }
         if let Some(after) = after {
             // A service that is not known yet has the instance's own time, or its default.
-            let config = known.and_then(|known| known.service.as_ref().map(|s| s.config.clone()));
+            let service = known.as_ref().and_then(|known| known.service.as_ref());
+            let config = service.map(|service| service.config.clone());
             let config = config.unwrap_or_else(crate::model::registry::ServiceConfig::defaults);
             let ttl = Duration::from_millis(after.ttl_ms(&config));
             let mut renewals = self.registry.renewals();

@@ -21,6 +21,19 @@ pub struct Known {
     pub instances: Vec<Arc<InstanceRecord>>,
 }
 
+impl Known {
+    /// An instance.
+    #[must_use]
+    pub fn instance(&self, id: &str) -> Option<&Arc<InstanceRecord>> {
+        self.place(id).ok().map(|at| &self.instances[at])
+    }
+
+    /// Where an instance is, or would be.
+    fn place(&self, id: &str) -> Result<usize, usize> {
+        self.instances.binary_search_by(|instance| instance.spec.id.as_str().cmp(id))
+    }
+}
+
 /// A change, with the revision that it led to.
 pub type Change = (u64, ChangeRecord);
 
@@ -62,6 +75,7 @@ pub(super) enum News {
 
 /// Reads what came after a revision.
 pub(super) fn news(kv: &impl Kv, after: u64) -> Result<News, Fault> {
+    fail::fail_point!("registry::whole", |_| whole(kv));
     match changes::changes(kv, after, REGISTRY_PAGE)? {
         Ok(found) => {
             let more = found.len() == REGISTRY_PAGE;
@@ -92,6 +106,11 @@ impl View {
         *self.revision.borrow()
     }
 
+    /// Tells of each new revision.
+    pub(super) fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
     /// A service.
     pub(super) fn service(&self, name: &str) -> Option<Arc<Known>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).services.get(name).cloned()
@@ -112,21 +131,21 @@ impl View {
         (inner.revision, all.collect(), changes)
     }
 
-    /// Takes news in, and tells those who watch.
-    pub(super) fn take(&self, news: News) {
+    /// Begins anew. Those who watch find that something is missing, and read it.
+    pub(super) fn replace(&self, revision: u64, services: HashMap<String, Arc<Known>>) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        match news {
-            News::Whole(revision, services) => *inner = Inner { revision, services },
-            News::Changes(changes, _) => {
-                for (revision, change) in changes {
-                    inner.revision = revision;
-                    inner.change(&change);
-                    // Nobody may watch.
-                    let _ = self.changes.send(Arc::new((revision, change)));
-                }
-            }
-        }
-        self.revision.send_replace(inner.revision);
+        *inner = Inner { revision, services };
+        self.revision.send_replace(revision);
+    }
+
+    /// Takes a change in, and tells those who watch.
+    pub(super) fn add(&self, (revision, change): Change) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.revision = revision;
+        inner.change(&change);
+        // Nobody may watch.
+        let _ = self.changes.send(Arc::new((revision, change)));
+        self.revision.send_replace(revision);
     }
 }
 
@@ -141,8 +160,7 @@ impl Inner {
             known.service.clone_from(&change.service_after);
             return;
         }
-        let place = known.instances.binary_search_by(|i| i.spec.id.as_str().cmp(&change.instance));
-        match (place, &change.instance_after) {
+        match (known.place(&change.instance), &change.instance_after) {
             (Ok(at), Some(after)) => known.instances[at] = Arc::new(after.clone()),
             (Err(at), Some(after)) => known.instances.insert(at, Arc::new(after.clone())),
             (Ok(at), None) => drop(known.instances.remove(at)),
@@ -179,19 +197,17 @@ mod tests {
             (3, change("a", 2, true)),
             (4, change("b", 3, true)),
         ];
-        view.take(News::Changes(changes, false));
+        changes.into_iter().for_each(|change| view.add(change));
         let ids = |view: &View| {
             let known = view.service("s")?;
             Some(known.instances.iter().map(|i| (i.spec.id.clone(), i.number)).collect::<Vec<_>>())
         };
         assert_eq!(ids(&view).unwrap(), [("a".to_owned(), 2), ("b".to_owned(), 3)]);
         assert_eq!((1..=4).map(|_| told.try_recv().unwrap().0).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        view.take(News::Changes(vec![(5, change("a", 0, false))], false));
+        view.add((5, change("a", 0, false)));
         assert_eq!(ids(&view).unwrap().len(), 1);
-        view.take(News::Changes(
-            vec![(6, change("b", 0, false)), (7, change("", 0, false))],
-            false,
-        ));
+        view.add((6, change("b", 0, false)));
+        view.add((7, change("", 0, false)));
         assert_eq!((ids(&view), view.revision()), (None, 7));
     }
 }

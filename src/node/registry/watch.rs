@@ -110,7 +110,7 @@ impl Watch {
             return Ok(self.part(changes));
         }
         loop {
-            let stale = self.node.raft.leader().is_none();
+            let stale = self.node.is_cut_off();
             if stale != self.stale {
                 self.stale = stale;
                 return Ok(self.part(Vec::new()));

@@ -1,6 +1,7 @@
 //! Real `mhub` processes on loopback, started, killed and stopped by a test.
 
 pub(crate) mod load;
+pub(crate) mod target;
 pub(crate) mod worker;
 
 use std::path::{Path, PathBuf};

@@ -29,15 +29,15 @@ use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::Reason;
 use crate::model::subscription::SubscriptionConfig;
 
-struct Hub {
-    kv: MemKv,
+pub(super) struct Hub {
+    pub(super) kv: MemKv,
     entries: u64,
     now_ms: u64,
-    term: u64,
+    pub(super) term: u64,
 }
 
 impl Hub {
-    fn new(config: SubscriptionConfig) -> Self {
+    pub(super) fn new(config: SubscriptionConfig) -> Self {
         let mut hub = Self { kv: MemKv::default(), entries: 0, now_ms: 10_000, term: 1 };
         hub.apply(create_topic("t"));
         hub.apply(create("s", config, ""));
@@ -51,13 +51,13 @@ impl Hub {
         Self::new(config)
     }
 
-    fn apply(&mut self, kind: Kind) -> Outcome {
+    pub(super) fn apply(&mut self, kind: Kind) -> Outcome {
         self.entries += 1;
         let entry = CommandBatch { stamp_ms: self.now_ms, commands: vec![kind.into()] };
         apply(&mut self.kv, &[entry], self.entries).remove(0).remove(0)
     }
 
-    fn publish(&mut self, events: &[TestEvent]) {
+    pub(super) fn publish(&mut self, events: &[TestEvent]) {
         let outcome = self.apply(Kind::Publish(publish_of("t", events)));
         assert!(matches!(outcome, Outcome::Published(_)), "{outcome:?}");
     }
@@ -103,7 +103,7 @@ impl Hub {
     }
 }
 
-fn create(name: &str, config: SubscriptionConfig, request_id: &str) -> Kind {
+pub(super) fn create(name: &str, config: SubscriptionConfig, request_id: &str) -> Kind {
     Kind::CreateSubscription(CreateSubscription {
         name: name.into(),
         config,
@@ -119,7 +119,7 @@ fn event(change: impl FnOnce(&mut TestEvent)) -> TestEvent {
     event
 }
 
-fn plain(count: usize) -> Vec<TestEvent> {
+pub(super) fn plain(count: usize) -> Vec<TestEvent> {
     vec![event(|_| ()); count]
 }
 

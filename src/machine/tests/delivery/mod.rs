@@ -7,6 +7,7 @@ mod checks;
 mod leasing;
 mod model;
 pub(super) mod random;
+mod targets;
 mod world;
 
 use std::collections::BTreeMap;

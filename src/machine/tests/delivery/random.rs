@@ -248,8 +248,11 @@ fn seldom(dice: &mut Dice, world: &World, name: String) -> Kind {
             name,
             resume_at_ms: dice.below(2) * (world.now + dice.below(4000)),
             request_id,
+            target_down: false,
         }),
-        3..=4 => Kind::ResumeSubscription(ResumeSubscription { name, request_id }),
+        3..=4 => {
+            Kind::ResumeSubscription(ResumeSubscription { name, request_id, target_up: false })
+        }
         5 => Kind::SeekSubscription(SeekSubscription { name, to: place(dice, world), request_id }),
         6 => Kind::NewLeader(NewLeader { term: dice.below(4), grace_ms: dice.below(3000) }),
         7 => Kind::RetryNow(RetryNow { subscription: name, topic_id, ranges: ranges(dice) }),

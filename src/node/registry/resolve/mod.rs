@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::Registry;
-use super::balance::{Candidate, Draw, choose};
 use super::view::Known;
+use crate::balance::{Candidate, Draw, choose};
 use crate::machine::registry::breaker::lets_through;
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord, service_not_found};
 use crate::model::ids::UnixMs;
@@ -16,8 +18,8 @@ use crate::model::registry::{
 };
 use crate::model::rejection::{Reason, Rejection};
 
-/// The least share of its weight that an instance gets in its slow start.
-const WARMTH_MIN: f64 = 0.1;
+/// The least share of its weight that an instance gets in its slow start, thousandths.
+const WARMTH_MILLI_MIN: u32 = 100;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,12 @@ pub struct Wanted {
     pub requirement: String,
     /// Which protocol an address has to have; empty: any.
     pub protocol: String,
+    /// Only those that answer, however few they are.
+    pub healthy_only: bool,
+    /// Incarnations that will not do.
+    pub except: Vec<u64>,
+    /// All that would be chosen from, up to a bound; nothing counts as a call.
+    pub all: bool,
 }
 
 /// What to call.
@@ -49,6 +57,10 @@ pub struct Resolved {
     pub panic: bool,
     /// The registry's revision that this shows.
     pub revision: u64,
+    /// How one is to be chosen.
+    pub policy: BalancePolicy,
+    /// Of all that would be chosen from: how much of its share each gets by now, thousandths.
+    pub warmth_milli: Vec<u32>,
 }
 
 /// Instances of a service that will do, and whether they had to be taken as they are.
@@ -65,7 +77,7 @@ impl Registry {
     /// # Errors
     /// `INVALID_CONFIG` for a requirement that is none, `INVALID_REQUEST`, `SERVICE_NOT_FOUND`,
     /// `NO_INSTANCE`.
-    pub(super) fn choose(
+    pub(in crate::node) fn choose(
         &self,
         wanted: &Wanted,
         dice: u64,
@@ -83,12 +95,30 @@ impl Registry {
             return Err(service_not_found(&wanted.service));
         };
         let policy = wanted.policy.unwrap_or(service.config.balance());
-        let turn = self.calls.turn();
-        let draw = Draw { dice, turn, key: &wanted.key };
-        let chosen = self.draw(&pool, service, policy, (wanted.count, &draw), now, at);
+        let (chosen, warmth_milli) = if wanted.all {
+            let some = sample(&pool.members, dice);
+            let slow = service.config.slow_start_ms;
+            let warmth = some.iter().map(|member| warmth_milli(member, slow, now)).collect();
+            (some, warmth)
+        } else {
+            let draw = Draw { dice, turn: self.calls.turn(), key: &wanted.key };
+            (self.draw(&pool, service, policy, (wanted.count, &draw), now, at), Vec::new())
+        };
         let instances = chosen.iter().map(|instance| instance.info(&service.config)).collect();
         let failed_over_to = (pool.name != wanted.service).then(|| pool.name.clone());
-        Ok(Resolved { instances, failed_over_to, panic: pool.panic, revision })
+        Ok(Resolved {
+            instances,
+            failed_over_to,
+            panic: pool.panic,
+            revision,
+            policy,
+            warmth_milli,
+        })
+    }
+
+    /// How many instances would be chosen from.
+    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> usize {
+        self.pool(wanted, now).map_or(0, |pool| pool.members.len())
     }
 
     /// The instances that are chosen from: the service's own, else those that it falls back to.
@@ -107,8 +137,9 @@ impl Registry {
         if !own.is_empty() {
             return Ok(self.shape(name, Arc::clone(&known), own, wanted));
         }
-        let members =
-            if service.config.panic_percent > 0 { fitting(&known, wanted) } else { Vec::new() };
+        // What a breaker shuts off is not called because nobody else is left.
+        let panics = service.config.panic_percent > 0 && !wanted.healthy_only && !is_shut(service);
+        let members = if panics { fitting(&known, wanted) } else { Vec::new() };
         if members.is_empty() {
             return Err(none(name, service, &known, wanted));
         }
@@ -139,7 +170,7 @@ impl Registry {
         };
         let all = fitting(&known, wanted);
         let percent = usize::try_from(service.config.panic_percent).unwrap_or(0);
-        if healthy.len() * 100 < all.len() * percent {
+        if !wanted.healthy_only && healthy.len() * 100 < all.len() * percent {
             return Pool { name, known, members: all, panic: true };
         }
         let members = in_zone(service, &healthy, &wanted.zone).unwrap_or(healthy);
@@ -161,7 +192,7 @@ impl Registry {
             (
                 Arc::clone(member),
                 f64::from(thousandths) / 1000.0,
-                warmth(member, service.config.slow_start_ms, now),
+                f64::from(warmth_milli(member, service.config.slow_start_ms, now)) / 1000.0,
                 outstanding,
                 latency_us,
             )
@@ -203,17 +234,21 @@ fn fits(record: &InstanceRecord, wanted: &Wanted) -> bool {
         && record.breaker.state() != BreakerState::ForcedOpen
         && meets(&record.spec.version, &wanted.requirement)
         && (wanted.protocol.is_empty() || speaks(&wanted.protocol))
+        && !wanted.except.contains(&record.number)
 }
 
 fn fitting(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {
     known.instances.iter().filter(|i| fits(i, wanted)).cloned().collect()
 }
 
+/// Whether the breaker of the service as a whole lets nothing through.
+fn is_shut(service: &ServiceRecord) -> bool {
+    matches!(service.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen)
+}
+
 /// Those that fit, answer, and are not shut off.
 fn healthy(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {
-    let shut = known.service.as_ref().is_some_and(|service| {
-        matches!(service.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen)
-    });
+    let shut = known.service.as_ref().is_some_and(is_shut);
     let answers = |i: &&Arc<InstanceRecord>| {
         fits(i, wanted) && i.health() == Health::Passing && lets_through(i)
     };
@@ -243,14 +278,23 @@ fn in_zone(
         .find(|members| !members.is_empty())
 }
 
-/// How much of its share an instance gets by now.
-fn warmth(record: &InstanceRecord, slow_start_ms: u64, now: UnixMs) -> f64 {
+/// How much of its share an instance gets by now, thousandths.
+fn warmth_milli(record: &InstanceRecord, slow_start_ms: u64, now: UnixMs) -> u32 {
     let passed = now.since(UnixMs(record.health_since_ms));
-    if slow_start_ms == 0 || passed >= slow_start_ms {
-        return 1.0;
+    if passed >= slow_start_ms {
+        return 1000;
     }
-    let part = |ms| std::time::Duration::from_millis(ms).as_secs_f64();
-    (part(passed) / part(slow_start_ms)).max(WARMTH_MIN)
+    u32::try_from(passed * 1000 / slow_start_ms).unwrap_or(1000).max(WARMTH_MILLI_MIN)
+}
+
+/// All, or so many of them as one answer takes: others for each number that nobody foresees.
+fn sample(members: &[Arc<InstanceRecord>], dice: u64) -> Vec<Arc<InstanceRecord>> {
+    let mut some = members.to_vec();
+    if some.len() > RESOLVE_INSTANCES_MAX {
+        some.sort_by_cached_key(|member| xxh3_64_with_seed(&member.number.to_be_bytes(), dice));
+        some.truncate(RESOLVE_INSTANCES_MAX);
+    }
+    some
 }
 
 fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> Rejection {
@@ -266,7 +310,7 @@ fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> 
             _ => "without such an address",
         });
     }
-    if matches!(service.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen) {
+    if is_shut(service) {
         why.insert("behind the service's breaker");
     }
     let why = if why.is_empty() {
@@ -281,183 +325,4 @@ fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machine::registry::changes::ChangeRecord;
-    use crate::model::registry::{InstanceSpec, ServiceConfig};
-    use crate::node::registry::egress::Egress;
-    use crate::node::registry::view::News;
-    use crate::runtime::clock;
-
-    struct Instance(&'static str, &'static str, Health);
-
-    /// A service: its name, its settings, its instances.
-    type Told<'t> = (&'t str, fn(&mut ServiceConfig), &'t [Instance]);
-
-    fn registry(services: &[Told<'_>]) -> Registry {
-        let registry = Registry::new(Egress::default());
-        let mut changes = Vec::new();
-        for (name, change, instances) in services {
-            let mut config = ServiceConfig::defaults();
-            config.slow_start_ms = 0;
-            change(&mut config);
-            let service = ServiceRecord { config, ..ServiceRecord::default() };
-            let (service_name, service_after) = ((*name).to_owned(), Some(service));
-            changes.push(ChangeRecord {
-                service: service_name,
-                service_after,
-                ..Default::default()
-            });
-            for Instance(id, zone, health) in *instances {
-                let spec = InstanceSpec {
-                    service: (*name).to_owned(),
-                    id: (*id).to_owned(),
-                    zone: (*zone).to_owned(),
-                    version: "1.0.0".to_owned(),
-                    weight_milli: 1000,
-                    ..InstanceSpec::default()
-                };
-                let health = *health as i32;
-                let record = InstanceRecord { spec, health, ..InstanceRecord::default() };
-                changes.push(ChangeRecord {
-                    service: (*name).to_owned(),
-                    instance: (*id).to_owned(),
-                    instance_after: Some(record),
-                    service_after: None,
-                });
-            }
-        }
-        registry.view.take(News::Changes((1..).zip(changes).collect(), false));
-        registry
-    }
-
-    fn resolve(registry: &Registry, change: impl FnOnce(&mut Wanted)) -> Result<String, Reason> {
-        let mut wanted = Wanted { service: "s".into(), count: 1000, ..Wanted::default() };
-        change(&mut wanted);
-        let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now());
-        let found = found.map_err(|rejection| rejection.reason)?;
-        let mut ids: Vec<_> = found.instances.iter().map(|i| i.spec.id.as_str()).collect();
-        ids.sort_unstable();
-        let panic = if found.panic { "!" } else { "" };
-        Ok(format!("{}{}{panic}", found.failed_over_to.unwrap_or_default(), ids.join(",")))
-    }
-
-    use Health::{Critical, Passing};
-
-    #[test]
-    fn only_those_that_answer_are_given() {
-        let registry = registry(&[(
-            "s",
-            |_| (),
-            &[Instance("a", "", Passing), Instance("b", "", Critical), Instance("c", "", Passing)],
-        )]);
-        assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,c");
-        assert_eq!(resolve(&registry, |w| w.requirement = "^1".into()).unwrap(), "a,c");
-        assert_eq!(resolve(&registry, |w| w.requirement = "^2".into()), Err(Reason::NoInstance));
-        assert_eq!(resolve(&registry, |w| w.protocol = "http".into()), Err(Reason::NoInstance));
-        assert_eq!(resolve(&registry, |w| w.service = "t".into()), Err(Reason::ServiceNotFound));
-        assert_eq!(
-            resolve(&registry, |w| w.requirement = "one".into()),
-            Err(Reason::InvalidConfig)
-        );
-        assert_eq!(resolve(&registry, |w| w.count = 0), Err(Reason::InvalidRequest));
-    }
-
-    #[test]
-    fn when_too_few_answer_all_are_given() {
-        let few =
-            &[Instance("a", "", Passing), Instance("b", "", Critical), Instance("c", "", Critical)];
-        assert_eq!(resolve(&registry(&[("s", |_| (), few)]), |_| ()).unwrap(), "a,b,c!");
-        let calm = registry(&[("s", |c| c.panic_percent = 0, few)]);
-        assert_eq!(resolve(&calm, |_| ()).unwrap(), "a");
-        let none = registry(&[("s", |c| c.panic_percent = 0, &[Instance("a", "", Critical)])]);
-        assert_eq!(resolve(&none, |_| ()), Err(Reason::NoInstance));
-    }
-
-    #[test]
-    fn the_callers_zone_comes_first() {
-        let three = &[
-            Instance("a", "x", Passing),
-            Instance("b", "y", Passing),
-            Instance("c", "z", Critical),
-        ];
-        let plain = registry(&[("s", |_| (), three)]);
-        let from = |registry: &Registry, zone: &str| {
-            let zone = zone.to_owned();
-            resolve(registry, |w| w.zone = zone).unwrap()
-        };
-        assert_eq!(from(&plain, "x"), "a");
-        assert_eq!(from(&plain, "z"), "a,b", "nobody answers there");
-        assert_eq!(from(&plain, ""), "a,b");
-        assert_eq!(from(&registry(&[("s", |c| c.zones_equal = true, three)]), "x"), "a,b");
-        let next = |c: &mut ServiceConfig| {
-            c.failover = vec![Failover { service: String::new(), zone: "y".into() }];
-        };
-        assert_eq!(from(&registry(&[("s", next, three)]), "z"), "b");
-    }
-
-    #[test]
-    fn a_service_that_is_down_falls_back_and_comes_back_late() {
-        let back_up = |c: &mut ServiceConfig| {
-            c.failover = vec![
-                Failover { service: "gone".into(), zone: String::new() },
-                Failover { service: "t".into(), zone: String::new() },
-            ];
-        };
-        let other = &[Instance("b", "", Passing)];
-        let registry =
-            registry(&[("s", back_up, &[Instance("a", "", Critical)]), ("t", |_| (), other)]);
-        assert_eq!(resolve(&registry, |_| ()).unwrap(), "tb");
-        // It is back, five seconds ago.
-        let known = registry.view.service("s").unwrap();
-        let mut service = known.service.clone().unwrap();
-        service.recovered_at_ms = 95_000;
-        let mut instance = (*known.instances[0]).clone();
-        instance.health = Passing as i32;
-        let put = |service: ServiceRecord, revision| {
-            let change = ChangeRecord {
-                service: "s".into(),
-                service_after: Some(service),
-                ..ChangeRecord::default()
-            };
-            registry.view.take(News::Changes(vec![(revision, change)], false));
-        };
-        put(service.clone(), 100);
-        let change = ChangeRecord {
-            service: "s".into(),
-            instance: "a".into(),
-            instance_after: Some(instance),
-            service_after: None,
-        };
-        registry.view.take(News::Changes(vec![(101, change)], false));
-        assert_eq!(resolve(&registry, |_| ()).unwrap(), "tb");
-        service.recovered_at_ms = 90_000;
-        put(service, 102);
-        assert_eq!(resolve(&registry, |_| ()).unwrap(), "a");
-    }
-
-    #[test]
-    fn a_breaker_that_is_tried_lets_few_calls_through() {
-        let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
-        let registry = registry(&[("s", |c| c.balance = BalancePolicy::RoundRobin as i32, two)]);
-        let known = registry.view.service("s").unwrap();
-        let mut records: Vec<_> = known.instances.iter().map(|i| (**i).clone()).collect();
-        records[0].breaker.state = BreakerState::HalfOpen as i32;
-        let changes = (100..).zip(records).map(|(number, record)| {
-            let record = InstanceRecord { number, ..record };
-            let (service, instance) = ("s".to_owned(), record.spec.id.clone());
-            let instance_after = Some(record);
-            (number, ChangeRecord { service, instance, instance_after, service_after: None })
-        });
-        registry.view.take(News::Changes(changes.collect(), false));
-        let of_a = (0..20).filter(|_| resolve(&registry, |w| w.count = 1).unwrap() == "a").count();
-        assert_eq!(of_a, 3);
-    }
-
-    #[test]
-    fn warmth_grows() {
-        let record = InstanceRecord { health_since_ms: 1000, ..InstanceRecord::default() };
-        let at = |ms| (warmth(&record, 10_000, UnixMs(ms)) * 100.0).round();
-        assert_eq!([at(1000), at(3000), at(6000), at(11_000)], [10.0, 20.0, 50.0, 100.0]);
-    }
-}
+mod tests;

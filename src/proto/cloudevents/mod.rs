@@ -1,4 +1,4 @@
-//! CloudEvents 1.0 in the JSON format, as `messagehub.v1.Event`.
+//! CloudEvents 1.0 as `messagehub.v1.Event`: the JSON format, and the headers of HTTP's binary mode.
 //!
 //! Extension attributes that have a field of their own are mapped: `correlationid`, `causationid`,
 //! `partitionkey` (the key), `expirytime` (the deadline), `traceparent`, `priority`, `deliverat` and
@@ -6,11 +6,14 @@
 //! `sequence` belongs to the hub and `headers` has no form as an attribute: both are refused.
 //! JSON data stays the text that it was, so that no number is rounded.
 
+mod attributes;
+mod binary;
 mod parse;
 mod print;
 #[cfg(test)]
 mod tests;
 
+pub use binary::{JSON_TYPE, add_place, binary_headers};
 pub use parse::from_json;
 pub use print::{EnvelopeJson, EventJson, to_json};
 

@@ -1,5 +1,9 @@
 //! Every bound of the hub, by name. The public ones are documented in `proto/`.
 
+mod registry;
+
+pub use registry::*;
+
 /// Events in one publish call.
 pub const CALL_EVENTS_MAX: usize = 512;
 /// Encoded bytes of the events in one publish call.
@@ -373,113 +377,3 @@ pub const QUOTA_NOTICE_MS: u64 = 60_000;
 pub const BACKLOG_KNOWN_MS: u64 = 60_000;
 /// Topics whose backlog the leader looks at, once a second.
 pub const BACKLOG_TOPICS_MAX: usize = 10_000;
-
-/// Services in one hub.
-pub const SERVICES_MAX: u64 = 10_000;
-/// Instances in one hub.
-pub const INSTANCES_MAX: u64 = 100_000;
-/// Instances of one service.
-pub const INSTANCES_PER_SERVICE_MAX: u64 = 10_000;
-/// Instances that one call registers, renews, drains or deregisters.
-pub const INSTANCES_PER_CALL_MAX: usize = 1024;
-/// Bytes of an instance's id.
-pub const INSTANCE_ID_BYTES_MAX: usize = 128;
-/// Bytes of an owner's secret.
-pub const OWNER_BYTES_MAX: usize = 128;
-/// Addresses of one instance.
-pub const ADDRESSES_MAX: usize = 16;
-/// Bytes of an address.
-pub const ADDRESS_BYTES_MAX: usize = 260;
-/// Bytes of the word for what is spoken at an address.
-pub const PROTOCOL_BYTES_MAX: usize = 32;
-/// Bytes of a zone's name.
-pub const ZONE_BYTES_MAX: usize = 64;
-/// The range of an instance's weight, thousandths.
-pub const INSTANCE_WEIGHT_MILLI: std::ops::RangeInclusive<u64> = 1..=1_000_000;
-/// The range of how long renewals last, milliseconds.
-pub const INSTANCE_TTL_MS: std::ops::RangeInclusive<u64> = 1000..=600_000;
-/// The range of how long after its renewals ended an instance is deregistered, milliseconds.
-pub const DEREGISTER_AFTER_MS: std::ops::RangeInclusive<u64> = 0..=86_400_000;
-/// The range of the time between checks, milliseconds.
-pub const CHECK_INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
-/// The range of how long a check may take, milliseconds.
-pub const CHECK_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
-/// The range of checks in a row that turn an instance.
-pub const CHECK_ROUNDS: std::ops::RangeInclusive<u64> = 1..=100;
-/// Bytes of a check's path.
-pub const CHECK_PATH_BYTES_MAX: usize = 1024;
-/// The range of slow start, milliseconds.
-pub const SLOW_START_MS: std::ops::RangeInclusive<u64> = 0..=3_600_000;
-/// Steps of one service's failover.
-pub const FAILOVER_MAX: usize = 16;
-/// The range of how long a service has to be back before callers are, milliseconds.
-pub const FAILOVER_HOLD_MS: std::ops::RangeInclusive<u64> = 0..=3_600_000;
-/// Dependencies of one service.
-pub const DEPENDENCIES_MAX: usize = 64;
-/// The range of counts of calls in the settings of a breaker.
-pub const BREAKER_CALLS: std::ops::RangeInclusive<u64> = 1..=10_000;
-/// The range of a breaker's window, milliseconds.
-pub const BREAKER_WINDOW_MS: std::ops::RangeInclusive<u64> = 1000..=600_000;
-/// The range of how long a breaker is open, milliseconds.
-pub const BREAKER_OPEN_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
-/// Changes of health within `FLAP_WINDOW_MS` that make an instance held.
-pub const FLAP_TRANSITIONS: usize = 6;
-/// Changes of health count as flapping for so long, milliseconds.
-pub const FLAP_WINDOW_MS: u64 = 600_000;
-/// How long a flapping instance is held critical at first, milliseconds; twice as long each time.
-pub const FLAP_HOLD_MS: u64 = 30_000;
-/// The longest that it is held, milliseconds.
-pub const FLAP_HOLD_MS_MAX: u64 = 600_000;
-/// Changes of health that are kept for each instance.
-pub const TRANSITIONS_KEPT: usize = 16;
-/// Bytes of the reason of a change of health.
-pub const HEALTH_REASON_BYTES_MAX: usize = 512;
-/// Changes of health in one command.
-pub const HEALTH_CHANGES_MAX: usize = 256;
-/// Changes of the registry that are kept for who watches.
-pub const REGISTRY_LOG_MAX: u64 = if cfg!(test) { 32 } else { 65_536 };
-/// Changes of the registry that one reading takes.
-pub const REGISTRY_PAGE: usize = 1024;
-/// Changes of the registry that a node keeps in memory for who watches.
-pub const REGISTRY_CHANGES_KEPT: usize = 1024;
-/// Percent of a service's instances that may fall silent within the time of one renewal; when it is
-/// more, none is given up for a while.
-pub const BRAKE_PERCENT: usize = 15;
-/// So many may in any case.
-pub const BRAKE_INSTANCES_MIN: usize = 2;
-/// The longest that nobody is given up, milliseconds.
-pub const BRAKE_MS_MAX: u64 = 300_000;
-/// A leader looks for silent instances so often, milliseconds.
-pub const RENEWALS_LOOK_MS: u64 = 200;
-/// A leader that looks so late stood still, milliseconds.
-pub const LEADER_STALL_MS: u64 = 2000;
-/// Instances that one answer resolves.
-pub const RESOLVE_INSTANCES_MAX: usize = 1000;
-/// Watchers of the registry on one node.
-pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
-/// The time in which what is known of latencies fades to a third, milliseconds.
-pub const EWMA_MS: u64 = 10_000;
-/// A call of which nothing is heard counts as on its way for so long, milliseconds.
-pub const CALL_PATIENCE_MS: u64 = 30_000;
-/// Instances of which one node knows how calls go.
-pub const CALLS_INSTANCES_MAX: usize = 200_000;
-/// Parts that a breaker's window is kept in.
-pub const BREAKER_BUCKETS: u32 = 10;
-/// Instances and services whose calls a leader counts.
-pub const BREAKERS_COUNTED_MAX: usize = 200_000;
-/// A watcher's node looks so often whether it hears of a leader, milliseconds.
-pub const WATCH_STALE_LOOK_MS: u64 = 1000;
-/// Notes of nodes that wait at a leader.
-pub const NOTES_QUEUE_MAX: usize = 1024;
-/// Instances whose calls a node gathers before it tells the leader.
-pub const CALLS_GATHERED_MAX: usize = 10_000;
-/// Nodes that check one instance.
-pub const CHECKERS: usize = 3;
-/// Checks that one node runs at once.
-pub const CHECKS_AT_ONCE_MAX: usize = 256;
-/// A node looks so often which checks are due, milliseconds.
-pub const CHECKS_LOOK_MS: u64 = 100;
-/// A node tells the leader of its verdicts again after so long, milliseconds.
-pub const VERDICTS_TOLD_MS: u64 = 5000;
-/// A verdict that was not told again for so long counts no more, milliseconds.
-pub const VERDICTS_KEPT_MS: u64 = 20_000;

@@ -1,4 +1,4 @@
-//! What this node knows of calls to instances: from what it resolved and what callers report.
+//! What is known of calls to instances: from what was resolved and what callers report.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +18,8 @@ struct Calls {
 }
 
 /// Of all instances, by incarnation.
-#[derive(Default)]
-pub(super) struct CallStats {
+#[derive(Debug, Default)]
+pub struct CallStats {
     by_number: Mutex<HashMap<u64, Calls>>,
     turn: AtomicU64,
 }
@@ -30,16 +30,14 @@ impl CallStats {
     }
 
     /// The number of a choice.
-    pub(super) fn turn(&self) -> u64 {
+    #[must_use]
+    pub fn turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What calls took lately, microseconds, and how many are on their way; one entry a number.
-    pub(super) fn of(
-        &self,
-        numbers: impl Iterator<Item = u64>,
-        now: Instant,
-    ) -> Vec<(Option<f64>, u32)> {
+    #[must_use]
+    pub fn of(&self, numbers: impl Iterator<Item = u64>, now: Instant) -> Vec<(Option<f64>, u32)> {
         let known = self.lock();
         let one = |number| {
             known.get(&number).map_or((None, 0), |calls| {
@@ -52,7 +50,7 @@ impl CallStats {
     }
 
     /// Notes that a caller was sent to an instance.
-    pub(super) fn resolved(&self, number: u64, now: Instant) {
+    pub fn resolved(&self, number: u64, now: Instant) {
         let mut known = self.lock();
         if known.len() >= CALLS_INSTANCES_MAX && !known.contains_key(&number) {
             return;
@@ -71,7 +69,7 @@ impl CallStats {
     }
 
     /// Notes how so many calls went that took so long in the mean, microseconds; 0: not told.
-    pub(super) fn reported(&self, number: u64, count: u32, latency_us: u64, now: Instant) {
+    pub fn reported(&self, number: u64, count: u32, latency_us: u64, now: Instant) {
         let mut known = self.lock();
         let Some(calls) = known.get_mut(&number) else { return };
         calls.outstanding = calls.outstanding.saturating_sub(count);
@@ -89,14 +87,14 @@ impl CallStats {
     }
 
     /// Counts calls to an instance anew: its breaker moved, and those from before say nothing of it.
-    pub(super) fn settle(&self, number: u64) {
+    pub fn settle(&self, number: u64) {
         if let Some(calls) = self.lock().get_mut(&number) {
             calls.outstanding = 0;
         }
     }
 
     /// Forgets those that are gone.
-    pub(super) fn forget(&self, number: u64) {
+    pub fn forget(&self, number: u64) {
         self.lock().remove(&number);
     }
 }
@@ -104,11 +102,15 @@ impl CallStats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::clock;
+
+    #[expect(clippy::disallowed_methods, reason = "this room is below the clock's")]
+    fn now() -> Instant {
+        Instant::now()
+    }
 
     #[test]
     fn calls_are_on_their_way_until_they_are_reported_or_forgotten() {
-        let (stats, now) = (CallStats::default(), clock::now());
+        let (stats, now) = (CallStats::default(), now());
         let of = |at: Instant| stats.of([7].into_iter(), at)[0];
         assert_eq!(of(now), (None, 0));
         stats.resolved(7, now);
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn old_latencies_fade_within_ten_seconds() {
-        let (stats, now) = (CallStats::default(), clock::now());
+        let (stats, now) = (CallStats::default(), now());
         stats.resolved(7, now);
         stats.reported(7, 1, 1000, now);
         stats.reported(7, 1, 2000, now + Duration::from_secs(10));

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use prost_types::Timestamp;
 use serde::ser::{Error, SerializeMap};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::attributes::{attributes, format_time, timestamp};
 use super::is_json;
-use crate::proto::v1::attribute_value::Attr;
 use crate::proto::v1::{Event, RecordedEvent};
 
 /// An event in the JSON format of CloudEvents, on one line.
@@ -22,47 +21,8 @@ impl Serialize for EventJson<'_> {
         let event = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("specversion", "1.0")?;
-        for (name, value) in [
-            ("id", &event.id),
-            ("source", &event.source),
-            ("type", &event.r#type),
-            ("subject", &event.subject),
-            ("datacontenttype", &event.datacontenttype),
-            ("dataschema", &event.dataschema),
-            ("partitionkey", &event.key),
-            ("correlationid", &event.correlation_id),
-            ("causationid", &event.causation_id),
-            ("traceparent", &event.traceparent),
-            ("fairnesskey", &event.fairness_key),
-        ] {
-            if !value.is_empty() {
-                map.serialize_entry(name, value)?;
-            }
-        }
-        for (name, value) in [
-            ("time", &event.time),
-            ("expirytime", &event.deadline),
-            ("deliverat", &event.deliver_at),
-        ] {
-            if let Some(value) = value {
-                map.serialize_entry(name, &format_time(value))?;
-            }
-        }
-        if let Some(priority) = event.priority {
-            map.serialize_entry("priority", &priority)?;
-        }
-        let extensions: BTreeMap<_, _> = event.extensions.iter().collect();
-        for (name, value) in extensions {
-            match &value.attr {
-                None => {}
-                Some(Attr::CeBoolean(value)) => map.serialize_entry(name, value)?,
-                Some(Attr::CeInteger(value)) => map.serialize_entry(name, value)?,
-                Some(Attr::CeString(value) | Attr::CeUri(value) | Attr::CeUriRef(value)) => {
-                    map.serialize_entry(name, value)?;
-                }
-                Some(Attr::CeBytes(value)) => map.serialize_entry(name, &STANDARD.encode(value))?,
-                Some(Attr::CeTimestamp(value)) => map.serialize_entry(name, &format_time(value))?,
-            }
+        for (name, value) in attributes(event) {
+            map.serialize_entry(name, &value)?;
         }
         data(event, &mut map)?;
         map.end()
@@ -96,12 +56,6 @@ fn on_one_line(json: &str) -> String {
     json.split(['\n', '\r']).map(str::trim_start).collect()
 }
 
-/// An instant in the form of RFC 3339; one that is out of range as its numbers.
-fn format_time(time: &Timestamp) -> String {
-    jiff::Timestamp::new(time.seconds, time.nanos)
-        .map_or_else(|_| format!("{}s+{}ns", time.seconds, time.nanos), |time| time.to_string())
-}
-
 /// An event in the JSON format of CloudEvents, as a value. Numbers in it that a program would not
 /// take as they are lose digits; [`EventJson`] writes them as they are.
 #[must_use]
@@ -123,11 +77,7 @@ pub struct EnvelopeJson<'a> {
 impl Serialize for EnvelopeJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { recorded, event } = self;
-        let ms = recorded.recorded_at_ms;
-        let time = Timestamp {
-            seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
-            nanos: i32::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
-        };
+        let time = timestamp(recorded.recorded_at_ms);
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("topic", &recorded.topic)?;
         map.serialize_entry("offset", &recorded.offset.to_string())?;

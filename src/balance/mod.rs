@@ -1,6 +1,9 @@
-//! Choosing among instances. Pure: randomness, turns and what is known of calls come in.
+//! Choosing among instances, and what is known of calls to them. Nodes and clients choose alike.
 //!
-//! Decisions are this node's alone: another node that knows of other calls chooses otherwise.
+//! Choosing is pure: randomness, turns and what is known of calls come in. Decisions are those of whoever
+//! chooses: another node or client that knows of other calls chooses otherwise.
+
+pub mod calls;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

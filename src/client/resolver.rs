@@ -1,0 +1,355 @@
+//! Choosing instances of a service without asking the hub each time.
+//!
+//! ```no_run
+//! # async fn example(client: message_hub::client::Client) -> Result<(), message_hub::model::rejection::Rejection> {
+//! use message_hub::client::{Resolver, ResolverOptions};
+//!
+//! let resolver = Resolver::new(&client, "billing", ResolverOptions::default()).await?;
+//! let chosen = resolver.pick("customer-7")?;
+//! let address = chosen.address("http");
+//! // Call it, and tell how that went: breakers and the choice of others go by it.
+//! chosen.done(true);
+//! # Ok(()) }
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::Client;
+use super::services::Watched;
+use super::spawn::{now, spawn};
+use crate::balance::calls::CallStats;
+use crate::balance::{Candidate, Draw, choose};
+use crate::model::registry as model;
+use crate::model::rejection::{Reason, Rejection};
+use crate::proto::v1::{
+    BalancePolicy, CallOutcome, Instance, ReportOutcomesRequest, ResolveRequest, ResolveResponse,
+    ServiceChange,
+};
+
+/// What is known is asked for anew at least this often: times of slow starts and failovers pass
+/// without any change that could be heard of.
+const REFRESH: Duration = Duration::from_secs(5);
+/// Changes gather for so long before what is known is asked for anew.
+const GATHER: Duration = Duration::from_millis(20);
+/// How often the hub is told of calls.
+const REPORT: Duration = Duration::from_millis(200);
+/// Instances in one report.
+const REPORT_MAX: usize = 1024;
+
+/// What a [`Resolver`] chooses from.
+#[derive(Clone, Debug, Default)]
+pub struct ResolverOptions {
+    /// How one is chosen; `None`: as the service says.
+    pub policy: Option<BalancePolicy>,
+    /// Of the caller; its instances come first.
+    pub zone: String,
+    /// Which versions will do, as in Cargo; empty: any.
+    pub requirement: String,
+    /// Only instances that have an address of this protocol; empty: any.
+    pub protocol: String,
+}
+
+/// Knows the instances of a service that may be called, fed by a watch, and chooses among them by the
+/// policies of the hub. It goes on with what it knows while the hub cannot be reached.
+#[derive(Debug)]
+pub struct Resolver {
+    shared: Arc<Shared>,
+    /// Ends the watch when it goes.
+    _stop: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    service: String,
+    options: ResolverOptions,
+    known: RwLock<Known>,
+    stats: CallStats,
+    /// Calls that the hub was not told of yet, by service and instance.
+    untold: Mutex<HashMap<(String, String), CallOutcome>>,
+}
+
+/// The answer of the hub that is gone by.
+#[derive(Debug)]
+struct Known {
+    answer: Arc<ResolveResponse>,
+    /// Why there is nobody.
+    nobody: Option<Rejection>,
+    /// The hub answered last; it does not now.
+    unreachable: bool,
+}
+
+/// An instance that was chosen. Whoever drops it without a word says nothing of the call.
+#[derive(Debug)]
+#[must_use = "say how the call went: done(ok)"]
+pub struct Chosen {
+    shared: Arc<Shared>,
+    answer: Arc<ResolveResponse>,
+    at: usize,
+    began: Instant,
+    told: bool,
+}
+
+impl Resolver {
+    /// Asks for the instances of a service and watches them from then on. A service that nobody registered
+    /// is waited for: until then nothing can be chosen. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// `INVALID_CONFIG` for a requirement that is none, and what keeps the hub from answering.
+    pub async fn new(
+        client: &Client,
+        service: &str,
+        options: ResolverOptions,
+    ) -> Result<Self, Rejection> {
+        let nothing = ResolveResponse::default();
+        let known = Known { answer: Arc::new(nothing), nobody: None, unreachable: false };
+        let shared = Arc::new(Shared {
+            client: client.clone(),
+            service: service.to_owned(),
+            options,
+            known: RwLock::new(known),
+            stats: CallStats::default(),
+            untold: Mutex::default(),
+        });
+        shared.refresh().await?;
+        let (stop, stopped) = watch::channel(());
+        spawn(keep(Arc::clone(&shared), stopped.clone()));
+        spawn(tell(Arc::clone(&shared), stopped));
+        Ok(Self { shared, _stop: stop })
+    }
+
+    /// Chooses an instance, at once. The key is what consistent hashing goes by.
+    ///
+    /// # Errors
+    /// `NO_INSTANCE`, `SERVICE_NOT_FOUND`: as the hub answered last.
+    pub fn pick(&self, key: &str) -> Result<Chosen, Rejection> {
+        let (answer, nobody) = {
+            let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
+            (Arc::clone(&known.answer), known.nobody.clone())
+        };
+        if let Some(rejection) = nobody {
+            return Err(rejection);
+        }
+        let at = self.shared.choose(&answer, key).ok_or_else(|| {
+            let service = &self.shared.service;
+            let text = format!("no instance of {service} is known; register one, or wait for it");
+            Rejection::new(Reason::NoInstance, text).with("service", service)
+        })?;
+        let began = now();
+        self.shared.stats.resolved(answer.instances[at].incarnation, began);
+        Ok(Chosen { shared: Arc::clone(&self.shared), answer, at, began, told: false })
+    }
+
+    /// The instances that are chosen from.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Instance> {
+        let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.answer.instances.clone()
+    }
+
+    /// Whether what is known may be old: the hub could not be reached, or the node that answered had no
+    /// leader.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.unreachable || known.answer.stale
+    }
+}
+
+impl Chosen {
+    /// The instance.
+    #[must_use]
+    pub fn instance(&self) -> &Instance {
+        &self.answer.instances[self.at]
+    }
+
+    /// Its address of a protocol, as HOST:PORT.
+    #[must_use]
+    pub fn address(&self, protocol: &str) -> Option<&str> {
+        let spec = self.instance().spec.as_ref()?;
+        let found = spec.addresses.iter().find(|address| address.protocol == protocol);
+        found.map(|address| address.address.as_str())
+    }
+
+    /// Tells that the call is over, and how it went. It took as long as it was since it was chosen.
+    pub fn done(mut self, ok: bool) {
+        self.tell(Some(ok));
+    }
+
+    fn tell(&mut self, ok: Option<bool>) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        let instance = &self.answer.instances[self.at];
+        let ended = now();
+        let took = u64::try_from((ended - self.began).as_micros()).unwrap_or(u64::MAX).max(1);
+        let latency_us = if ok == Some(true) { took } else { 0 };
+        self.shared.stats.reported(instance.incarnation, 1, latency_us, ended);
+        if let Some(ok) = ok {
+            self.shared.note(instance, ok, took);
+        }
+    }
+}
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.tell(None);
+    }
+}
+
+impl Shared {
+    fn choose(&self, answer: &ResolveResponse, key: &str) -> Option<usize> {
+        let policy = match self.options.policy.unwrap_or(answer.policy()) {
+            BalancePolicy::Unspecified | BalancePolicy::P2cEwma => model::BalancePolicy::P2cEwma,
+            BalancePolicy::RoundRobin => model::BalancePolicy::RoundRobin,
+            BalancePolicy::Weighted => model::BalancePolicy::Weighted,
+            BalancePolicy::Random => model::BalancePolicy::Random,
+            BalancePolicy::LeastOutstanding => model::BalancePolicy::LeastOutstanding,
+            BalancePolicy::ConsistentHash => model::BalancePolicy::ConsistentHash,
+        };
+        let numbers = answer.instances.iter().map(|instance| instance.incarnation);
+        let stats = self.stats.of(numbers, now());
+        let warmth = answer.warmth_milli.iter().copied().chain(std::iter::repeat(1000));
+        let candidates: Vec<_> = answer
+            .instances
+            .iter()
+            .zip(stats)
+            .zip(warmth)
+            .map(|((instance, (latency_us, outstanding)), warmth)| {
+                let spec = instance.spec.as_ref();
+                let weight = spec.map_or(1000, |spec| spec.weight_milli().max(1));
+                Candidate {
+                    id: spec.map_or("", |spec| spec.id.as_str()),
+                    weight: f64::from(u32::try_from(weight).unwrap_or(u32::MAX)) / 1000.0,
+                    warmth: f64::from(warmth.max(1)) / 1000.0,
+                    outstanding,
+                    latency_us,
+                }
+            })
+            .collect();
+        let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
+        choose(policy, &candidates, &Draw { dice, turn: self.stats.turn(), key })
+    }
+
+    fn note(&self, instance: &Instance, ok: bool, took_us: u64) {
+        let Some(spec) = &instance.spec else { return };
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (spec.service.clone(), spec.id.clone());
+        let sum = untold.entry(key).or_insert_with(|| CallOutcome {
+            service: spec.service.clone(),
+            instance: spec.id.clone(),
+            ..CallOutcome::default()
+        });
+        if ok {
+            let count = u64::from(sum.ok) + 1;
+            sum.latency_us = (sum.latency_us * (count - 1) + took_us) / count;
+            sum.ok = sum.ok.saturating_add(1);
+        } else {
+            sum.failed = sum.failed.saturating_add(1);
+        }
+    }
+
+    /// The services to watch, where changes say so: this one, and those that it falls back to.
+    fn watched(&self, changes: &[ServiceChange]) -> Option<Vec<String>> {
+        let of_this = changes.iter().rev().filter(|change| change.service == self.service);
+        let config = of_this.filter_map(|change| change.service_after.as_ref()).next()?;
+        let steps = config.config.iter().flat_map(|config| &config.failover);
+        let steps = steps.map(|step| step.service.clone());
+        let others = steps.filter(|service| !service.is_empty());
+        Some(std::iter::once(self.service.clone()).chain(others).collect())
+    }
+
+    /// Asks who may be called now.
+    async fn refresh(&self) -> Result<(), Rejection> {
+        let request = ResolveRequest {
+            service: self.service.clone(),
+            count: 1,
+            zone: self.options.zone.clone(),
+            requirement: self.options.requirement.clone(),
+            protocol: self.options.protocol.clone(),
+            all: true,
+            ..ResolveRequest::default()
+        };
+        let answer = self.client.resolve(request).await;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(answer) => {
+                *known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
+                Ok(())
+            }
+            Err(rejection)
+                if matches!(rejection.reason, Reason::NoInstance | Reason::ServiceNotFound) =>
+            {
+                let answer = Arc::new(ResolveResponse::default());
+                *known = Known { answer, nobody: Some(rejection), unreachable: false };
+                Ok(())
+            }
+            Err(rejection) => {
+                known.unreachable = true;
+                Err(rejection)
+            }
+        }
+    }
+
+    /// Tells the hub how calls went.
+    async fn report(&self) {
+        let untold = {
+            let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *untold)
+        };
+        let outcomes: Vec<_> = untold.into_values().collect();
+        for some in outcomes.chunks(REPORT_MAX) {
+            let request = ReportOutcomesRequest { outcomes: some.to_vec() };
+            // Statistics: what is lost is lost.
+            drop(self.client.report_outcomes(request).await);
+        }
+    }
+}
+
+/// Tells how calls went, until the resolver goes.
+async fn tell(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
+    let mut reports = tokio::time::interval(REPORT);
+    reports.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = reports.tick() => shared.report().await,
+            _ = stopped.changed() => return shared.report().await,
+        }
+    }
+}
+
+/// Keeps what is known up to date, until the resolver goes.
+async fn keep(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
+    let mut watched = vec![shared.service.clone()];
+    let mut watch = shared.client.watch_services(watched.clone(), None);
+    let mut refreshes = tokio::time::interval(REFRESH);
+    refreshes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stopped.changed() => return,
+            _ = refreshes.tick() => {}
+            heard = watch.next() => match heard {
+                Ok(Watched::Restarted) => {}
+                Ok(Watched::Changes(answer)) => {
+                    let wanted = shared.watched(&answer.changes);
+                    if let Some(wanted) = wanted.filter(|wanted| *wanted != watched) {
+                        watched = wanted;
+                        watch = shared.client.watch_services(watched.clone(), None);
+                    }
+                }
+                Err(_) => {
+                    let mut known = shared.known.write().unwrap_or_else(PoisonError::into_inner);
+                    known.unreachable = true;
+                    continue;
+                }
+            },
+        }
+        tokio::time::sleep(GATHER).await;
+        // What fails is tried again soon, and said by `is_stale`.
+        drop(shared.refresh().await);
+    }
+}

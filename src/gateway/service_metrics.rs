@@ -1,0 +1,67 @@
+//! Metrics of services, by name, and of what the hub delivers to them.
+
+use std::fmt::Error;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::node::Node;
+use crate::node::registry::ServiceSample;
+
+/// Reads the node at every scrape.
+pub(super) struct Services(pub(super) Arc<Node>);
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Services")
+    }
+}
+
+type Count = fn(&ServiceSample) -> u64;
+
+const STATES: [(&str, Count); 3] =
+    [("passing", |s| s.passing), ("critical", |s| s.critical), ("out", |s| s.out)];
+
+impl Collector for Services {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let samples = self.0.service_samples();
+        let gauge = |n: u64| ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX));
+        if !samples.is_empty() {
+            let help = "Instances by how they stand; out: draining or in maintenance";
+            let name = "service_instances";
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for sample in &samples {
+                for (state, count) in STATES {
+                    let labels = [("service", sample.name.as_str()), ("state", state)];
+                    gauge(count(sample)).encode(family.encode_family(&labels)?)?;
+                }
+            }
+            let help = "Breakers of instances that let nothing through";
+            let name = "service_breakers_open";
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for sample in &samples {
+                let labels = [("service", sample.name.as_str())];
+                gauge(sample.shut).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "What happened to instances, as applied by this node since it started";
+        let name = "service_transitions";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (kind, count) in self.0.service_transitions() {
+            let labels = [("to", kind)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Calls of this node to instances that it delivered events to";
+        let name = "routed_calls";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (result, count) in self.0.routed_calls() {
+            let labels = [("result", result)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Who is chosen from, and who is not.
+
+use super::*;
+use crate::machine::registry::changes::ChangeRecord;
+use crate::model::registry::{InstanceSpec, ServiceConfig};
+use crate::node::registry::egress::Egress;
+use crate::runtime::clock;
+
+struct Instance(&'static str, &'static str, Health);
+
+/// A service: its name, its settings, its instances.
+type Told<'t> = (&'t str, fn(&mut ServiceConfig), &'t [Instance]);
+
+fn registry(services: &[Told<'_>]) -> Registry {
+    let registry = Registry::new(Egress::default());
+    let mut changes = Vec::new();
+    for (name, change, instances) in services {
+        let mut config = ServiceConfig::defaults();
+        config.slow_start_ms = 0;
+        change(&mut config);
+        let service = ServiceRecord { config, ..ServiceRecord::default() };
+        let (service_name, service_after) = ((*name).to_owned(), Some(service));
+        changes.push(ChangeRecord { service: service_name, service_after, ..Default::default() });
+        for Instance(id, zone, health) in *instances {
+            let spec = InstanceSpec {
+                service: (*name).to_owned(),
+                id: (*id).to_owned(),
+                zone: (*zone).to_owned(),
+                version: "1.0.0".to_owned(),
+                weight_milli: 1000,
+                ..InstanceSpec::default()
+            };
+            let health = *health as i32;
+            let record = InstanceRecord { spec, health, ..InstanceRecord::default() };
+            changes.push(ChangeRecord {
+                service: (*name).to_owned(),
+                instance: (*id).to_owned(),
+                instance_after: Some(record),
+                service_after: None,
+            });
+        }
+    }
+    (1..).zip(changes).for_each(|change| registry.view.add(change));
+    registry
+}
+
+fn resolve(registry: &Registry, change: impl FnOnce(&mut Wanted)) -> Result<String, Reason> {
+    let mut wanted = Wanted { service: "s".into(), count: 1000, ..Wanted::default() };
+    change(&mut wanted);
+    let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now());
+    let found = found.map_err(|rejection| rejection.reason)?;
+    let mut ids: Vec<_> = found.instances.iter().map(|i| i.spec.id.as_str()).collect();
+    ids.sort_unstable();
+    let panic = if found.panic { "!" } else { "" };
+    Ok(format!("{}{}{panic}", found.failed_over_to.unwrap_or_default(), ids.join(",")))
+}
+
+use Health::{Critical, Passing};
+
+#[test]
+fn only_those_that_answer_are_given() {
+    let registry = registry(&[(
+        "s",
+        |_| (),
+        &[Instance("a", "", Passing), Instance("b", "", Critical), Instance("c", "", Passing)],
+    )]);
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,c");
+    assert_eq!(resolve(&registry, |w| w.requirement = "^1".into()).unwrap(), "a,c");
+    assert_eq!(resolve(&registry, |w| w.requirement = "^2".into()), Err(Reason::NoInstance));
+    assert_eq!(resolve(&registry, |w| w.protocol = "http".into()), Err(Reason::NoInstance));
+    assert_eq!(resolve(&registry, |w| w.service = "t".into()), Err(Reason::ServiceNotFound));
+    assert_eq!(resolve(&registry, |w| w.requirement = "one".into()), Err(Reason::InvalidConfig));
+    assert_eq!(resolve(&registry, |w| w.count = 0), Err(Reason::InvalidRequest));
+}
+
+#[test]
+fn when_too_few_answer_all_are_given() {
+    let few =
+        &[Instance("a", "", Passing), Instance("b", "", Critical), Instance("c", "", Critical)];
+    assert_eq!(resolve(&registry(&[("s", |_| (), few)]), |_| ()).unwrap(), "a,b,c!");
+    let calm = registry(&[("s", |c| c.panic_percent = 0, few)]);
+    assert_eq!(resolve(&calm, |_| ()).unwrap(), "a");
+    let none = registry(&[("s", |c| c.panic_percent = 0, &[Instance("a", "", Critical)])]);
+    assert_eq!(resolve(&none, |_| ()), Err(Reason::NoInstance));
+}
+
+#[test]
+fn the_callers_zone_comes_first() {
+    let three =
+        &[Instance("a", "x", Passing), Instance("b", "y", Passing), Instance("c", "z", Critical)];
+    let plain = registry(&[("s", |_| (), three)]);
+    let from = |registry: &Registry, zone: &str| {
+        let zone = zone.to_owned();
+        resolve(registry, |w| w.zone = zone).unwrap()
+    };
+    assert_eq!(from(&plain, "x"), "a");
+    assert_eq!(from(&plain, "z"), "a,b", "nobody answers there");
+    assert_eq!(from(&plain, ""), "a,b");
+    assert_eq!(from(&registry(&[("s", |c| c.zones_equal = true, three)]), "x"), "a,b");
+    let next = |c: &mut ServiceConfig| {
+        c.failover = vec![Failover { service: String::new(), zone: "y".into() }];
+    };
+    assert_eq!(from(&registry(&[("s", next, three)]), "z"), "b");
+}
+
+#[test]
+fn a_service_that_is_down_falls_back_and_comes_back_late() {
+    let back_up = |c: &mut ServiceConfig| {
+        c.failover = vec![
+            Failover { service: "gone".into(), zone: String::new() },
+            Failover { service: "t".into(), zone: String::new() },
+        ];
+    };
+    let other = &[Instance("b", "", Passing)];
+    let registry =
+        registry(&[("s", back_up, &[Instance("a", "", Critical)]), ("t", |_| (), other)]);
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "tb");
+    // It is back, five seconds ago.
+    let known = registry.view.service("s").unwrap();
+    let mut service = known.service.clone().unwrap();
+    service.recovered_at_ms = 95_000;
+    let mut instance = (*known.instances[0]).clone();
+    instance.health = Passing as i32;
+    let put = |service: ServiceRecord, revision| {
+        let change = ChangeRecord {
+            service: "s".into(),
+            service_after: Some(service),
+            ..ChangeRecord::default()
+        };
+        registry.view.add((revision, change));
+    };
+    put(service.clone(), 100);
+    let change = ChangeRecord {
+        service: "s".into(),
+        instance: "a".into(),
+        instance_after: Some(instance),
+        service_after: None,
+    };
+    registry.view.add((101, change));
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "tb");
+    service.recovered_at_ms = 90_000;
+    put(service, 102);
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a");
+}
+
+#[test]
+fn a_breaker_that_is_tried_lets_few_calls_through() {
+    let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
+    let registry = registry(&[("s", |c| c.balance = BalancePolicy::RoundRobin as i32, two)]);
+    let known = registry.view.service("s").unwrap();
+    let mut records: Vec<_> = known.instances.iter().map(|i| (**i).clone()).collect();
+    records[0].breaker.state = BreakerState::HalfOpen as i32;
+    let changes = (100..).zip(records).map(|(number, record)| {
+        let record = InstanceRecord { number, ..record };
+        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let instance_after = Some(record);
+        (number, ChangeRecord { service, instance, instance_after, service_after: None })
+    });
+    changes.for_each(|change| registry.view.add(change));
+    let of_a = (0..20).filter(|_| resolve(&registry, |w| w.count = 1).unwrap() == "a").count();
+    assert_eq!(of_a, 3);
+}
+
+#[test]
+fn warmth_grows() {
+    let record = InstanceRecord { health_since_ms: 1000, ..InstanceRecord::default() };
+    let at = |ms| warmth_milli(&record, 10_000, UnixMs(ms));
+    assert_eq!([at(1000), at(3000), at(6000), at(11_000)], [100, 200, 500, 1000]);
+}
+
+#[test]
+fn who_delivers_takes_only_those_that_answer_and_not_the_same_twice() {
+    let few =
+        &[Instance("a", "", Passing), Instance("b", "", Critical), Instance("c", "", Critical)];
+    let registry = registry(&[("s", |_| (), few)]);
+    let healthy = |w: &mut Wanted| w.healthy_only = true;
+    assert_eq!(resolve(&registry, healthy).unwrap(), "a");
+    // All made here have incarnation 0.
+    let except = |w: &mut Wanted| (w.healthy_only, w.except) = (true, vec![0]);
+    assert_eq!(resolve(&registry, except), Err(Reason::NoInstance));
+    let mut wanted = Wanted { service: "s".into(), healthy_only: true, ..Wanted::default() };
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), 1);
+    wanted.protocol = "http".into();
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), 0);
+}
+
+#[test]
+fn all_are_told_without_counting_as_called() {
+    let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
+    let registry = registry(&[("s", |c| c.slow_start_ms = 200_000, two)]);
+    let all = |w: &mut Wanted| (w.count, w.all) = (1, true);
+    assert_eq!(resolve(&registry, all).unwrap(), "a,b");
+    let wanted = Wanted { service: "s".into(), count: 1, all: true, ..Wanted::default() };
+    let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap();
+    assert_eq!((found.warmth_milli, found.policy), (vec![500, 500], BalancePolicy::P2cEwma));
+    assert_eq!(registry.calls.of([0].into_iter(), clock::now())[0].1, 0);
+}
+
+#[test]
+fn what_the_breaker_of_a_service_shuts_off_is_not_called_for_lack_of_others() {
+    let registry = registry(&[("s", |_| (), &[Instance("a", "", Passing)])]);
+    let mut service = registry.view.service("s").unwrap().service.clone().unwrap();
+    service.breaker.state = BreakerState::Open as i32;
+    let service_after = Some(service);
+    let change = ChangeRecord { service: "s".into(), service_after, ..ChangeRecord::default() };
+    registry.view.add((100, change));
+    assert_eq!(resolve(&registry, |_| ()), Err(Reason::NoInstance));
+}

@@ -1,0 +1,244 @@
+//! One call to an instance, by HTTP or gRPC.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use prost::Message as _;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{ConnectError, Status};
+
+use super::answer::{HttpAnswer, Verdict, of_grpc, of_http};
+use super::connect::Connector;
+use crate::model::ids::UnixMs;
+use crate::model::limits::{ROUTE_ANSWER_BYTES_MAX, ROUTE_CONNECT_MS, ROUTE_IDLE_MS};
+use crate::model::registry::Address;
+use crate::model::subscription::{Target, TargetFormat};
+use crate::node::registry::egress::Egress;
+use crate::proto::cloudevents;
+use crate::proto::v1::handler_client::HandlerClient;
+use crate::proto::v1::{Event, HandleRequest, RecordedEvent};
+use crate::runtime::clock;
+
+/// An event on its way, and what its handler is told beside it.
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    pub(super) subscription: String,
+    pub(super) attempt: u32,
+    pub(super) recorded: RecordedEvent,
+}
+
+/// Whom a letter goes to.
+#[derive(Clone, Debug)]
+pub(super) struct Receiver {
+    pub(super) service: String,
+    pub(super) instance: String,
+    pub(super) address: Address,
+}
+
+/// No connection: the event was not sent.
+#[derive(Debug)]
+pub(super) struct NotConnected(pub(super) String);
+
+type Answered = Result<Verdict, NotConnected>;
+
+/// A connection for calls, and when it was used last.
+type Used = (Channel, Instant);
+
+/// What calls go through: connections that are kept for as long as they are used.
+pub(super) struct Carrier {
+    connector: Connector,
+    http: Client<Connector, Full<Bytes>>,
+    channels: Mutex<HashMap<String, Used>>,
+}
+
+impl Carrier {
+    pub(super) fn new(egress: &Arc<Egress>) -> Self {
+        let connector = Connector(Arc::clone(egress));
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_millis(ROUTE_IDLE_MS))
+            .http1_max_buf_size(ROUTE_ANSWER_BYTES_MAX);
+        let http = builder.build(connector.clone());
+        Self { connector, http, channels: Mutex::default() }
+    }
+
+    /// Hands a letter over, and tells what the answer means. In time, whatever the instance does.
+    pub(super) async fn call(
+        &self,
+        target: &Target,
+        letter: &Letter,
+        to: &Receiver,
+        patience: Duration,
+        now: UnixMs,
+    ) -> Answered {
+        let calling = async {
+            match target.format() {
+                TargetFormat::Grpc => self.grpc(target, letter, to, patience).await,
+                format => self.http(target, format, letter, to, now).await,
+            }
+        };
+        tokio::time::timeout(patience, calling).await.unwrap_or_else(|_| {
+            let detail = format!("{}: no answer within {} ms", to.instance, patience.as_millis());
+            Ok(Verdict::lost("TIMEOUT", &detail))
+        })
+    }
+
+    async fn http(
+        &self,
+        target: &Target,
+        format: TargetFormat,
+        letter: &Letter,
+        to: &Receiver,
+        now: UnixMs,
+    ) -> Answered {
+        let wrong = |what: &str| Ok(Verdict::lost("UNSENDABLE", what));
+        let Ok(event) = Event::decode(letter.recorded.event.clone()) else {
+            return wrong("the event is no messagehub.v1.Event");
+        };
+        let request = match request(target, format, letter, to, event) {
+            Ok(request) => request,
+            Err(error) => return wrong(&error.to_string()),
+        };
+        match self.http.request(request).await {
+            Ok(response) => {
+                let answer = read(response).await;
+                Ok(of_http(&answer, target.retry_client_errors, now))
+            }
+            Err(error) if error.is_connect() => Err(NotConnected(causes(&error))),
+            Err(error) => {
+                let detail = format!("{}: {}", to.instance, causes(&error));
+                Ok(Verdict::lost("CONNECTION_LOST", &detail))
+            }
+        }
+    }
+
+    async fn grpc(
+        &self,
+        target: &Target,
+        letter: &Letter,
+        to: &Receiver,
+        patience: Duration,
+    ) -> Answered {
+        let channel = self.channel(&to.address.address).await?;
+        let mut client =
+            HandlerClient::new(channel).max_decoding_message_size(ROUTE_ANSWER_BYTES_MAX);
+        let mut request = tonic::Request::new(HandleRequest {
+            subscription: letter.subscription.clone(),
+            service: to.service.clone(),
+            instance: to.instance.clone(),
+            attempt: letter.attempt,
+            event: Some(letter.recorded.clone()),
+        });
+        request.set_timeout(patience);
+        match client.handle(request).await {
+            Err(status) if was_not_sent(&status) => Err(NotConnected(status.message().to_owned())),
+            answer => {
+                let answer = answer.map(tonic::Response::into_inner);
+                Ok(of_grpc(answer, target.retry_client_errors))
+            }
+        }
+    }
+
+    /// A connection to an address; it makes itself anew when it breaks.
+    async fn channel(&self, address: &str) -> Result<Channel, NotConnected> {
+        let (now, idle) = (clock::now(), Duration::from_millis(ROUTE_IDLE_MS));
+        {
+            let mut known = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((channel, used)) = known.get_mut(address) {
+                *used = now;
+                return Ok(channel.clone());
+            }
+            known.retain(|_, (_, used)| now - *used < idle);
+        }
+        let not_connected = |error: tonic::transport::Error| NotConnected(causes(&error));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(not_connected)?;
+        let endpoint = endpoint.connect_timeout(Duration::from_millis(ROUTE_CONNECT_MS));
+        let connector = self.connector.clone();
+        let channel = endpoint.connect_with_connector(connector).await.map_err(not_connected)?;
+        let mut known = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(known.entry(address.to_owned()).or_insert((channel, now)).0.clone())
+    }
+}
+
+/// Whether a call failed before it was sent: it could not connect.
+fn was_not_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An error with what led to it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// The request for an event, in either mode of the CloudEvents HTTP binding.
+fn request(
+    target: &Target,
+    format: TargetFormat,
+    letter: &Letter,
+    to: &Receiver,
+    mut event: Event,
+) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+    let recorded = &letter.recorded;
+    cloudevents::add_place(&mut event, recorded);
+    let mut request = Request::post(format!("http://{}{}", to.address.address, target.path))
+        .header(USER_AGENT, "mhub")
+        .header("mhub-topic", &recorded.topic)
+        .header("mhub-subscription", &letter.subscription)
+        .header("mhub-attempt", letter.attempt);
+    for (name, value) in &event.headers {
+        let name = HeaderName::try_from(format!("mhub-header-{name}"));
+        let value = HeaderValue::from_str(value);
+        if let (Ok(name), Ok(value)) = (name, value) {
+            request = request.header(name, value);
+        }
+    }
+    if format == TargetFormat::HttpStructured {
+        let json = serde_json::to_vec(&cloudevents::EventJson(&event)).unwrap_or_default();
+        return request.header(CONTENT_TYPE, cloudevents::JSON_TYPE).body(Full::from(json));
+    }
+    for (name, value) in cloudevents::binary_headers(&event) {
+        request = request.header(name, value);
+    }
+    request.body(Full::from(event.data))
+}
+
+/// What there is to an answer, read as far as that is bounded; what is longer closes the connection.
+async fn read(response: Response<hyper::body::Incoming>) -> HttpAnswer {
+    let header = |name: HeaderName| {
+        let value = response.headers().get(name)?;
+        value.to_str().ok().map(str::to_owned)
+    };
+    let (retry_after, location) = (header(RETRY_AFTER), header(LOCATION));
+    let status = response.status().as_u16();
+    // The status has settled it, whatever becomes of the rest.
+    let body = Limited::new(response.into_body(), ROUTE_ANSWER_BYTES_MAX).collect();
+    let body = tokio::time::timeout(BODY_PATIENCE, body).await;
+    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    let body = String::from_utf8_lossy(&body).trim().to_owned();
+    HttpAnswer { status, retry_after, location, body }
+}
+
+/// How long the body of an answer may take once its head is there.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,0 +1,173 @@
+//! The registry when nodes are cut off, fall behind, or are asked for too much.
+
+use std::time::{Duration, Instant};
+
+use message_hub::client::{Client, ClientOptions, ServiceHandle, Watched};
+use message_hub::model::rejection::Reason;
+use message_hub::proto::v1::{
+    Address, InstanceSpec, RegisterInstancesRequest, ResolveRequest, instance_result,
+};
+
+use crate::delivery::client;
+use crate::support::{Cluster, poll};
+
+fn spec(id: &str, ttl_ms: u64) -> InstanceSpec {
+    InstanceSpec {
+        service: "shop".to_owned(),
+        id: id.to_owned(),
+        addresses: vec![Address { protocol: "http".into(), address: "10.0.0.1:80".into() }],
+        ttl_ms,
+        owner: "me".to_owned(),
+        ..InstanceSpec::default()
+    }
+}
+
+fn pinned(cluster: &Cluster, index: usize) -> Client {
+    let options = ClientOptions { pinned: true, ..ClientOptions::default() };
+    Client::with_options([cluster.nodes[index].endpoint()], options).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_says_so_and_forgets_nobody() {
+    let mut cluster = Cluster::start(3, &[]);
+    let names = ["a".to_owned(), "b".to_owned()];
+    let specs = names.iter().map(|id| spec(id, 2000)).collect();
+    let _handle = ServiceHandle::register(&client(&cluster), specs).await.unwrap();
+    let left = pinned(&cluster, 0);
+    let mut watch = left.watch_services(vec!["shop".to_owned()], None);
+    let mut known = std::collections::BTreeSet::new();
+    let mut hear = async |stale: bool| loop {
+        let Watched::Changes(part) = watch.next().await.unwrap() else { panic!("begun anew") };
+        for change in part.changes.iter().filter(|change| !change.instance.is_empty()) {
+            assert!(change.instance_after.is_some(), "{} is gone", change.instance);
+            known.insert(change.instance.clone());
+        }
+        if part.stale == stale && known.len() == names.len() {
+            return;
+        }
+    };
+    hear(false).await;
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    hear(true).await;
+    // Nobody renews any more, and nobody decides: it goes on naming whom it knows, and says so.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let request = ResolveRequest { service: "shop".into(), count: 9, ..Default::default() };
+        let found = left.resolve(request).await.unwrap();
+        assert_eq!((found.instances.len(), found.stale), (2, true));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.nodes[1].start();
+    cluster.nodes[2].start();
+    hear(false).await;
+    cluster.await_serving();
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_beyond_a_quota_are_refused_one_by_one() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    cluster.admin(&["quota", "set", "shop", "--instances", "5"]).succeeds();
+    let (mut registered, mut refused) = (0, 0);
+    for call in 0..20 {
+        let instances = (0..50).map(|n| spec(&format!("i-{call}-{n}"), 60_000)).collect();
+        let answer =
+            client.register_instances(RegisterInstancesRequest { instances }).await.unwrap();
+        for result in answer.results {
+            match result.result.unwrap() {
+                instance_result::Result::Instance(_) => registered += 1,
+                instance_result::Result::Refused(error) => {
+                    assert_eq!(error.reason, "QUOTA_EXCEEDED", "{error:?}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!((registered, refused), (5, 995));
+    let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+    assert_eq!(info["healthy"], "5");
+    // Too many in one call are refused as a whole.
+    let instances = vec![spec("x", 60_000); 1025];
+    let all = client.register_instances(RegisterInstancesRequest { instances }).await;
+    assert_eq!(all.unwrap_err().reason, Reason::InvalidRequest);
+}
+
+/// Streams that one client opens at once.
+const STREAMS: usize = 250;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_watchers_hear_of_a_change() {
+    const WATCHERS: usize = 10_000;
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let handle = ServiceHandle::register(&client, vec![spec("a", 60_000)]).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut watching = tokio::task::JoinSet::new();
+    for n in 0..WATCHERS / STREAMS {
+        let client = pinned(&cluster, n % 3);
+        for _ in 0..STREAMS {
+            let (client, tell) = (client.clone(), tell.clone());
+            watching.spawn(async move {
+                let mut watch = client.watch_services(vec!["shop".to_owned()], None);
+                loop {
+                    let Ok(Watched::Changes(part)) = watch.next().await else { continue };
+                    for change in part.changes {
+                        let what = change.instance
+                            + if change.instance_after.is_some() { "+" } else { "-" };
+                        drop(tell.send(what));
+                    }
+                }
+            });
+        }
+    }
+    let mut hear = async |what: &str| {
+        let began = Instant::now();
+        let mut heard = 0;
+        while heard < WATCHERS {
+            let all = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
+            heard += usize::from(all.unwrap().unwrap() == what);
+        }
+        began.elapsed()
+    };
+    println!("all watch after {:?}", hear("a+").await);
+    handle.deregister().await.unwrap();
+    println!("all heard after {:?}", hear("a-").await);
+    for index in 0..3 {
+        let status = cluster.status(index);
+        let resident: u64 = status["resident_bytes"].as_str().unwrap().parse().unwrap();
+        println!("node {} uses {} MiB", index + 1, resident >> 20);
+        assert!(resident < 600 << 20, "{resident} bytes");
+    }
+    watching.shutdown().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_to_read_everything_anew_knows_it_all() {
+    let mut cluster = Cluster::start(3, &[]);
+    // Whenever it hears of a change it reads the whole registry.
+    let behind = cluster.nodes.len() - 1;
+    cluster.nodes[behind].kill();
+    cluster.nodes[behind].set("FAILPOINTS", "registry::whole=return");
+    cluster.nodes[behind].start();
+    cluster.await_answering(behind);
+    let specs = (0..30).map(|n| spec(&format!("i-{n}"), 3000)).collect();
+    let handle = ServiceHandle::register(&client(&cluster), specs).await.unwrap();
+    let known = |index: usize| {
+        let args = ["service", "resolve", "shop", "--count", "99", "-o", "jsonl"];
+        cluster.mhub(index, &args).stdout().lines().count()
+    };
+    assert!(poll(Duration::from_secs(10), || known(behind) == 30), "{}", known(behind));
+    // Also as the leader: those that renew are kept, those that fall silent are given up.
+    let id = cluster.nodes[behind].id.to_string();
+    cluster.admin(&["cluster", "transfer-leader", &id]).succeeds();
+    assert!(poll(Duration::from_secs(10), || cluster.leader() == behind));
+    assert!(!poll(Duration::from_secs(5), || known(behind) < 30), "{}", known(behind));
+    let mortal = ServiceHandle::register(&client(&cluster), vec![spec("mortal", 1000)]).await;
+    std::mem::forget(mortal.unwrap());
+    drop(handle);
+    assert!(poll(Duration::from_secs(20), || known(behind) <= 1), "{}", known(behind));
+    cluster.verify();
+}

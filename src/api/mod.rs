@@ -15,6 +15,7 @@ mod publish_stream;
 mod quotas;
 mod subscriptions;
 mod topics;
+mod transactions;
 
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -20,6 +20,7 @@ use super::quotas::QuotasService;
 use super::services::ServicesService;
 use super::subscriptions::SubscriptionsService;
 use super::topics::TopicsService;
+use super::transactions::TransactionsService;
 use crate::config::Config;
 use crate::gateway;
 use crate::gateway::metrics::NodeMetrics;
@@ -36,6 +37,7 @@ use crate::proto::v1::retries_server::RetriesServer;
 use crate::proto::v1::services_server::ServicesServer;
 use crate::proto::v1::subscriptions_server::SubscriptionsServer;
 use crate::proto::v1::topics_server::TopicsServer;
+use crate::proto::v1::transactions_server::TransactionsServer;
 use crate::runtime::{fatal, shutdown::Shutdown, tasks};
 use crate::store::data_dir::DataDir;
 
@@ -147,6 +149,7 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
         .add_service(bounded!(ClusterServer, ClusterService(Arc::clone(node))))
         .add_service(bounded!(SubscriptionsServer, SubscriptionsService(Arc::clone(node))))
         .add_service(bounded!(ServicesServer, ServicesService(Arc::clone(node))))
+        .add_service(bounded!(TransactionsServer, TransactionsService(Arc::clone(node))))
         .add_service(bounded!(QuotasServer, QuotasService(Arc::clone(node))))
         .add_service(bounded!(RetriesServer, FailuresService(Arc::clone(node))))
         .add_service(bounded!(DeadLettersServer, FailuresService(Arc::clone(node))))

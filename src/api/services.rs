@@ -9,16 +9,18 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::{consistency, page_size};
 use super::convert_service as convert;
 use crate::model::limits::PAGE_BYTES_TARGET;
+use crate::model::outcome::InstanceOutcome;
+use crate::model::rejection::Rejection;
 use crate::node::Node;
-use crate::proto::status::to_status;
+use crate::proto::status::{to_call_error, to_status};
 use crate::proto::v1::services_server::Services;
 use crate::proto::v1::{
     DeleteServiceRequest, DeleteServiceResponse, DeregisterInstancesRequest,
     GetDependenciesRequest, GetDependenciesResponse, GetReadinessRequest, GetServiceRequest,
     GetServiceResponse, InstancesResponse, ListServicesRequest, ListServicesResponse,
     PutServiceRequest, Readiness, RegisterInstancesRequest, RenewRequest, RenewResponse,
-    ReportOutcomesRequest, ReportOutcomesResponse, ResolveRequest, ResolveResponse, Service,
-    SetBreakerRequest, SetBreakerResponse, SetInstanceModeRequest, WatchServicesRequest,
+    ReportOutcomesRequest, ReportOutcomesResponse, ResolveAnswer, ResolveRequest, ResolveResponse,
+    Service, SetBreakerRequest, SetBreakerResponse, SetInstanceModeRequest, WatchServicesRequest,
     WatchServicesResponse,
 };
 
@@ -29,6 +31,7 @@ type Answers<T> = BoxStream<'static, Result<T, Status>>;
 #[tonic::async_trait]
 impl Services for ServicesService {
     type RenewStreamStream = Answers<RenewResponse>;
+    type ResolveStreamStream = Answers<ResolveAnswer>;
     type WatchServicesStream = Answers<WatchServicesResponse>;
 
     async fn put_service(
@@ -143,9 +146,23 @@ impl Services for ServicesService {
         &self,
         request: Request<ResolveRequest>,
     ) -> Result<Response<ResolveResponse>, Status> {
-        let found = async { self.0.resolve_service(&convert::wanted(request.into_inner())?).await };
-        let found = found.await.map_err(|r| to_status(&r))?;
-        Ok(Response::new(convert::resolved(found, self.0.is_cut_off())))
+        let found = resolve(&self.0, request.into_inner()).await;
+        found.map(Response::new).map_err(|r| to_status(&r))
+    }
+
+    async fn resolve_stream(
+        &self,
+        request: Request<Streaming<ResolveRequest>>,
+    ) -> Result<Response<Self::ResolveStreamStream>, Status> {
+        let node = Arc::clone(&self.0);
+        let answers = unfold((node, request.into_inner()), async |(node, mut calls)| {
+            let answer = match calls.next().await? {
+                Ok(call) => Ok(resolve_answer(resolve(&node, call).await)),
+                Err(status) => Err(status),
+            };
+            Some((answer, (node, calls)))
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn report_outcomes(
@@ -206,13 +223,21 @@ impl Services for ServicesService {
 }
 
 fn answer(
-    outcomes: Result<
-        Vec<crate::model::outcome::InstanceOutcome>,
-        crate::model::rejection::Rejection,
-    >,
+    outcomes: Result<Vec<InstanceOutcome>, Rejection>,
 ) -> Result<Response<InstancesResponse>, Status> {
     let results = outcomes.map(convert::results).map_err(|r| to_status(&r))?;
     Ok(Response::new(InstancesResponse { results }))
+}
+
+async fn resolve(node: &Node, request: ResolveRequest) -> Result<ResolveResponse, Rejection> {
+    let found = node.resolve_service(&convert::wanted(request)?).await?;
+    Ok(convert::resolved(found, node.is_cut_off()))
+}
+
+fn resolve_answer(found: Result<ResolveResponse, Rejection>) -> ResolveAnswer {
+    use crate::proto::v1::resolve_answer::Answer;
+    let answer = found.map_or_else(|r| Answer::Refused(to_call_error(&r)), Answer::Found);
+    ResolveAnswer { answer: Some(answer) }
 }
 
 async fn renew(node: &Node, request: RenewRequest) -> Result<RenewResponse, Status> {

@@ -11,6 +11,7 @@ use super::consume::{self, ConsumeArgs};
 use super::output::{self, Lines, Output};
 use super::publish;
 use super::read::{ConsistencyArg, FromArg, instant};
+use super::replay::{self, ReplayArgs};
 use super::value::duration;
 use super::{Done, Failure, Global};
 use crate::client::cloudevents::EnvelopeJson;
@@ -54,6 +55,11 @@ pub(super) enum EventsCommand {
         after_help = "Examples:\n  mhub events read orders --from start --limit 10\n  mhub events read orders --from end --back --limit 1\n  mhub events read orders --from @2026-11-23T10:00:00Z -o jsonl\n  mhub events read orders --key order-42\n  mhub events read --all --from pos=1000"
     )]
     Read(ReadArgs),
+    /// Play a range of a topic or of the whole hub again, at a pace, from where it was left off.
+    #[command(
+        after_help = "Examples:\n  mhub events replay orders --from @2026-11-23T10:00:00Z --until @2026-11-23T11:00:00Z -o jsonl\n  mhub events replay orders --key order-42 --original --speed 10\n  mhub events replay orders --into orders.again --rate 500 --cursor replay.cursor      run it again to go on\n  mhub events replay orders --filter '{\"exact\": {\"type\": \"order.paid\"}}' --endpoint 127.0.0.1:7500"
+    )]
+    Replay(Box<ReplayArgs>),
     /// Show one event.
     #[command(
         after_help = "Examples:\n  mhub events get orders 17\n  mhub events get orders --id 0199-…"
@@ -293,6 +299,7 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             };
             print_all(client.read(request), output, args.back).await
         }
+        EventsCommand::Replay(args) => replay::run(&client, output, *args).await,
         EventsCommand::Get { topic, offset, id, source, consistency } => {
             let which = match (offset, id) {
                 (Some(offset), _) => get_event_request::Which::Offset(offset),
@@ -300,12 +307,8 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
                     get_event_request::Which::Id(EventId { source, id: id.unwrap_or_default() })
                 }
             };
-            let options = Some(consistency.options());
-            let found =
-                client.event(GetEventRequest { topic, which: Some(which), options }).await?;
-            let event = decode(&found.event)?;
-            output::document(output, &EnvelopeJson { recorded: &found, event: &event })?;
-            Ok(Exit::Ok)
+            let (which, options) = (Some(which), Some(consistency.options()));
+            show(&client, output, GetEventRequest { topic, which, options }).await
         }
         EventsCommand::Cancel { topic, offset, id, source } => {
             cancel(&client, topic, offset, EventId { source, id: id.unwrap_or_default() }).await
@@ -321,6 +324,13 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             print_all(client.tail(request), output, false).await
         }
     }
+}
+
+async fn show(client: &Client, output: Output, request: GetEventRequest) -> Done {
+    let found = client.event(request).await?;
+    let event = decode(&found.event)?;
+    output::document(output, &EnvelopeJson { recorded: &found, event: &event })?;
+    Ok(Exit::Ok)
 }
 
 async fn cancel(client: &Client, topic: String, offset: Option<u64>, id: EventId) -> Done {
@@ -366,7 +376,7 @@ async fn append(
     Ok(Exit::Ok)
 }
 
-const EVENT: &[(&str, usize)] = &[
+pub(super) const EVENT: &[(&str, usize)] = &[
     ("offset", 8),
     ("position", 8),
     ("recorded_at", 24),
@@ -400,7 +410,11 @@ pub(super) fn decode(event: &Bytes) -> Result<Event, Failure> {
     })
 }
 
-fn print(lines: &mut Lines, output: Output, event: &RecordedEvent) -> Result<(), Failure> {
+pub(super) fn print(
+    lines: &mut Lines,
+    output: Output,
+    event: &RecordedEvent,
+) -> Result<(), Failure> {
     let content = decode(&event.event)?;
     if output != Output::Table {
         return lines.document(&EnvelopeJson { recorded: event, event: &content });

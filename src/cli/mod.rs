@@ -14,6 +14,7 @@ mod publish;
 mod queue;
 mod quota;
 mod read;
+mod replay;
 mod retries;
 mod serve;
 mod service;
@@ -24,6 +25,7 @@ mod service_print;
 mod subscription;
 mod subscription_config;
 mod topic;
+mod transaction;
 mod value;
 
 use std::process::ExitCode;
@@ -91,7 +93,7 @@ enum Noun {
     /// Topics: create, ls, info, update, rm.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
-    /// Events: publish, append, read, get, cancel, tail.
+    /// Events: publish, append, read, replay, get, cancel, consume, tail.
     #[command(subcommand)]
     Events(events::EventsCommand),
     /// Subscriptions: create, ls, info, update, rm, pause, resume, seek, stats.
@@ -107,9 +109,12 @@ enum Noun {
     #[command(subcommand)]
     Dlq(dead_letters::DeadLetterCommand),
     /// Services and their instances: register, deregister, drain, ls, info, resolve, watch, deps,
-    /// ready, breaker, rm.
+    /// ready, breaker, handle, rm.
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    /// Transactions: run.
+    #[command(subcommand)]
+    Tx(transaction::TransactionCommand),
     /// Quotas of services: get, set, ls, rm.
     #[command(subcommand)]
     Quota(quota::QuotaCommand),
@@ -266,6 +271,7 @@ fn run(cli: Cli) -> Done {
         Noun::Retries(command) => block_on(retries::run(command, global)),
         Noun::Dlq(command) => block_on(dead_letters::run(command, global)),
         Noun::Service(command) => block_on(service::run(command, global)),
+        Noun::Tx(command) => block_on(transaction::run(command, global)),
         Noun::Quota(command) => block_on(quota::run(command, global)),
         Noun::Cluster(command) => block_on(cluster::run(command, global)),
         Noun::Bench(command) => block_on(bench::run(command, global)),

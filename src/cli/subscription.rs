@@ -133,20 +133,25 @@ pub(super) struct SettingsArgs {
 
 impl SettingsArgs {
     fn filter(&self) -> Result<Option<Filter>, Failure> {
-        let mut texts = Vec::new();
-        for given in &self.filter {
-            if given.trim_start().starts_with(['{', '[']) {
-                texts.push(given.clone());
-            } else {
-                let read = std::fs::read_to_string(Path::new(given));
-                texts.push(read.map_err(|e| Failure::usage(format!("--filter {given}: {e}")))?);
-            }
+        filter_of(&self.filter)
+    }
+}
+
+/// The filter out of several, each JSON or a file with it; all of them have to hold.
+pub(super) fn filter_of(given: &[String]) -> Result<Option<Filter>, Failure> {
+    let mut texts = Vec::new();
+    for given in given {
+        if given.trim_start().starts_with(['{', '[']) {
+            texts.push(given.clone());
+        } else {
+            let read = std::fs::read_to_string(Path::new(given));
+            texts.push(read.map_err(|e| Failure::usage(format!("--filter {given}: {e}")))?);
         }
-        match &texts[..] {
-            [] => Ok(None),
-            [one] => Ok(Some(filter_json::from_json(one)?)),
-            several => Ok(Some(filter_json::from_json(&format!("[{}]", several.join(",")))?)),
-        }
+    }
+    match &texts[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(filter_json::from_json(one)?)),
+        several => Ok(Some(filter_json::from_json(&format!("[{}]", several.join(",")))?)),
     }
 }
 

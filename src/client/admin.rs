@@ -16,6 +16,7 @@ use crate::proto::v1::retries_client::RetriesClient;
 use crate::proto::v1::services_client::ServicesClient;
 use crate::proto::v1::subscriptions_client::SubscriptionsClient;
 use crate::proto::v1::topics_client::TopicsClient;
+use crate::proto::v1::transactions_client::TransactionsClient;
 use crate::proto::v1::{
     AddLearnerRequest, BeginVerifyRequest, CancelEventRequest, CancelEventResponse,
     CreateSubscriptionRequest, CreateTopicRequest, DeadLetter, DeleteQuotaRequest,
@@ -38,7 +39,8 @@ use crate::proto::v1::{
     SeekSubscriptionResponse, Service, SetBreakerRequest, SetBreakerResponse,
     SetInstanceModeRequest, SetQuotaRequest, SettleRequest, SettleResponse, SnapshotRequest,
     SnapshotResponse, StatusRequest, StatusResponse, Subscription, SubscriptionStats, Topic,
-    TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
+    TransactRequest, TransactResponse, TransferLeaderRequest, UpdateSubscriptionRequest,
+    UpdateTopicRequest,
 };
 
 /// Messages of a read may hold a whole batch.
@@ -106,6 +108,8 @@ mutations! {
     resume_subscription(ResumeSubscriptionRequest) -> Subscription = SubscriptionsClient;
     /// Moves a subscription, or counts what that would do.
     seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient;
+    /// Appends and settles, all of it or nothing.
+    transact(TransactRequest) -> TransactResponse = TransactionsClient;
     /// Registers a service, or replaces its settings.
     put_service(PutServiceRequest) -> Service = ServicesClient;
     /// Deletes a service without instances.

@@ -20,6 +20,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -33,8 +34,8 @@ use crate::proto::status::from_call_error;
 use crate::proto::v1::services_client::ServicesClient;
 use crate::proto::v1::{
     DeregisterInstancesRequest, Instance, InstanceName, InstanceSpec, InstancesResponse,
-    RegisterInstancesRequest, RenewRequest, Renewal, WatchServicesRequest, WatchServicesResponse,
-    instance_result,
+    RegisterInstancesRequest, RenewRequest, Renewal, ResolveAnswer, ResolveRequest,
+    WatchServicesRequest, WatchServicesResponse, instance_result,
 };
 
 /// Renewals in the time that one lasts.
@@ -274,6 +275,22 @@ pub enum Watched {
 }
 
 impl Client {
+    /// Asks one node whom to call, again and again: an answer a request, in their order. When the node goes
+    /// the stream ends; open another one.
+    ///
+    /// # Errors
+    /// What keeps a node from answering.
+    pub async fn resolve_stream(
+        &self,
+        requests: impl Stream<Item = ResolveRequest> + Send + 'static,
+    ) -> Result<Streaming<ResolveAnswer>, Rejection> {
+        let target = self.endpoints.route(Route::Any)?;
+        let mut client = ServicesClient::new(target.channel.clone());
+        let opened = client.resolve_stream(requests).await;
+        let opened = opened.map_err(|status| Failure::of_status(&status, &target).rejection)?;
+        Ok(opened.into_inner())
+    }
+
     /// Watches services (none: all of them), after a revision, or from what is there on.
     #[must_use]
     pub fn watch_services(&self, services: Vec<String>, after: Option<u64>) -> ServiceWatch {

@@ -15,7 +15,9 @@ use super::topic::heads::Heads;
 use super::topic::keys::Head;
 use super::topic::open_batch::OpenBatch;
 use super::topic::record::TopicRecord;
-use super::{delivery, housekeeping, nodes, quota, registry, schedule, subscription, topic};
+use super::{
+    delivery, housekeeping, nodes, quota, registry, schedule, subscription, topic, transaction,
+};
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::outcome::{Effect, Outcome};
@@ -213,6 +215,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::PauseSubscription(pause) => subscription::pause::pause(self, pause),
             Kind::ResumeSubscription(resume) => subscription::pause::resume(self, resume),
             Kind::SeekSubscription(seek) => subscription::seek::apply(self, seek),
+            Kind::Transact(transact) => transaction::transact::apply(self, transact),
             Kind::Lease(lease) => delivery::lease::apply(self, &lease),
             Kind::Settle(settle) => delivery::settle::apply(self, &settle),
             Kind::Tick(_) => delivery::tick::apply(self),

@@ -19,6 +19,7 @@ pub mod quota;
 pub mod registry;
 pub mod schedule;
 pub mod subscription;
+mod transaction;
 
 pub mod housekeeping;
 pub mod nodes;

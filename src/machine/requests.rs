@@ -11,8 +11,8 @@ use super::subscription::record::SubscriptionRecord;
 use super::subscription::state::SubscriptionState;
 use super::topic::record::TopicRecord;
 use crate::model::delivery::{Sought, SubscriptionInfo};
-use crate::model::ids::Position;
-use crate::model::outcome::{Outcome, TopicInfo};
+use crate::model::ids::{KeyVersion, Offset, Position};
+use crate::model::outcome::{Outcome, Published, Receipt, TopicInfo};
 
 /// The first answer to a mutation, as stored.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -37,6 +37,64 @@ pub struct RequestRecord {
     /// The service in the answer.
     #[prost(message, optional, tag = "7")]
     service: Option<ServiceRecord>,
+    /// Of a transaction.
+    #[prost(message, optional, tag = "8")]
+    transacted: Option<TransactedRecord>,
+}
+
+/// Where the events of a transaction went.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct TransactedRecord {
+    #[prost(message, repeated, tag = "1")]
+    parts: Vec<PartRecord>,
+}
+
+/// Where the events of one part went.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct PartRecord {
+    #[prost(uint64, tag = "1")]
+    first_offset: u64,
+    #[prost(uint64, tag = "2")]
+    first_position: u64,
+    #[prost(uint32, tag = "3")]
+    count: u32,
+    #[prost(uint64, repeated, tag = "4")]
+    key_versions: Vec<u64>,
+    /// Offset, position and whether it was there already (0 or 1) of each event.
+    #[prost(uint64, repeated, tag = "5")]
+    receipts: Vec<u64>,
+}
+
+impl PartRecord {
+    fn of(published: &Published) -> Self {
+        let receipts = published.receipts.iter();
+        Self {
+            first_offset: published.first_offset.get(),
+            first_position: published.first_position.get(),
+            count: published.count,
+            key_versions: published.key_versions.iter().map(|version| version.get()).collect(),
+            receipts: receipts
+                .flat_map(|r| [r.offset.get(), r.position.get(), u64::from(r.duplicate)])
+                .collect(),
+        }
+    }
+
+    /// As a repetition.
+    fn answer(self) -> Published {
+        let receipts = self.receipts.chunks_exact(3).map(|r| Receipt {
+            offset: Offset(r[0]),
+            position: Position(r[1]),
+            duplicate: r[2] == 1,
+        });
+        Published {
+            receipts: receipts.collect(),
+            first_offset: Offset(self.first_offset),
+            first_position: Position(self.first_position),
+            count: self.count,
+            duplicate: self.count > 0,
+            key_versions: self.key_versions.into_iter().map(KeyVersion).collect(),
+        }
+    }
 }
 
 impl RequestRecord {
@@ -74,6 +132,10 @@ pub(crate) fn first_answer<K: Kv>(
     if let Some(service) = record.service {
         return Ok(Some(Outcome::Service(Box::new(service.info(&record.name)))));
     }
+    if let Some(transacted) = record.transacted {
+        let parts = transacted.parts.into_iter().map(PartRecord::answer).collect();
+        return Ok(Some(Outcome::Transacted(parts)));
+    }
     Ok(Some(match record.topic {
         Some(topic) => Outcome::Topic(topic.info(&record.name)),
         None => Outcome::Done,
@@ -91,6 +153,10 @@ pub(crate) fn remember<K: Kv>(machine: &mut Machine<'_, K>, request_id: String, 
         Outcome::Topic(info) => {
             record.name.clone_from(&info.name);
             record.topic = Some(topic_of(info));
+        }
+        Outcome::Transacted(parts) => {
+            let parts = parts.iter().map(PartRecord::of).collect();
+            record.transacted = Some(TransactedRecord { parts });
         }
         Outcome::Service(info) => {
             record.name.clone_from(&info.name);

@@ -11,6 +11,8 @@ use super::topic::TopicConfig;
 pub enum Outcome {
     /// Events were appended, or recognised as a repetition.
     Published(Published),
+    /// Where the events of each part went; of a part without events nowhere.
+    Transacted(Vec<Published>),
     /// The topic as it is after the command.
     Topic(TopicInfo),
     /// The subscription as it is after the command.

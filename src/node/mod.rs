@@ -14,6 +14,7 @@ mod route;
 pub mod settle;
 pub mod subscriptions;
 pub mod topics;
+pub mod transactions;
 
 pub mod follow;
 pub mod query;

@@ -250,6 +250,11 @@ impl Worker {
                 Outcome::Published(published) if !published.duplicate => {
                     self.stats.events.fetch_add(u64::from(published.count), Ordering::Relaxed);
                 }
+                Outcome::Transacted(parts) => {
+                    let fresh = parts.iter().filter(|part| !part.duplicate);
+                    let events = fresh.map(|part| u64::from(part.count)).sum();
+                    self.stats.events.fetch_add(events, Ordering::Relaxed);
+                }
                 Outcome::Rejected(_) => {
                     self.stats.refused.fetch_add(1, Ordering::Relaxed);
                 }

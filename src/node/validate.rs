@@ -103,7 +103,11 @@ fn check_producer(producer: &Producer) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn expectations(given: Vec<(String, Expect)>) -> Result<Vec<Expectation>, Rejection> {
+/// Checks expectations.
+///
+/// # Errors
+/// `CALL_TOO_LARGE`, `INVALID_REQUEST` for keys that are none and those that contradict each other.
+pub(super) fn expectations(given: Vec<(String, Expect)>) -> Result<Vec<Expectation>, Rejection> {
     if given.len() > CALL_EXPECTATIONS_MAX {
         return Err(Rejection::new(
             Reason::CallTooLarge,

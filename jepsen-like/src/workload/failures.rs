@@ -8,7 +8,7 @@ use message_hub::proto::v1::{
 use tokio::task::JoinSet;
 
 use super::consume::{FOR_GOOD, Puller};
-use super::{Shared, log};
+use super::{Shared, WORKERS, log};
 use crate::delivered::{Action, Event};
 
 /// The subscription.
@@ -24,7 +24,7 @@ const AT_ONCE: u32 = 8;
 
 pub(super) async fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     shared.subscribe(NAME, config()).await?;
-    log::writers(shared, tasks, |value, _| super::event(value))?;
+    log::writers(shared, tasks, WORKERS, |value, _| super::event(value))?;
     for label in 1..=CONSUMERS {
         let puller = Puller::new(shared, NAME)?;
         tasks.spawn(consumer(Arc::clone(shared), puller, label));

@@ -10,11 +10,13 @@ use message_hub::proto::v1::read_request::From;
 use message_hub::proto::v1::{Linearizable, ReadOptions, ReadRequest, Stale};
 use tokio::task::JoinSet;
 
-use super::{Shared, TOPIC, WORKERS, event, joined, pace};
+use super::{Shared, TOPIC, event, joined, pace};
 use crate::cluster::Cluster;
 use crate::cluster::node::Node;
 use crate::history::{Answer, Freshness, Line, Op};
 
+/// Writers where nothing but writing is asked of the hub.
+pub(super) const WRITERS: u64 = 24;
 /// How far before the known end readers begin.
 const LOOK_BACK: u64 = 30;
 /// After so many events a writer goes on as another producer.
@@ -25,7 +27,7 @@ const READ_EVERY: Duration = Duration::from_millis(200);
 const READ_BACK: Duration = Duration::from_secs(20);
 
 pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    writers(shared, tasks, |value, _| event(value))?;
+    writers(shared, tasks, WRITERS, |value, _| event(value))?;
     for slot in 1..=shared.nodes {
         let client = shared.pinned(slot)?;
         tasks.spawn(end_reader(Arc::clone(shared), client, slot));
@@ -33,15 +35,16 @@ pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Re
     Ok(())
 }
 
-/// Clients that publish.
+/// So many clients that publish.
 pub(super) fn writers(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<()>,
+    count: u64,
     event_of: EventOf,
 ) -> anyhow::Result<()> {
-    for label in 1..=WORKERS {
+    for label in 1..=count {
         let client = shared.client()?;
-        tasks.spawn(writer(Arc::clone(shared), client, label, event_of));
+        tasks.spawn(writer(Arc::clone(shared), client, (label, count), event_of));
     }
     Ok(())
 }
@@ -49,7 +52,12 @@ pub(super) fn writers(
 /// The event that carries a value.
 type EventOf = fn(u64, &mut fastrand::Rng) -> EventBuilder;
 
-async fn writer(shared: Arc<Shared>, client: Client, label: u64, event_of: EventOf) {
+async fn writer(
+    shared: Arc<Shared>,
+    client: Client,
+    (label, count): (u64, u64),
+    event_of: EventOf,
+) {
     let mut rng = shared.rng(label);
     let mut process = shared.next_process();
     let mut publisher = client.publisher();
@@ -57,7 +65,7 @@ async fn writer(shared: Arc<Shared>, client: Client, label: u64, event_of: Event
         if !shared.publishes() {
             break;
         }
-        pace(&shared, WORKERS, &mut rng).await;
+        pace(&shared, count, &mut rng).await;
         let value = shared.next_value();
         let event = event_of(value, &mut rng).build();
         let publish = async {

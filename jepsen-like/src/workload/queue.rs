@@ -12,7 +12,7 @@ use message_hub::proto::v1::{
 use tokio::task::JoinSet;
 
 use super::consume::{Puller, event};
-use super::{Shared, log};
+use super::{Shared, WORKERS, log};
 use crate::delivered::{Action, Lease};
 use crate::history::{Answer, End, Op};
 
@@ -33,7 +33,7 @@ const ASLEEP_MAX: usize = 20;
 
 pub(super) async fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     shared.subscribe(NAME, config()).await?;
-    log::writers(shared, tasks, |value, _| super::event(value))?;
+    log::writers(shared, tasks, WORKERS, |value, _| super::event(value))?;
     for label in 1..=PULLERS {
         let puller = Puller::new(shared, NAME)?;
         tasks.spawn(consumer(Arc::clone(shared), puller, label));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use message_hub::client::Client;
 use tokio::task::JoinSet;
 
-use super::log::{read, request, writers};
+use super::log::{WRITERS, read, request, writers};
 use super::{Shared, TOPIC, event, joined};
 use crate::history::{Answer, End, Freshness, Op};
 
@@ -20,7 +20,7 @@ const REPLAY: u64 = 500;
 const TAILS: u64 = 2;
 
 pub(super) fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    writers(shared, tasks, |value, _| event(value))?;
+    writers(shared, tasks, WRITERS, |value, _| event(value))?;
     for slot in 1..=shared.nodes {
         tasks.spawn(replayer(Arc::clone(shared), shared.pinned(slot)?, slot));
         let (writes, reads) = (shared.client()?, shared.pinned(slot)?);

@@ -9,7 +9,7 @@ use message_hub::proto::v1::{DeadLetterPolicy, PriorityPolicy, RetryPolicy, Subs
 use tokio::task::JoinSet;
 
 use super::consume::{Puller, look_at_letters};
-use super::{Shared, log};
+use super::{Shared, WORKERS, log};
 use crate::delivered::Action;
 use crate::tools::now;
 
@@ -41,7 +41,7 @@ pub(super) async fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyh
         }
         look_at_letters(shared, tasks, name)?;
     }
-    log::writers(shared, tasks, urgent)
+    log::writers(shared, tasks, WORKERS, urgent)
 }
 
 fn config(policy: PriorityPolicy) -> SubscriptionConfig {

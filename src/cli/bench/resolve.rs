@@ -1,11 +1,14 @@
 //! Asking whom to call.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::registry::{Fleet, FleetArgs};
 use super::{LATENCY_MAX_US, WARM_UP, latencies, quantile_ms, rate, seconds, wait};
@@ -13,6 +16,7 @@ use crate::cli::{Failure, Global};
 use crate::client::{Client, Resolver, ResolverOptions};
 use crate::model::rejection::Exit;
 use crate::proto::v1::ResolveRequest;
+use crate::proto::v1::resolve_answer::Answer;
 use crate::runtime::{clock, tasks};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -34,6 +38,9 @@ pub(in crate::cli) struct ResolveArgs {
     /// The node to ask; default: the first endpoint.
     #[arg(long, value_name = "HOST:PORT")]
     node: Option<String>,
+    /// A call for each question, instead of a stream for those of a caller.
+    #[arg(long)]
+    unary: bool,
     /// Choose by a `Resolver`, which is told of changes and asks nobody.
     #[arg(long)]
     cached: bool,
@@ -67,24 +74,34 @@ async fn asked(
 ) -> Result<Value, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let began = clock::now();
+    // Each asks as often as its share.
+    let each = if args.unary { args.depth } else { 1 };
     let pause = match args.rate {
         0 => Duration::ZERO,
         rate => {
-            let askers = u32::try_from(args.callers * args.depth).unwrap_or(u32::MAX);
+            let askers = u32::try_from(args.callers * each).unwrap_or(u32::MAX);
             Duration::from_secs(1).saturating_mul(askers) / rate
         }
     };
     let mut askers = Vec::new();
-    for caller in 0..args.callers {
+    for number in 0..args.callers * each {
         let client = match &args.node {
             Some(endpoint) => global.client_of(vec![endpoint.clone()], true)?,
             None => global.client()?,
         };
-        for asker in 0..args.depth {
-            let number = caller * args.depth + asker;
-            let asking = ask(client.clone(), fleet.services(), number, pause, Arc::clone(&stop));
-            askers.push(tasks::spawn("bench-resolve", asking));
-        }
+        let asker = Asker {
+            client,
+            services: fleet.services(),
+            number,
+            pause,
+            depth: args.depth,
+            stop: Arc::clone(&stop),
+        };
+        askers.push(if args.unary {
+            tasks::spawn("bench-resolve", asker.ask())
+        } else {
+            tasks::spawn("bench-resolve", asker.stream())
+        });
     }
     wait("resolving", WARM_UP + measured).await;
     stop.store(true, Ordering::Relaxed);
@@ -106,40 +123,91 @@ async fn asked(
     }))
 }
 
-/// One question after the other; what came after warming up, and how many failed.
-async fn ask(
+/// Somebody who asks.
+struct Asker {
     client: Client,
     services: Vec<String>,
     number: usize,
     pause: Duration,
+    depth: usize,
     stop: Arc<AtomicBool>,
-) -> (hdrhistogram::Histogram<u64>, u64) {
-    let (mut seen, mut errors, began) = (latencies(), 0, clock::now());
-    let mut due =
-        tokio::time::Instant::now() + pause * u32::try_from(number % 64).unwrap_or(0) / 64;
-    for service in services.iter().cycle().skip(number) {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        if !pause.is_zero() {
-            tokio::time::sleep_until(due).await;
-            due += pause;
-        }
-        let asked = clock::now();
-        let request = ResolveRequest { service: service.clone(), count: 1, ..Default::default() };
-        let answer = client.resolve(request).await;
-        if began.elapsed() >= WARM_UP {
-            let took = u64::try_from(asked.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
-            seen.saturating_record(took);
-            errors += u64::from(answer.is_err());
-        }
+}
+
+/// What came after warming up, and how many failed.
+type Answered = (hdrhistogram::Histogram<u64>, u64);
+
+impl Asker {
+    fn question(&self, n: usize) -> ResolveRequest {
+        let service = self.services[(self.number + n) % self.services.len()].clone();
+        ResolveRequest { service, count: 1, ..Default::default() }
     }
-    (seen, errors)
+
+    /// One question after the other.
+    async fn ask(self) -> Answered {
+        let (mut seen, mut errors, began) = (latencies(), 0, clock::now());
+        let mut due = tokio::time::Instant::now();
+        for n in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if !self.pause.is_zero() {
+                tokio::time::sleep_until(due).await;
+                due += self.pause;
+            }
+            let asked = clock::now();
+            let answer = self.client.resolve(self.question(n)).await;
+            if began.elapsed() >= WARM_UP {
+                seen.saturating_record(micros(asked));
+                errors += u64::from(answer.is_err());
+            }
+        }
+        (seen, errors)
+    }
+
+    /// Questions over one stream, so many on their way.
+    async fn stream(self) -> Answered {
+        let (mut seen, mut errors, began) = (latencies(), 0, clock::now());
+        let (questions, outbox) = mpsc::channel(self.depth);
+        let opened = self.client.resolve_stream(ReceiverStream::new(outbox)).await;
+        let Ok(mut answers) = opened else { return (seen, 1) };
+        let (mut asked, mut n) = (VecDeque::new(), 0);
+        let mut due = tokio::time::Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            while asked.len() < self.depth && due <= tokio::time::Instant::now() {
+                if questions.send(self.question(n)).await.is_err() {
+                    return (seen, errors + 1);
+                }
+                asked.push_back(clock::now());
+                due += self.pause;
+                n += 1;
+            }
+            let answer = tokio::select! {
+                answer = answers.message(), if !asked.is_empty() => answer,
+                () = tokio::time::sleep_until(due), if asked.len() < self.depth => continue,
+            };
+            let (Ok(Some(answer)), Some(at)) = (answer, asked.pop_front()) else {
+                return (seen, errors + 1);
+            };
+            if began.elapsed() >= WARM_UP {
+                seen.saturating_record(micros(at));
+                errors += u64::from(!matches!(answer.answer, Some(Answer::Found(_))));
+            }
+        }
+        (seen, errors)
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US)
 }
 
 async fn cached(client: &Client, fleet: &Fleet, measured: Duration) -> Result<Value, Failure> {
     let service = &fleet.services()[0];
     let resolver = Resolver::new(client, service, ResolverOptions::default()).await?;
+    // The node that was asked may not have heard of them yet.
+    while resolver.pick("").is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let (began, mut picks, mut errors) = (clock::now(), 0_u64, 0_u64);
     while began.elapsed() < measured {
         match resolver.pick("") {

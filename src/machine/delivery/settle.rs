@@ -14,10 +14,11 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::subscription::record::not_found;
+use crate::machine::subscription::state;
 use crate::model::command::Settle;
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::delivery::Settled;
-use crate::model::ids::{LeaseId, UnixMs};
+use crate::model::ids::{LeaseId, SubscriptionId, UnixMs};
 use crate::model::outcome::Outcome;
 use crate::model::ranges::Ranges;
 use crate::model::rejection::Reason;
@@ -48,16 +49,10 @@ fn settle<K: Kv>(
     item: &SettleItem,
 ) -> Result<Settled, Fault> {
     let id = LeaseId(item.lease_id);
-    let Some(mut lease) = leases::get(machine.overlay(), work.id, id)? else {
-        let granted = (1..=work.state.last_lease_id).contains(&id.get());
-        return Ok(refused(if granted { Reason::LeaseExpired } else { Reason::LeaseUnknown }));
+    let mut lease = match held(machine, work.id, consumer, item)? {
+        Ok(lease) => lease,
+        Err(reason) => return Ok(refused(reason)),
     };
-    if lease.term != item.term || lease.consumer != consumer || lease.topic_id != item.topic_id {
-        return Ok(refused(Reason::LeaseUnknown));
-    }
-    if lease.ends_at(machine.meta()) <= machine.now() {
-        return Ok(refused(Reason::LeaseExpired));
-    }
     let action = item.action.as_ref().ok_or_else(|| {
         Fault::Undecodable("a settlement of a newer version; run a newer mhub".to_owned())
     })?;
@@ -78,6 +73,45 @@ fn settle<K: Kv>(
         give_back(machine, work, id, lease, left)?;
     }
     Ok(Settled { done, refused, expires_at: UnixMs(0) })
+}
+
+/// The lease of an item, if it is held by this consumer with this token; else why not.
+fn held<K: Kv>(
+    machine: &Machine<'_, K>,
+    subscription: SubscriptionId,
+    consumer: &str,
+    item: &SettleItem,
+) -> Result<Result<LeaseRecord, Reason>, Fault> {
+    let id = LeaseId(item.lease_id);
+    let Some(lease) = leases::get(machine.overlay(), subscription, id)? else {
+        let state = state::get(machine.overlay(), subscription)?.unwrap_or_default();
+        let granted = (1..=state.last_lease_id).contains(&id.get());
+        return Ok(Err(if granted { Reason::LeaseExpired } else { Reason::LeaseUnknown }));
+    };
+    if lease.term != item.term || lease.consumer != consumer || lease.topic_id != item.topic_id {
+        return Ok(Err(Reason::LeaseUnknown));
+    }
+    if lease.ends_at(machine.meta()) <= machine.now() {
+        return Ok(Err(Reason::LeaseExpired));
+    }
+    Ok(Ok(lease))
+}
+
+/// Why an item cannot be settled as a whole; `None`: it can.
+pub(crate) fn lacks<K: Kv>(
+    machine: &Machine<'_, K>,
+    subscription: SubscriptionId,
+    consumer: &str,
+    item: &SettleItem,
+) -> Result<Option<Reason>, Fault> {
+    Ok(match held(machine, subscription, consumer, item)? {
+        Err(reason) => Some(reason),
+        Ok(lease) => {
+            let named = Ranges::from_unsorted(&item.ranges);
+            let whole = lease.events.intersect(&named).count() == named.count();
+            (!whole).then_some(Reason::LeaseExpired)
+        }
+    })
 }
 
 fn extend_lease<K: Kv>(

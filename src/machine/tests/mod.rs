@@ -8,6 +8,7 @@ mod model;
 pub(crate) mod random;
 mod registry;
 mod registry_view;
+mod transact;
 
 use bytes::Bytes;
 use prost::Message as _;

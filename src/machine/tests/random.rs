@@ -121,6 +121,19 @@ fn random_publish(dice: &mut Dice, topic: String) -> Publish {
     Publish { producer, expectations, ..publish_of(&topic, &events) }
 }
 
+/// So many events, each of one of the keys or of none.
+pub(super) fn keyed_publish(dice: &mut Dice, topic: &str, count: usize, keys: &[&str]) -> Publish {
+    let mut event = || TestEvent {
+        id: format!("e{}", dice.below(12)),
+        source: "s".to_owned(),
+        kind: "k".to_owned(),
+        data: vec![7; dice.below(40) as usize],
+        key: if dice.below(4) == 0 { String::new() } else { dice.pick(keys).to_owned() },
+    };
+    let events: Vec<TestEvent> = (0..count).map(|_| event()).collect();
+    publish_of(topic, &events)
+}
+
 pub(super) fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
     let encoded: Vec<Bytes> = events.iter().map(|e| e.encode_to_vec().into()).collect();
     Publish {

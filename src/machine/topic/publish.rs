@@ -40,22 +40,40 @@ pub(crate) fn apply<K: Kv>(
             Verdict::Refused(rejection) => return Ok(Outcome::Rejected(rejection)),
         }
     }
-    if let Err(rejection) = check_size(&topic, command) {
+    if let Some(rejection) = check(machine, &topic, command)? {
         return Ok(Outcome::Rejected(rejection));
     }
-    if let Some(rejection) = check_expectations(machine, &topic, command)? {
-        return Ok(Outcome::Rejected(rejection));
-    }
-    let published = if topic.config.index_ids || topic.config.dedup_window_ms > 0 {
-        append_by_id(machine, topic, command)?
-    } else {
-        append(machine, topic, command, command.count, &command.events)?
-    };
+    let published = write(machine, topic, command)?;
     if let Some(producer) = &command.producer {
         let topic_id = machine.topic(&command.topic)?.map_or(0, |t| t.id);
         producers::record(machine, producer, topic_id, &published)?;
     }
     Ok(Outcome::Published(published))
+}
+
+/// What stands against appending, the producer aside.
+pub(crate) fn check<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    topic: &TopicRecord,
+    command: &Publish,
+) -> Result<Option<Rejection>, Fault> {
+    if let Err(rejection) = check_size(topic, command) {
+        return Ok(Some(rejection));
+    }
+    check_expectations(machine, topic, command)
+}
+
+/// Appends what was checked.
+pub(crate) fn write<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    topic: TopicRecord,
+    command: &Publish,
+) -> Result<Published, Fault> {
+    if topic.config.index_ids || topic.config.dedup_window_ms > 0 {
+        append_by_id(machine, topic, command)
+    } else {
+        append(machine, topic, command, command.count, &command.events)
+    }
 }
 
 fn check_size(topic: &TopicRecord, command: &Publish) -> Result<(), Rejection> {

@@ -6,6 +6,7 @@
 pub mod delivery;
 pub mod registry;
 pub mod subscription;
+pub mod transaction;
 
 use bytes::Bytes;
 
@@ -21,6 +22,7 @@ pub use self::subscription::{
     CreateSubscription, DeleteSubscription, PauseSubscription, ResumeSubscription,
     SeekSubscription, UpdateSubscription,
 };
+pub use self::transaction::Transact;
 use super::expectation::Expect;
 use super::ids::KeyVersion;
 use super::topic::{TopicConfig, TopicPatch};
@@ -43,7 +45,7 @@ pub struct Command {
     /// What to do; absent is a fault.
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
     )]
     pub kind: Option<Kind>,
 }
@@ -144,6 +146,9 @@ pub enum Kind {
     /// Move a breaker.
     #[prost(message, tag = "31")]
     SetBreaker(SetBreaker),
+    /// Append to topics and settle deliveries, all of it or nothing.
+    #[prost(message, tag = "32")]
+    Transact(Transact),
 }
 
 impl From<Kind> for Command {

@@ -301,6 +301,8 @@ pub const CURSOR_FLOWS_MAX: usize = if cfg!(test) { 16 } else { 131_072 };
 pub const CURSOR_STREAMS_MAX: usize = 4096;
 /// Rows that counting a subscription's events looks at.
 pub const STATS_ROWS_MAX: u64 = 65_536;
+/// Events, expectations and settlements of one transaction.
+pub const TRANSACTION_OPERATIONS_MAX: usize = 512;
 /// Subscriptions that a node's metrics tell of: the first by name.
 pub const METRICS_SUBSCRIPTIONS_MAX: usize = 100;
 /// Rows that counting one of them looks at.

@@ -78,6 +78,12 @@ impl Registry {
         }
     }
 
+    /// Whether a service is not to be called before what it requires is there.
+    fn waits(&self, service: &str) -> bool {
+        let known = self.view.service(service);
+        known.is_some_and(|k| k.service.as_ref().is_some_and(|s| s.config.hold_until_ready))
+    }
+
     /// Where this hub may connect to.
     pub(super) fn egress(&self) -> Arc<Egress> {
         Arc::clone(&self.egress)
@@ -316,11 +322,7 @@ impl Node {
 
     /// How many instances would be chosen from; none while the service waits for what it requires.
     pub(super) async fn takers(&self, wanted: &Wanted) -> usize {
-        let known = self.registry.view.service(&wanted.service);
-        let waits = known
-            .and_then(|known| known.service.as_ref().map(|s| s.config.hold_until_ready))
-            .unwrap_or(false);
-        if waits && self.held(&wanted.service).await.is_err() {
+        if self.registry.waits(&wanted.service) && self.held(&wanted.service).await.is_err() {
             return 0;
         }
         self.registry.takers(wanted, self.now())
@@ -335,8 +337,7 @@ impl Node {
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
         let found = self.registry.choose(wanted, dice, self.now(), clock::now())?;
         let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
-        let known = self.registry.view.service(name).and_then(|known| known.service.clone());
-        if known.is_some_and(|service| service.config.hold_until_ready) {
+        if self.registry.waits(name) {
             self.held(name).await?;
         }
         Ok(found)

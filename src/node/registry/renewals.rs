@@ -36,8 +36,6 @@ pub(super) struct Brake {
 #[derive(Default)]
 pub(super) struct Renewals {
     term: Option<Term>,
-    /// Not before this is anybody given up.
-    mercy_until: Option<Instant>,
     /// By incarnation.
     tracked: HashMap<u64, Tracked>,
     /// How many instances of a service renew.
@@ -72,7 +70,8 @@ impl Renewals {
         self.newest
     }
 
-    /// Begins to lead, with all instances that are there; `None`: it is over.
+    /// Begins to lead, with all instances that are there, each of which has all of its time; `None`: it is
+    /// over.
     pub(super) fn begin(
         &mut self,
         term: Option<Term>,
@@ -80,12 +79,9 @@ impl Renewals {
         now: Instant,
     ) {
         *self = Self { term, ..Self::default() };
-        let mut longest = Duration::ZERO;
         for (record, ttl) in instances {
-            longest = longest.max(ttl);
             self.track(&record, ttl, now);
         }
-        self.mercy_until = Some(now + longest);
     }
 
     /// Takes note of an instance as it is after a change.
@@ -148,9 +144,6 @@ impl Renewals {
         let late = self.looked_at.replace(now).map_or(Duration::ZERO, |last| now - last);
         if late > Duration::from_millis(LEADER_STALL_MS) {
             self.tracked.values_mut().for_each(|known| known.until += late);
-        }
-        if self.mercy_until.is_some_and(|until| now < until) {
-            return Silent::default();
         }
         let mut silent: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for (number, known) in self.tracked.iter().filter(|(_, k)| !k.expiring && k.until <= now) {
@@ -276,9 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_gives_one_time_of_a_renewal() {
+    fn a_new_leader_gives_each_one_time_of_its_own_renewal() {
         let (mut renewals, start) = leading(10);
-        assert!(renewals.look(start + TTL / 2).changes.is_empty());
+        renewals.track(&instance(11), TTL / 5, start);
+        assert!(renewals.look(start + TTL / 5 - Duration::from_millis(1)).changes.is_empty());
+        let lost = renewals.look(start + TTL / 5).changes;
+        assert_eq!(lost.iter().map(|change| change.incarnation).collect::<Vec<_>>(), [11]);
+        assert!(renewals.look(start + TTL - Duration::from_millis(1)).changes.is_empty());
     }
 
     #[test]

@@ -29,35 +29,35 @@ use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::Reason;
 use crate::model::subscription::SubscriptionConfig;
 
-pub(super) struct Hub {
-    pub(super) kv: MemKv,
-    entries: u64,
-    now_ms: u64,
-    pub(super) term: u64,
+pub(in crate::machine::tests) struct Hub {
+    pub(in crate::machine::tests) kv: MemKv,
+    pub(in crate::machine::tests) entries: u64,
+    pub(in crate::machine::tests) now_ms: u64,
+    pub(in crate::machine::tests) term: u64,
 }
 
 impl Hub {
-    pub(super) fn new(config: SubscriptionConfig) -> Self {
+    pub(in crate::machine::tests) fn new(config: SubscriptionConfig) -> Self {
         let mut hub = Self { kv: MemKv::default(), entries: 0, now_ms: 10_000, term: 1 };
         hub.apply(create_topic("t"));
         hub.apply(create("s", config, ""));
         hub
     }
 
-    fn plain() -> Self {
+    pub(in crate::machine::tests) fn plain() -> Self {
         let mut config = SubscriptionConfig::defaults("t");
         config.max_in_flight = 100_000;
         config.max_in_flight_per_consumer = 100_000;
         Self::new(config)
     }
 
-    pub(super) fn apply(&mut self, kind: Kind) -> Outcome {
+    pub(in crate::machine::tests) fn apply(&mut self, kind: Kind) -> Outcome {
         self.entries += 1;
         let entry = CommandBatch { stamp_ms: self.now_ms, commands: vec![kind.into()] };
         apply(&mut self.kv, &[entry], self.entries).remove(0).remove(0)
     }
 
-    pub(super) fn publish(&mut self, events: &[TestEvent]) {
+    pub(in crate::machine::tests) fn publish(&mut self, events: &[TestEvent]) {
         let outcome = self.apply(Kind::Publish(publish_of("t", events)));
         assert!(matches!(outcome, Outcome::Published(_)), "{outcome:?}");
     }
@@ -103,7 +103,11 @@ impl Hub {
     }
 }
 
-pub(super) fn create(name: &str, config: SubscriptionConfig, request_id: &str) -> Kind {
+pub(in crate::machine::tests) fn create(
+    name: &str,
+    config: SubscriptionConfig,
+    request_id: &str,
+) -> Kind {
     Kind::CreateSubscription(CreateSubscription {
         name: name.into(),
         config,

@@ -2,7 +2,7 @@
 //! place, no retry too early, no inversion of rank, keys in order, and the same state however the
 //! entries are grouped.
 
-mod cases;
+pub(super) mod cases;
 mod checks;
 mod leasing;
 mod model;

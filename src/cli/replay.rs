@@ -1,0 +1,258 @@
+//! `mhub events replay`.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use prost::Message as _;
+
+use super::events::{EVENT, decode, print};
+use super::output::{self, Lines, Output};
+use super::read::{ConsistencyArg, FromArg, instant};
+use super::subscription::filter_of;
+use super::{Done, Failure};
+use crate::client::{
+    Client, Cursor, Pace, Pending, Publisher, Replay, ReplayOptions, Selection, Until,
+};
+use crate::model::rejection::Exit;
+use crate::proto::v1::attribute_value::Attr;
+use crate::proto::v1::{AttributeValue, RecordedEvent};
+use crate::runtime::clock;
+
+/// Publishes of a copy that are under way.
+const COPIES_MAX: usize = 4096;
+/// How often the file of a cursor is written.
+const SAVE_EVERY: Duration = Duration::from_millis(200);
+/// The extension attribute of a copy that tells where it is from.
+const REPLAYED_FROM: &str = "replayedfrom";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReplayArgs {
+    /// The topic.
+    #[arg(required_unless_present = "all")]
+    topic: Option<String>,
+    /// The whole hub, in the order of positions.
+    #[arg(long, conflicts_with = "topic")]
+    all: bool,
+    /// Where to begin: start, an offset, pos=POSITION, or @TIME.
+    #[arg(long, default_value = "start")]
+    from: FromArg,
+    /// Where to end, not included: end (as it is now), an offset (a position with --all), or @TIME.
+    #[arg(long, default_value = "end")]
+    until: UntilArg,
+    /// Only events of this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Only events with this correlation id.
+    #[arg(long)]
+    correlation: Option<String>,
+    /// Only events that this takes: a filter in JSON, or a file with one; all of several have to hold.
+    #[arg(long)]
+    filter: Vec<String>,
+    /// At most so many events a second.
+    #[arg(long, conflicts_with = "original")]
+    rate: Option<u64>,
+    /// As far apart as they were recorded.
+    #[arg(long)]
+    original: bool,
+    /// With --original: so many times as fast.
+    #[arg(long, default_value = "1", requires = "original", value_parser = speed)]
+    speed: u64,
+    /// Publish copies to this topic instead of printing: without delays and deadlines, and with where
+    /// they are from in the attribute `replayedfrom`.
+    #[arg(long, value_name = "TOPIC")]
+    into: Option<String>,
+    /// Go on where this file says, and keep it up to date.
+    #[arg(long, value_name = "FILE")]
+    cursor: Option<PathBuf>,
+    /// How fresh.
+    #[arg(long, default_value = "linearizable")]
+    consistency: ConsistencyArg,
+}
+
+/// `end`, a place, or `@TIME`.
+#[derive(Clone, Copy, Debug)]
+struct UntilArg(Until);
+
+impl FromStr for UntilArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "end" {
+            return Ok(Self(Until::End));
+        }
+        if let Some(time) = text.strip_prefix('@') {
+            return instant(time).map(|ms| Self(Until::Time(ms)));
+        }
+        let place = text.strip_prefix("pos=").unwrap_or(text).parse();
+        place
+            .map(|place| Self(Until::Place(place)))
+            .map_err(|_| format!("{text:?} is none of end, an offset, a position, @TIME"))
+    }
+}
+
+/// A number with at most three decimals, as thousandths.
+fn speed(text: &str) -> Result<u64, String> {
+    super::service_print::weight(text).map_err(|_| format!("{text:?} is no speed like 2 or 0.5"))
+}
+
+/// Where a cursor is kept.
+struct Kept {
+    path: PathBuf,
+    saved: Option<Instant>,
+}
+
+impl Kept {
+    fn load(path: &Path) -> Result<Option<Cursor>, Failure> {
+        match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
+                let path = path.display();
+                Failure::usage(format!("{path} is no cursor of a replay ({error}); remove it"))
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    /// Written whole, by a rename: it may be read after a crash at any moment.
+    fn save(&mut self, cursor: &Cursor, at_once: bool) -> Result<(), Failure> {
+        let now = clock::now();
+        if !at_once && self.saved.is_some_and(|saved| now - saved < SAVE_EVERY) {
+            return Ok(());
+        }
+        self.saved = Some(now);
+        let next = self.path.with_extension("next");
+        let text = serde_json::to_vec(cursor).map_err(std::io::Error::other)?;
+        std::fs::write(&next, text)?;
+        Ok(std::fs::rename(&next, &self.path)?)
+    }
+}
+
+/// Copies on their way to a topic.
+struct Copies {
+    publisher: Publisher,
+    topic: String,
+    /// With where to go on once it is there, in order.
+    pending: VecDeque<(Pending, Cursor)>,
+}
+
+impl Copies {
+    async fn send(&mut self, event: &RecordedEvent, after: Cursor) -> Result<(), Failure> {
+        let mut copy = decode(&event.event)?;
+        (copy.deadline, copy.deliver_at) = (None, None);
+        let from = Attr::CeString(format!("{}/{}", event.topic, event.offset));
+        copy.extensions.insert(REPLAYED_FROM.to_owned(), AttributeValue { attr: Some(from) });
+        let encoded = copy.encode_to_vec().into();
+        let pending = self.publisher.submit(self.topic.as_str(), encoded).await?;
+        self.pending.push_back((pending, after));
+        Ok(())
+    }
+
+    /// Waits until at most so many are on their way; where to go on after what is there.
+    async fn settle(&mut self, left: usize) -> Result<Option<Cursor>, Failure> {
+        let mut reached = None;
+        while self.pending.len() > left
+            && let Some((pending, after)) = self.pending.pop_front()
+        {
+            pending.await?;
+            reached = Some(after);
+        }
+        Ok(reached)
+    }
+}
+
+fn bar(replay: &Replay) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta}");
+    let bar = ProgressBar::new(replay.end());
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn options(args: &ReplayArgs) -> Result<ReplayOptions, Failure> {
+    let filter = filter_of(&args.filter)?.map(|filter| filter.compile()).transpose()?;
+    let pace = match args.rate {
+        Some(per_s) => Pace::Rate(per_s),
+        None if args.original => Pace::Original { speed_milli: args.speed },
+        None => Pace::Fast,
+    };
+    Ok(ReplayOptions {
+        topic: args.topic.clone().unwrap_or_default(),
+        from: Some(args.from.request(args.all)),
+        until: args.until.0,
+        selection: Selection {
+            key: args.key.clone(),
+            correlation_id: args.correlation.clone(),
+            filter,
+        },
+        pace,
+        options: Some(args.consistency.options()),
+    })
+}
+
+pub(super) async fn run(client: &Client, output: Output, args: ReplayArgs) -> Done {
+    let cursor = args.cursor.as_deref().map(Kept::load).transpose()?.flatten();
+    let mut kept = args.cursor.clone().map(|path| Kept { path, saved: None });
+    let mut replay = Replay::begin(client, options(&args)?, cursor).await?;
+    let bar = bar(&replay);
+    let mut lines = Lines::new(output, EVENT);
+    let mut copies = args.into.clone().map(|topic| Copies {
+        publisher: client.publisher(),
+        topic,
+        pending: VecDeque::new(),
+    });
+    let mut count = 0_u64;
+    let stopped = loop {
+        let next = tokio::select! {
+            next = replay.next() => next?,
+            stop = tokio::signal::ctrl_c() => {
+                stop?;
+                break true;
+            }
+        };
+        let Some(events) = next else { break false };
+        let mut reached = Some(replay.cursor());
+        for event in &events {
+            match &mut copies {
+                Some(copies) => {
+                    let at = if args.all { event.position } else { event.offset };
+                    let after = Cursor { next: at + 1, ..replay.cursor() };
+                    copies.send(event, after).await?;
+                }
+                None => print(&mut lines, output, event)?,
+            }
+        }
+        match &mut copies {
+            Some(copies) => reached = copies.settle(COPIES_MAX).await?,
+            None => lines.flush()?,
+        }
+        count += events.len() as u64;
+        bar.set_position(replay.cursor().next);
+        if let (Some(kept), Some(cursor)) = (&mut kept, &reached) {
+            kept.save(cursor, false)?;
+        }
+    };
+    let mut reached = Some(replay.cursor());
+    if let Some(copies) = &mut copies {
+        // Those that are not chosen count as done once all before them are.
+        let last = copies.settle(0).await?;
+        reached = if stopped { last } else { reached };
+    }
+    if let (Some(kept), Some(cursor)) = (&mut kept, &reached) {
+        kept.save(cursor, true)?;
+    }
+    bar.finish_and_clear();
+    lines_end(lines, args.into.is_some())?;
+    output::complain(&format!("{count} events replayed; the next one is {}", replay.cursor().next));
+    Ok(if stopped { Exit::Partial } else { Exit::Ok })
+}
+
+/// Nothing was printed where copies were published.
+fn lines_end(lines: Lines, copied: bool) -> Result<(), Failure> {
+    if copied { Ok(()) } else { lines.end() }
+}

@@ -1,0 +1,363 @@
+//! Playing a range of the log again: any part of it, at a pace, from where it was left off.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::spawn::now;
+use super::{Client, ReadPart, Reader, recorded_events};
+use crate::model::event::EventView;
+use crate::model::filter::Compiled;
+use crate::model::rejection::{Reason, Rejection};
+use crate::proto::v1::read_request::From;
+use crate::proto::v1::{GetTopicRequest, ReadOptions, ReadRequest, RecordedEvent, StatusRequest};
+
+/// The rest before a node that lags is asked again.
+const LAG: Duration = Duration::from_millis(50);
+/// Events that are let out at once at the most, so that a pace is kept evenly.
+const BURSTS_PER_S: u64 = 20;
+
+/// Where a replay ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Until {
+    /// Where the topic ended when the replay began.
+    #[default]
+    End,
+    /// Before this offset; of the whole hub, this position.
+    Place(u64),
+    /// Before the first event that was recorded at or after this instant, Unix milliseconds.
+    Time(u64),
+}
+
+/// Which events of a range.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only those of this key.
+    pub key: Option<String>,
+    /// Only those with this correlation id.
+    pub correlation_id: Option<String>,
+    /// Only those that the filter takes.
+    pub filter: Option<Compiled>,
+}
+
+/// How fast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as they come.
+    #[default]
+    Fast,
+    /// So many events a second, at least 1.
+    Rate(u64),
+    /// As far apart as they were recorded, times 1000 / this; at least 1.
+    Original {
+        /// Thousandths: 2000 is twice as fast.
+        speed_milli: u64,
+    },
+}
+
+/// What to replay.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayOptions {
+    /// The topic; empty: the whole hub, in the order of positions.
+    pub topic: String,
+    /// Where to begin; `None`: at the first event.
+    pub from: Option<From>,
+    /// Where to end.
+    pub until: Until,
+    /// Which of them.
+    pub selection: Selection,
+    /// How fast.
+    pub pace: Pace,
+    /// How fresh; default linearizable.
+    pub options: Option<ReadOptions>,
+}
+
+/// Where a replay goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The topic; empty: the whole hub.
+    pub topic: String,
+    /// Tells it from an earlier topic of this name.
+    pub created_at_ms: u64,
+    /// The next offset; of the whole hub, position.
+    pub next: u64,
+}
+
+/// A replay under way. It reads at any node, and goes on at another one when that fails.
+#[derive(Debug)]
+pub struct Replay {
+    client: Client,
+    reader: Reader,
+    options: Option<ReadOptions>,
+    whole_hub: bool,
+    until: Until,
+    selection: Selection,
+    clock: PaceClock,
+    /// Chosen, and not let out yet.
+    queue: VecDeque<RecordedEvent>,
+    cursor: Cursor,
+    /// Where the range ends.
+    end: u64,
+    ended: bool,
+}
+
+impl Replay {
+    /// Begins a replay, where the cursor says if there is one.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`; `INVALID_REQUEST` for a cursor of another topic, a pace of zero, and a range whose
+    /// end lies before its beginning; `BEYOND_END` for one that begins beyond the end.
+    pub async fn begin(
+        client: &Client,
+        options: ReplayOptions,
+        cursor: Option<Cursor>,
+    ) -> Result<Self, Rejection> {
+        let ReplayOptions { topic, from, until, selection, pace, options } = options;
+        let whole_hub = topic.is_empty();
+        let (end_now, created_at_ms) = if whole_hub {
+            (client.status(StatusRequest {}).await?.applied_position, 0)
+        } else {
+            let name = topic.clone();
+            let found = client.topic(GetTopicRequest { name, ..Default::default() }).await?;
+            (found.next_offset, found.created_at_ms)
+        };
+        if let Some(cursor) = &cursor
+            && (cursor.topic != topic || cursor.created_at_ms != created_at_ms)
+        {
+            let text = format!(
+                "the cursor is one of topic {:?}, not of this {topic:?}; begin without it",
+                cursor.topic
+            );
+            return Err(invalid(text));
+        }
+        let end = match until {
+            Until::Place(place) => place.min(end_now),
+            Until::End | Until::Time(_) => end_now,
+        };
+        let begins = match (&cursor, &from) {
+            (Some(cursor), _) => Some(cursor.next),
+            (None, Some(From::Offset(place))) if !whole_hub => Some(*place),
+            (None, Some(From::Position(place))) if whole_hub => Some(*place),
+            (None, _) => None,
+        };
+        if let Some(begins) = begins {
+            if begins > end_now {
+                let text = format!("{begins} lies beyond {end_now}, the end; begin earlier");
+                return Err(Rejection::new(Reason::BeyondEnd, text).with("end", end_now));
+            }
+            if cursor.is_none() && matches!(until, Until::Place(place) if place < begins) {
+                return Err(invalid(format!("the range ends before {begins}, where it begins")));
+            }
+        }
+        let from = match &cursor {
+            Some(cursor) if whole_hub => Some(From::Position(cursor.next)),
+            Some(cursor) => Some(From::Offset(cursor.next)),
+            None => from,
+        };
+        if let (Some(From::TimeMs(begins)), Until::Time(ends)) = (&from, until)
+            && ends < *begins
+        {
+            return Err(invalid(format!("the range ends before {begins}, where it begins")));
+        }
+        let request = ReadRequest { topic: topic.clone(), from, options, ..Default::default() };
+        let next = begins.unwrap_or(0);
+        Ok(Self {
+            client: client.clone(),
+            reader: client.read(request),
+            options,
+            whole_hub,
+            until,
+            selection,
+            clock: PaceClock::new(pace)?,
+            queue: VecDeque::new(),
+            cursor: Cursor { topic, created_at_ms, next },
+            end,
+            ended: next >= end,
+        })
+    }
+
+    /// Where the range ends; before that as far as it is known.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Where to go on after what was let out. Everything before it was let out, or not chosen.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let waits = self.queue.front().map(|event| self.place(event));
+        Cursor { next: waits.unwrap_or(self.cursor.next), ..self.cursor.clone() }
+    }
+
+    /// The next events, in order, when it is time for them; `None` at the end.
+    ///
+    /// # Errors
+    /// What the hub refuses, and the last trouble when no node answered for as long as a call may take.
+    pub async fn next(&mut self) -> Result<Option<Vec<RecordedEvent>>, Rejection> {
+        loop {
+            while self.queue.is_empty() {
+                if self.ended {
+                    return Ok(None);
+                }
+                match self.reader.next().await? {
+                    Some(part) => self.take(&part)?,
+                    // A node that lags has not got all of the range yet.
+                    None if !self.whole_hub && self.has_begun() => {
+                        tokio::time::sleep(LAG).await;
+                        let from = Some(From::Offset(self.cursor.next));
+                        let (topic, options) = (self.cursor.topic.clone(), self.options);
+                        let request = ReadRequest { topic, from, options, ..Default::default() };
+                        self.reader = self.client.read(request);
+                    }
+                    None => self.ended = true,
+                }
+            }
+            match self.clock.due(&self.queue, now()) {
+                Ok(count) => return Ok(Some(self.queue.drain(..count).collect())),
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    /// Whether anything of the range was seen: it has no gaps, so the rest will come.
+    fn has_begun(&self) -> bool {
+        self.cursor.next > 0 && self.cursor.next < self.end
+    }
+
+    fn place(&self, event: &RecordedEvent) -> u64 {
+        if self.whole_hub { event.position } else { event.offset }
+    }
+
+    fn take(&mut self, part: &ReadPart) -> Result<(), Rejection> {
+        for event in part.batches.iter().flat_map(recorded_events) {
+            let place = self.place(&event);
+            let late = matches!(self.until, Until::Time(until) if event.recorded_at_ms >= until);
+            if place >= self.end || late {
+                self.ended = true;
+                return Ok(());
+            }
+            self.cursor.next = place + 1;
+            if self.selection.takes(&event.event)? {
+                self.queue.push_back(event);
+            }
+        }
+        self.ended |= self.cursor.next >= self.end;
+        Ok(())
+    }
+}
+
+fn invalid(text: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::InvalidRequest, text)
+}
+
+impl Selection {
+    fn takes(&self, event: &Bytes) -> Result<bool, Rejection> {
+        let malformed = |_| Rejection::new(Reason::Internal, "an event cannot be read");
+        if self.key.is_some() || self.correlation_id.is_some() {
+            let view = EventView::read(event).map_err(malformed)?;
+            let is = |wanted: &Option<String>, known: &str| {
+                wanted.as_ref().is_none_or(|wanted| wanted == known)
+            };
+            if !is(&self.key, view.key) || !is(&self.correlation_id, view.correlation_id) {
+                return Ok(false);
+            }
+        }
+        self.filter.as_ref().map_or(Ok(true), |filter| filter.matches(event).map_err(malformed))
+    }
+}
+
+/// When events are due.
+#[derive(Debug)]
+struct PaceClock {
+    pace: Pace,
+    /// When the first was let out, and when that was recorded.
+    began: Option<(Instant, u64)>,
+    let_out: u64,
+}
+
+impl PaceClock {
+    fn new(pace: Pace) -> Result<Self, Rejection> {
+        if matches!(pace, Pace::Rate(0) | Pace::Original { speed_milli: 0 }) {
+            return Err(invalid("a pace of zero replays nothing; give at least 1 a second"));
+        }
+        Ok(Self { pace, began: None, let_out: 0 })
+    }
+
+    /// How many of the events may go now; else how long to wait.
+    fn due(&mut self, queue: &VecDeque<RecordedEvent>, now: Instant) -> Result<usize, Duration> {
+        let first = queue.front().map_or(0, |event| event.recorded_at_ms);
+        let (began, first_ms) = *self.began.get_or_insert((now, first));
+        let count = match self.pace {
+            Pace::Fast => queue.len(),
+            Pace::Rate(per_s) => {
+                // What is due by now, one at once at the beginning.
+                let due = 1 + (now - began).as_micros() * u128::from(per_s) / 1_000_000;
+                let due = u64::try_from(due).unwrap_or(u64::MAX);
+                let burst = (per_s / BURSTS_PER_S).max(1);
+                let count = due.saturating_sub(self.let_out).min(burst);
+                if count == 0 {
+                    return Err(Duration::from_micros((1_000_000 / per_s).max(1)));
+                }
+                usize::try_from(count).unwrap_or(usize::MAX).min(queue.len())
+            }
+            Pace::Original { speed_milli } => {
+                let after = |event: &RecordedEvent| {
+                    let apart_ms = event.recorded_at_ms.saturating_sub(first_ms);
+                    Duration::from_micros(apart_ms.saturating_mul(1_000_000) / speed_milli)
+                };
+                let passed = now - began;
+                let count = queue.iter().take_while(|event| after(event) <= passed).count();
+                if count == 0 {
+                    let wait = queue.front().map_or(Duration::ZERO, after);
+                    return Err(wait.saturating_sub(passed));
+                }
+                count
+            }
+        };
+        self.let_out += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(recorded: &[u64]) -> VecDeque<RecordedEvent> {
+        let one = |ms: &u64| RecordedEvent { recorded_at_ms: *ms, ..RecordedEvent::default() };
+        recorded.iter().map(one).collect()
+    }
+
+    /// What is let out in how many milliseconds, when it is asked every millisecond.
+    fn played(pace: Pace, recorded: &[u64], ms: u64) -> usize {
+        let (mut clock, mut left) = (PaceClock::new(pace).unwrap(), queue(recorded));
+        let began = now();
+        for n in 0..=ms {
+            if left.is_empty() {
+                break;
+            }
+            if let Ok(count) = clock.due(&left, began + Duration::from_millis(n)) {
+                left.drain(..count);
+            }
+        }
+        recorded.len() - left.len()
+    }
+
+    #[test]
+    fn a_pace_is_kept() {
+        let many = vec![0; 5000];
+        assert_eq!(played(Pace::Fast, &many, 0), 5000);
+        assert_eq!(played(Pace::Rate(100), &many, 1000), 101);
+        assert_eq!(played(Pace::Rate(1), &many, 2500), 3);
+        assert_eq!(played(Pace::Rate(4000), &many, 500), 2001);
+        let apart = [1000, 1000, 1100, 2000, 9000];
+        assert_eq!(played(Pace::Original { speed_milli: 1000 }, &apart, 50), 2);
+        assert_eq!(played(Pace::Original { speed_milli: 1000 }, &apart, 100), 3);
+        assert_eq!(played(Pace::Original { speed_milli: 10_000 }, &apart, 100), 4);
+        for zero in [Pace::Rate(0), Pace::Original { speed_milli: 0 }] {
+            assert_eq!(PaceClock::new(zero).unwrap_err().reason, Reason::InvalidRequest);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Transactions: what belongs together is decided together.
+
+pub(crate) mod transact;

@@ -1,0 +1,80 @@
+//! A transaction in one command: everything is checked first, against the state before it; then all of it
+//! is done, in the same way as the commands that it consists of.
+
+use crate::machine::apply::Machine;
+use crate::machine::delivery::settle;
+use crate::machine::kv::Kv;
+use crate::machine::subscription::record;
+use crate::machine::topic::publish;
+use crate::machine::topic::record::not_found;
+use crate::machine::{Fault, requests};
+use crate::model::command::Transact;
+use crate::model::outcome::{Outcome, Published};
+use crate::model::rejection::Rejection;
+
+pub(crate) fn apply<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: Transact,
+) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    if let Some(rejection) = joined(failing(machine, &command)?) {
+        return Ok(Outcome::Rejected(rejection));
+    }
+    let mut parts = Vec::with_capacity(command.parts.len());
+    for part in &command.parts {
+        let topic = machine.topic(&part.topic)?.cloned();
+        parts.push(match topic.filter(|_| part.count > 0) {
+            Some(topic) => publish::write(machine, topic, part)?,
+            None => Published::default(),
+        });
+    }
+    for part in &command.settles {
+        settle::apply(machine, part)?;
+    }
+    let outcome = Outcome::Transacted(parts);
+    requests::remember(machine, command.request_id, &outcome);
+    Ok(outcome)
+}
+
+/// Everything that stands against it.
+fn failing<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: &Transact,
+) -> Result<Vec<Rejection>, Fault> {
+    let mut failing = Vec::new();
+    for part in &command.parts {
+        match machine.topic(&part.topic)?.cloned() {
+            Some(topic) => failing.extend(publish::check(machine, &topic, part)?),
+            None => failing.push(not_found(&part.topic)),
+        }
+    }
+    for part in &command.settles {
+        let name = &part.subscription;
+        let Some(subscription) = record::get(machine.overlay(), name)? else {
+            failing.push(record::not_found(name));
+            continue;
+        };
+        for item in &part.items {
+            let id = subscription.subscription_id();
+            if let Some(reason) = settle::lacks(machine, id, &part.consumer, item)? {
+                let text = format!(
+                    "lease {} of subscription {name} is not held with these events; pull again",
+                    item.lease_id
+                );
+                failing.push(Rejection::new(reason, text).with("lease_id", item.lease_id));
+            }
+        }
+    }
+    Ok(failing)
+}
+
+/// One refusal that tells all of them, with the reason and the facts of the first.
+fn joined(failing: Vec<Rejection>) -> Option<Rejection> {
+    let count = failing.len();
+    let messages: Vec<&str> = failing.iter().map(|rejection| rejection.message.as_str()).collect();
+    let message = messages.join("; ");
+    let first = failing.into_iter().next()?;
+    Some(Rejection { message, ..first }.with("failing", count))
+}

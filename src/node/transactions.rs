@@ -1,0 +1,174 @@
+//! Transactions: what they ask for is judged here as far as it needs no state, and decided there.
+
+use std::collections::BTreeSet;
+
+use prost::Message as _;
+
+use super::settle::{check_consumer, check_items};
+use super::validate::{self, PublishRequest};
+use super::{Node, unexpected};
+use crate::model::command::delivery::{Action, SettleItem};
+use crate::model::command::{Kind, Publish, Settle, Transact};
+use crate::model::limits::{CALL_BYTES_MAX, TRANSACTION_OPERATIONS_MAX};
+use crate::model::name;
+use crate::model::outcome::{Outcome, Published};
+use crate::model::rejection::{Reason, Rejection};
+
+/// What is to be settled in a transaction.
+#[derive(Clone, Debug, Default)]
+pub struct SettleRequest {
+    /// Any text.
+    pub subscription: String,
+    /// Any text.
+    pub consumer: String,
+    /// Any leases.
+    pub items: Vec<SettleItem>,
+}
+
+fn invalid(message: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::InvalidRequest, message)
+}
+
+impl Node {
+    /// Appends and settles, all of it or nothing; where the events of each part went.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST`, `CALL_TOO_LARGE`, `EVENT_INVALID`, `DEADLINE_PAST`, `QUOTA_EXCEEDED`; one of
+    /// `TOPIC_NOT_FOUND`, `SUBSCRIPTION_NOT_FOUND`, `EVENT_TOO_LARGE`, `VERSION_CONFLICT`, `LEASE_EXPIRED`
+    /// and `LEASE_UNKNOWN` that tells of everything that stands against it; and those of any proposal.
+    pub async fn transact(
+        &self,
+        service: &str,
+        parts: Vec<PublishRequest>,
+        settles: Vec<SettleRequest>,
+        request_id: String,
+    ) -> Result<Vec<Published>, Rejection> {
+        validate::request_id(&request_id)?;
+        check_count(&parts, &settles)?;
+        let mut judged = Vec::with_capacity(parts.len());
+        for (index, part) in parts.into_iter().enumerate() {
+            let part = self.part(part).map_err(|rejection| rejection.with("part", index))?;
+            judged.push(part);
+        }
+        check_topics(&judged)?;
+        let settles = checked(settles)?;
+        for part in judged.iter().filter(|part| part.count > 0) {
+            self.admit_publish(service, part)?;
+        }
+        let command = Transact { parts: judged, settles, request_id };
+        let bytes = command.encoded_len();
+        if bytes > CALL_BYTES_MAX {
+            let text = format!(
+                "the transaction has {bytes} bytes, {CALL_BYTES_MAX} is the most; split it"
+            );
+            return Err(Rejection::new(Reason::CallTooLarge, text));
+        }
+        match self.execute(Kind::Transact(command)).await? {
+            Outcome::Transacted(parts) => Ok(parts),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A part; one without events only expects.
+    fn part(&self, part: PublishRequest) -> Result<Publish, Rejection> {
+        if part.producer.is_some() {
+            return Err(invalid("a part names a producer; the request id takes its place"));
+        }
+        if !part.events.is_empty() {
+            return validate::publish(part, self.now());
+        }
+        if part.expectations.is_empty() {
+            return Err(invalid("a part has neither events nor expectations; leave it out"));
+        }
+        let topic = name::TopicName::parse(&part.topic)?.as_str().to_owned();
+        let expectations = validate::expectations(part.expectations)?;
+        Ok(Publish { topic, expectations, ..Publish::default() })
+    }
+}
+
+fn check_count(parts: &[PublishRequest], settles: &[SettleRequest]) -> Result<(), Rejection> {
+    let of_parts = parts.iter().map(|part| part.events.len() + part.expectations.len());
+    let operations =
+        of_parts.sum::<usize>() + settles.iter().map(|part| part.items.len()).sum::<usize>();
+    if (1..=TRANSACTION_OPERATIONS_MAX).contains(&operations) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "the transaction has {operations} events, expectations and settlements, 1 to {TRANSACTION_OPERATIONS_MAX} are possible; split it"
+    )))
+}
+
+fn check_topics(parts: &[Publish]) -> Result<(), Rejection> {
+    let mut seen = BTreeSet::new();
+    match parts.iter().find(|part| !seen.insert(part.topic.as_str())) {
+        None => Ok(()),
+        Some(twice) => Err(invalid(format!(
+            "topic {} is named by two parts; put what belongs to it into one",
+            twice.topic
+        ))),
+    }
+}
+
+fn checked(settles: Vec<SettleRequest>) -> Result<Vec<Settle>, Rejection> {
+    let mut leases = BTreeSet::new();
+    let mut found = Vec::with_capacity(settles.len());
+    for SettleRequest { subscription, consumer, items } in settles {
+        name::check_subscription(&subscription)?;
+        check_consumer(&consumer)?;
+        check_items(&items)?;
+        for item in &items {
+            if matches!(item.action, Some(Action::Extend(_))) {
+                return Err(invalid("a transaction extends no lease; extend it by itself"));
+            }
+            if !leases.insert((subscription.clone(), item.lease_id)) {
+                let lease = item.lease_id;
+                return Err(invalid(format!(
+                    "lease {lease} of subscription {subscription} is settled twice; settle it once"
+                )));
+            }
+        }
+        found.push(Settle { subscription, consumer, items });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::delivery::{Ack, Extend};
+    use crate::model::expectation::Expect;
+
+    fn part(topic: &str, events: usize, expectations: usize) -> PublishRequest {
+        PublishRequest {
+            topic: topic.to_owned(),
+            events: vec![bytes::Bytes::new(); events],
+            expectations: vec![("k".to_owned(), Expect::NoKey); expectations],
+            ..PublishRequest::default()
+        }
+    }
+
+    fn settle(lease_id: u64, action: Action) -> SettleRequest {
+        let item = SettleItem { lease_id, action: Some(action), ..SettleItem::default() };
+        let (subscription, consumer) = ("s".to_owned(), "c".to_owned());
+        SettleRequest { subscription, consumer, items: vec![item] }
+    }
+
+    #[test]
+    fn operations_are_counted() {
+        let most = TRANSACTION_OPERATIONS_MAX;
+        assert!(check_count(&[part("a", most - 2, 1)], &[settle(1, Action::Ack(Ack {}))]).is_ok());
+        assert!(check_count(&[part("a", most, 1)], &[]).is_err());
+        assert!(check_count(&[], &[]).is_err());
+    }
+
+    #[test]
+    fn what_is_named_twice_or_does_not_belong_is_refused() {
+        let topic = |name: &str| Publish { topic: name.to_owned(), ..Publish::default() };
+        assert!(check_topics(&[topic("a"), topic("b")]).is_ok());
+        assert!(check_topics(&[topic("a"), topic("a")]).is_err());
+        let ack = || Action::Ack(Ack {});
+        assert!(checked(vec![settle(1, ack()), settle(2, ack())]).is_ok());
+        assert!(checked(vec![settle(1, ack()), settle(1, ack())]).is_err());
+        assert!(checked(vec![settle(1, Action::Extend(Extend { lease_ms: 5000 }))]).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! Transactions on real three-node clusters: all or nothing, and exactly once through leaders that are
+//! killed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use message_hub::client::{Client, ClientOptions, EventBuilder, recorded_events};
+use message_hub::model::rejection::Reason;
+use message_hub::proto::v1::key_expectation::Expect;
+use message_hub::proto::v1::settlement::Action;
+use message_hub::proto::v1::{
+    Ack, Event, EventBatch, KeyExpectation, LeasedEvents, PullRequest, ReadRequest, SettleRequest,
+    Settlement, TransactRequest, TransactionPart,
+};
+use prost::Message as _;
+
+use crate::delivery::{client, publish};
+use crate::support::{Cluster, mhub_with_input};
+
+fn part(topic: &str, events: Vec<EventBuilder>) -> TransactionPart {
+    let events = events.into_iter().map(|event| event.build().encode_to_vec().into()).collect();
+    TransactionPart { topic: topic.to_owned(), expectations: Vec::new(), events }
+}
+
+fn event(data: impl ToString) -> EventBuilder {
+    EventBuilder::new("/t", "t").data(data.to_string())
+}
+
+/// The payloads of a topic.
+async fn payloads(client: &Client, topic: &str) -> Vec<String> {
+    let mut reader = client.read(ReadRequest { topic: topic.to_owned(), ..Default::default() });
+    let mut found = Vec::new();
+    while let Some(part) = reader.next().await.unwrap() {
+        for recorded in part.batches.iter().flat_map(recorded_events) {
+            let event = Event::decode(recorded.event).unwrap();
+            found.push(String::from_utf8(event.data.to_vec()).unwrap());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_or_nothing_and_every_failing_expectation_is_told() {
+    let cluster = Cluster::start(3, &[]);
+    for topic in ["a", "b", "c"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    let client = client(&cluster);
+    let both = || vec![part("a", vec![event(1).key("k")]), part("b", vec![event(2), event(3)])];
+    let request = TransactRequest { parts: both(), ..TransactRequest::default() };
+    let done = client.transact(request).await.unwrap();
+    assert_eq!(done.parts.iter().map(|part| part.count).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(done.parts[0].key_versions, [1]);
+    // Positions follow each other: nobody else's events are in between.
+    assert_eq!(done.parts[1].first_position, done.parts[0].first_position + 1);
+    let expecting = |topic: &str, key: &str, exact| TransactionPart {
+        topic: topic.to_owned(),
+        expectations: vec![KeyExpectation {
+            key: key.to_owned(),
+            expect: Some(Expect::Exact(exact)),
+        }],
+        events: Vec::new(),
+    };
+    // Also of a key that it does not write.
+    let mut parts = both();
+    parts[0].expectations = expecting("a", "k", 7).expectations;
+    parts.push(expecting("c", "other", 1));
+    let refused =
+        client.transact(TransactRequest { parts, ..Default::default() }).await.unwrap_err();
+    assert_eq!((refused.reason, refused.fact("failing")), (Reason::VersionConflict, Some("2")));
+    assert!(
+        refused.message.contains("\"k\"") && refused.message.contains("\"other\""),
+        "{refused}"
+    );
+    assert_eq!(payloads(&client, "a").await, ["1"]);
+    assert_eq!(payloads(&client, "b").await, ["2", "3"]);
+    // A repeated one gets its first answer.
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let request = TransactRequest { parts: both(), request_id, ..TransactRequest::default() };
+    let first = client.transact(request.clone()).await.unwrap();
+    let again = client.transact(request).await.unwrap();
+    assert_eq!(again.parts[1].first_offset, first.parts[1].first_offset);
+    assert!(again.parts[0].duplicate && !first.parts[0].duplicate);
+    assert_eq!(payloads(&client, "a").await.len(), 2);
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_transaction_is_refused() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "a"]).succeeds();
+    cluster.admin(&["sub", "create", "s", "--topic", "a", "--from", "start"]).succeeds();
+    let client = client(&cluster);
+    let refused = async |parts: Vec<TransactionPart>, settles: Vec<SettleRequest>| {
+        let request = TransactRequest { parts, settles, ..TransactRequest::default() };
+        client.transact(request).await.unwrap_err()
+    };
+    let many = || (0..512).map(event).collect::<Vec<_>>();
+    let contradicting = |one, other| {
+        let expectation =
+            |exact| KeyExpectation { key: "k".into(), expect: Some(Expect::Exact(exact)) };
+        let expectations = vec![expectation(one), expectation(other)];
+        vec![TransactionPart { topic: "a".into(), expectations, events: Vec::new() }]
+    };
+    let mut too_many = vec![part("a", many())];
+    too_many[0].expectations = contradicting(1, 1)[0].expectations[..1].to_vec();
+    for parts in [
+        vec![],
+        too_many,
+        contradicting(1, 2),
+        vec![part("a", vec![event(1)]), part("a", vec![event(2)])],
+        vec![part("a", vec![])],
+    ] {
+        assert_eq!(refused(parts, vec![]).await.reason, Reason::InvalidRequest);
+    }
+    let gone = refused(vec![part("gone", vec![event(1)])], vec![]).await;
+    assert_eq!(gone.reason, Reason::TopicNotFound);
+    let of_nobody = |lease_id| {
+        let action = Some(Action::Ack(Ack {}));
+        let items =
+            vec![Settlement { lease_id, term: 1, topic_id: 1, action, ..Default::default() }];
+        SettleRequest { subscription: "s".into(), consumer: "c".into(), items }
+    };
+    let foreign = refused(vec![part("a", vec![event(1)])], vec![of_nobody(99)]).await;
+    assert_eq!(foreign.reason, Reason::LeaseUnknown);
+    let twice = refused(vec![], vec![of_nobody(1), of_nobody(1)]).await;
+    assert_eq!(twice.reason, Reason::InvalidRequest);
+    assert_eq!(payloads(&client, "a").await.len(), 0);
+    // The command line.
+    let endpoint = cluster.nodes[0].endpoint();
+    let run = |document: &str| mhub_with_input(&endpoint, &["tx", "run", "-"], Some(document));
+    run("{}").fails(2, "INVALID_REQUEST");
+    run("nonsense").fails(2, "malformed");
+    run(r#"{"parts": [{"topic": "a", "expect": {"k": 3}}]}"#).fails(4, "VERSION_CONFLICT");
+    let event = r#"{"specversion":"1.0","id":"1","source":"/t","type":"t","data":"x"}"#;
+    let document = format!(
+        r#"{{"parts": [{{"topic": "a", "expect": {{"k": "none"}}, "events": [{event}]}}]}}"#
+    );
+    assert!(run(&document).succeeds().stdout().contains('a'));
+    assert_eq!(payloads(&client, "a").await.len(), 1);
+}
+
+/// The events of a lease.
+fn leased(lease: &LeasedEvents) -> Vec<String> {
+    let mut found = Vec::new();
+    for batch in &lease.batches {
+        let batch = EventBatch::decode(batch.clone()).unwrap();
+        for recorded in recorded_events(&batch) {
+            let event = Event::decode(recorded.event).unwrap();
+            found.push(String::from_utf8(event.data.to_vec()).unwrap());
+        }
+    }
+    found
+}
+
+/// Takes, transforms, and hands on with the acknowledgement in one transaction.
+async fn worker(
+    client: Client,
+    name: String,
+    until: std::sync::Arc<std::sync::atomic::AtomicBool>,
+) {
+    while !until.load(std::sync::atomic::Ordering::Relaxed) {
+        let pull = PullRequest {
+            subscription: "s".into(),
+            consumer: name.clone(),
+            max_events: 20,
+            wait_ms: 300,
+            ..PullRequest::default()
+        };
+        let Ok(pulled) = client.pull(pull).await else { continue };
+        for lease in pulled.leased {
+            let doubled = leased(&lease).into_iter().map(|data| event(format!("{data}!")));
+            let ack = Settlement {
+                lease_id: lease.lease_id,
+                term: lease.term,
+                topic_id: lease.topic_id,
+                action: Some(Action::Ack(Ack {})),
+                ..Settlement::default()
+            };
+            let request = TransactRequest {
+                parts: vec![part("out", doubled.collect())],
+                settles: vec![SettleRequest {
+                    subscription: "s".into(),
+                    consumer: name.clone(),
+                    items: vec![ack],
+                }],
+                ..TransactRequest::default()
+            };
+            // What is refused was done by somebody else; what is unknown shows itself.
+            drop(client.transact(request).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_hands_on_each_event_once_through_leaders_that_are_killed() {
+    const EVENTS: usize = 4000;
+    const KILLS: usize = 20;
+    let mut cluster = Cluster::start(3, &[]);
+    for topic in ["orders", "out"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    // Leases that are lost come again soon, and no event is given up.
+    let settings =
+        ["lease=3s", "max_attempts=0", "retry.min=10ms", "retry.initial=50ms", "retry.max=50ms"];
+    let mut args = vec!["sub", "create", "s", "--topic", "orders", "--from", "start"];
+    settings.iter().for_each(|setting| args.extend(["--config", setting]));
+    cluster.admin(&args).succeeds();
+    let until = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut workers = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let options = ClientOptions { timeout: Duration::from_secs(15), ..Default::default() };
+        let client = Client::with_options(cluster.all_endpoints(), options).unwrap();
+        workers.spawn(worker(client, format!("w-{n}"), std::sync::Arc::clone(&until)));
+    }
+    for kill in 0..KILLS {
+        publish(&cluster, EVENTS / KILLS, "");
+        let leader = cluster.leader();
+        cluster.nodes[leader].kill();
+        cluster.nodes[leader].start();
+        cluster.await_serving();
+        println!("killed leader {leader} ({kill})");
+    }
+    let client = client(&cluster);
+    let began = Instant::now();
+    let mut out = Vec::new();
+    while out.len() < EVENTS && began.elapsed() < Duration::from_secs(60) {
+        out = payloads(&client, "out").await;
+    }
+    until.store(true, std::sync::atomic::Ordering::Relaxed);
+    workers.join_all().await;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for data in payloads(&client, "out").await {
+        *counts.entry(data).or_default() += 1;
+    }
+    let mut wanted: BTreeMap<String, usize> = BTreeMap::new();
+    for data in payloads(&client, "orders").await {
+        *wanted.entry(format!("{data}!")).or_default() += 1;
+    }
+    assert_eq!(wanted.values().sum::<usize>(), EVENTS);
+    assert_eq!(counts, wanted, "each once, no other");
+    cluster.verify();
+}

@@ -59,6 +59,8 @@ instance() { # instance SERVICE ID FLAG…: prints what it gets into a file
   local service=$1 id=$2
   "$MHUB_BIN" service handle "$service" --id "$id" --version 2.1.0 --ttl 2s "${@:3}" >"$(dirname "$dir")/$id" 2>/dev/null &
   keepers+=($!)
+  # The shell has nothing to say when it is killed.
+  disown $!
 }
 instance ledger l1
 instance ledger l2
@@ -103,11 +105,26 @@ wait_for 30 acked $((published + 19))
 echo "a1 got $(wc -l <"$(dirname "$dir")/a1") lines, the last one:"
 tail -n 1 "$(dirname "$dir")/a1"
 
+step "a transaction over two topics, all of it or nothing; the second time alice and bob are not new any more"
+show mhub topic create accounts >/dev/null
+show mhub topic create transfers >/dev/null
+transfer='{"parts": [
+  {"topic": "accounts", "expect": {"alice": "none", "bob": "none"}, "events": [
+    {"specversion": "1.0", "id": "t1", "source": "/demo", "type": "debit", "partitionkey": "alice", "data": 5},
+    {"specversion": "1.0", "id": "t2", "source": "/demo", "type": "credit", "partitionkey": "bob", "data": 5}]},
+  {"topic": "transfers", "events": [{"specversion": "1.0", "id": "t3", "source": "/demo", "type": "transfer"}]}]}'
+echo "$transfer" | show mhub tx run -
+echo "$transfer" | show mhub tx run - || echo "(refused, as it should be)"
+
 leader=$(mhub cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
 follower=$((leader % 3 + 1))
 step "read back from a follower (node $follower), linearizably"
 show mhub events read orders --from end --back --limit 5 --endpoint "$(node_endpoint "$dir" "$follower")"
 show mhub events read orders --key order-900 --endpoint "$(node_endpoint "$dir" "$follower")"
+step "play part of it again, from the follower, into a topic of its own"
+show mhub topic create again >/dev/null
+show mhub events replay orders --from 0 --until 3 --into again --endpoint "$(node_endpoint "$dir" "$follower"),$MHUB_ENDPOINT"
+show mhub events read again --limit 1 -o jsonl
 
 step "kill -9 of the leader (node $leader), and publish again"
 "$here/kill-node.sh" "$leader" --dir "$dir"

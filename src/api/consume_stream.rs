@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::consume_state::{Credits, Held, Named};
-use super::convert::invalid;
+use super::convert::{invalid, outsider};
 use super::delivery::{item, leased_events, results};
 use crate::model::delivery::Settled;
 use crate::model::limits::{
@@ -107,6 +107,7 @@ async fn run(
         Some(_) => return Err(invalid("the stream is not open; send open first").into()),
         None => return Ok(()),
     };
+    outsider(&open.consumer)?;
     let term = node.begin_consume(&open.subscription, &open.consumer, open.lease_ms).await?;
     let (credits, held) = (Credits::default(), Held::default());
     let mut stream = Stream { node: Arc::clone(&node), service, open, credits, held, answers };

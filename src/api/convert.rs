@@ -9,7 +9,7 @@ use crate::machine::query::StoredEvent;
 use crate::model::command::Producer;
 use crate::model::expectation::Expect;
 use crate::model::ids::{KeyVersion, Offset, Position, UnixMs};
-use crate::model::limits::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+use crate::model::limits::{HUB_CONSUMER, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use crate::model::name::TopicName;
 use crate::model::outcome::{Published, TopicInfo};
 use crate::model::rejection::{Reason, Rejection};
@@ -24,6 +24,14 @@ use crate::proto::v1::{
 
 pub(super) fn invalid(message: impl Into<String>) -> Rejection {
     Rejection::new(Reason::InvalidRequest, message)
+}
+
+/// Refuses the name that the hub itself consumes under.
+pub(super) fn outsider(consumer: &str) -> Result<(), Rejection> {
+    if consumer == HUB_CONSUMER {
+        return Err(invalid("consumer hub is the hub itself; choose another name"));
+    }
+    Ok(())
 }
 
 pub(super) fn publish(call: PublishCall) -> Result<PublishRequest, Rejection> {

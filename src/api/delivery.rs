@@ -7,7 +7,7 @@ use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::consume_stream;
-use super::convert::invalid;
+use super::convert::{invalid, outsider};
 use super::quotas::service_of;
 use crate::model::command::delivery::{self as command, Action, SettleItem};
 use crate::model::delivery::Settled;
@@ -55,6 +55,7 @@ impl DeliveryApi for DeliveryService {
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
         let SettleRequest { subscription, consumer, items } = request.into_inner();
+        outsider(&consumer).map_err(|r| to_status(&r))?;
         let items = items.into_iter().map(item).collect();
         let settled = self.0.settle(subscription, consumer, items).await;
         let results = results(settled.map_err(|r| to_status(&r))?, self.0.now());
@@ -64,6 +65,7 @@ impl DeliveryApi for DeliveryService {
 
 pub(super) fn pull(request: PullRequest, service: String) -> Result<lead::PullRequest, Rejection> {
     let PullRequest { subscription, consumer, max_events, max_bytes, lease_ms, wait_ms } = request;
+    outsider(&consumer)?;
     if wait_ms > PULL_WAIT_MS_MAX {
         let text =
             format!("wait_ms {wait_ms} is above {PULL_WAIT_MS_MAX}; wait less and pull again");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{publish, publish_result};
+use super::convert::{outsider, publish, publish_result};
 use super::delivery::item;
 use super::quotas::service_of;
 use crate::model::rejection::Rejection;
@@ -27,6 +27,7 @@ impl Transactions for TransactionsService {
             let service = service_of(request.metadata())?;
             let TransactRequest { parts, settles, request_id } = request.into_inner();
             let parts = parts.into_iter().map(part).collect::<Result<_, _>>()?;
+            settles.iter().try_for_each(|settle| outsider(&settle.consumer))?;
             let settles = settles.into_iter().map(settle).collect();
             self.0.transact(&service, parts, settles, request_id).await
         };

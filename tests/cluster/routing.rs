@@ -8,7 +8,8 @@ use std::time::Duration;
 use message_hub::client::{Client, Resolver, ResolverOptions, ServiceHandle};
 use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::{
-    Address, BalancePolicy, BreakerPolicy, Failover, InstanceSpec, PutServiceRequest, ServiceConfig,
+    Address, BalancePolicy, BreakerPolicy, Failover, InstanceSpec, PullRequest, PutServiceRequest,
+    ServiceConfig,
 };
 
 use crate::delivery::{client, counter, publish};
@@ -85,6 +86,9 @@ async fn events_go_to_all_instances_once_each_as_cloudevents() {
     // Nobody else gets them.
     let consume = cluster.admin(&["events", "consume", "s", "--wait", "1"]);
     consume.fails(4, "SUBSCRIPTION_ROUTED");
+    let pull =
+        PullRequest { subscription: "s".into(), consumer: "hub".into(), ..PullRequest::default() };
+    assert_eq!(client.pull(pull).await.unwrap_err().reason, Reason::InvalidRequest);
     // Structured, by consistent hashing: one key, one instance.
     let structured = "target.format=http_structured";
     cluster.admin(&["sub", "update", "s", "--config", structured]).succeeds();

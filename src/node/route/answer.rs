@@ -31,6 +31,12 @@ impl Verdict {
         Self { action: Action::Release(Release {}), failed: false }
     }
 
+    /// The event cannot be sent to anybody.
+    pub(super) fn unsendable(why: &str) -> Self {
+        let (reason, detail) = ("UNSENDABLE".to_owned(), clip(why, ROUTE_DETAIL_BYTES_MAX));
+        Self { action: Action::Reject(Reject { reason, detail }), failed: false }
+    }
+
     /// The call broke off, or there was no answer: nobody knows what was done.
     pub(super) fn lost(reason: &str, detail: &str) -> Self {
         Self { action: nack(None, reason, detail), failed: true }

@@ -100,7 +100,7 @@ impl Carrier {
         to: &Receiver,
         now: UnixMs,
     ) -> Answered {
-        let wrong = |what: &str| Ok(Verdict::lost("UNSENDABLE", what));
+        let wrong = |what: &str| Ok(Verdict::unsendable(what));
         let Ok(event) = Event::decode(letter.recorded.event.clone()) else {
             return wrong("the event is no messagehub.v1.Event");
         };

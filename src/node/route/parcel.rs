@@ -30,8 +30,10 @@ pub(super) struct Parcel {
     pub(super) letter: Letter,
     /// The event's key, for consistent hashing.
     pub(super) key: String,
-    /// When it has to be settled, or is of no use any more.
-    pub(super) until: UnixMs,
+    /// When its lease ends.
+    pub(super) expires_at: UnixMs,
+    /// When it is of no use any more.
+    pub(super) deadline: UnixMs,
     /// Instances, by incarnation, that could not be connected to.
     pub(super) tried: Vec<u64>,
     /// Why not the last of them.
@@ -61,7 +63,8 @@ pub(super) fn unpack(subscription: &str, delivery: &Delivery) -> Result<Vec<Parc
             parcels.push(Parcel {
                 token,
                 key,
-                until: delivery.expires_at.min(deadline),
+                expires_at: delivery.expires_at,
+                deadline,
                 letter: Letter {
                     subscription: subscription.to_owned(),
                     attempt: attempts.next().unwrap_or(1),

@@ -251,6 +251,14 @@ impl Route {
     /// Hands an event to an instance; it waits where all have as many as they may.
     fn send(&mut self, mut parcel: Parcel) {
         let Settings { target, per_instance, .. } = self.settings.borrow().clone();
+        let now = self.node.now();
+        // What has waited too long is looked at anew.
+        let left = parcel.expires_at.since(now).saturating_sub(SETTLE_MS);
+        let left = left.min(parcel.deadline.since(now));
+        if left == 0 {
+            self.ended.push(Ended::new(&parcel, Verdict::release()));
+            return;
+        }
         let full = |(number, calls): (&u64, &u32)| (*calls >= per_instance).then_some(*number);
         let full: Vec<u64> = self.in_flight.iter().filter_map(full).collect();
         let mut wanted = self.wanted(&target);
@@ -272,8 +280,6 @@ impl Route {
             return;
         };
         *self.in_flight.entry(instance.incarnation).or_default() += 1;
-        let now = self.node.now();
-        let left = parcel.until.since(now).saturating_sub(SETTLE_MS).max(1);
         let patience = Duration::from_millis(target.timeout_ms.min(left));
         let carrier = Arc::clone(&self.carrier);
         self.calls.push(Box::pin(async move {

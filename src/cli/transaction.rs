@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_name() {
         for (text, says) in [
-            ("[]", "malformed"),
+            ("17", "malformed"),
             (r#"{"part": []}"#, "part"),
             (r#"{"parts": [{"topic": "a", "expect": {"k": -1}}]}"#, "-1"),
             (r#"{"parts": [{"topic": "a", "expect": {"k": "perhaps"}}]}"#, "perhaps"),

@@ -200,7 +200,7 @@ fn a_transaction_is_all_of_its_parts_or_nothing() {
         }
     }
     // Both happen often enough to say something.
-    assert!(done > count && refused > count / 4, "{done} done, {refused} refused");
+    assert!(done > count / 4 && refused > count / 4, "{done} done, {refused} refused");
 }
 
 #[test]

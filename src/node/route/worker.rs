@@ -232,7 +232,7 @@ impl Route {
             Ok(deliveries) => deliveries,
             Err(rejection) => {
                 tracing::debug!(%rejection, subscription = %self.name, "nothing to deliver");
-                self.rest_until = clock::now() + REFUSED_REST;
+                self.rest_until = self.rest_until.max(clock::now() + REFUSED_REST);
                 return;
             }
         };
@@ -335,8 +335,19 @@ impl Route {
                 }
             }
         }
-        if let Some(parcel) = self.parked.pop_front() {
+        self.unpark();
+    }
+
+    /// Sends events that waited, until one of them has to wait again: as long as any waits, a call is
+    /// under way whose end leads here.
+    fn unpark(&mut self) {
+        for _ in 0..self.parked.len() {
+            let Some(parcel) = self.parked.pop_front() else { return };
+            let waiting = self.parked.len();
             self.send(parcel);
+            if self.parked.len() > waiting {
+                return;
+            }
         }
     }
 

@@ -90,10 +90,15 @@ impl Registry {
             return Err(Rejection::new(Reason::InvalidRequest, text));
         }
         let revision = self.view.revision();
-        let pool = self.pool(wanted, now)?;
+        let mut pool = self.pool(wanted, now)?;
+        // Only now: who will not do for this call is no reason to fall back to another service.
+        pool.members.retain(|member| !wanted.except.contains(&member.number));
         let Some(service) = &pool.known.service else {
             return Err(service_not_found(&wanted.service));
         };
+        if pool.members.is_empty() {
+            return Err(none(&wanted.service, service, &pool.known, wanted));
+        }
         let policy = wanted.policy.unwrap_or(service.config.balance());
         let (chosen, warmth_milli) = if wanted.all {
             let some = sample(&pool.members, dice);
@@ -234,7 +239,6 @@ fn fits(record: &InstanceRecord, wanted: &Wanted) -> bool {
         && record.breaker.state() != BreakerState::ForcedOpen
         && meets(&record.spec.version, &wanted.requirement)
         && (wanted.protocol.is_empty() || speaks(&wanted.protocol))
-        && !wanted.except.contains(&record.number)
 }
 
 fn fitting(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {

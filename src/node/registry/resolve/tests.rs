@@ -185,6 +185,24 @@ fn who_delivers_takes_only_those_that_answer_and_not_the_same_twice() {
 }
 
 #[test]
+fn who_is_busy_is_no_reason_to_fall_back() {
+    let back_up = |c: &mut ServiceConfig| {
+        c.failover = vec![Failover { service: "t".into(), zone: String::new() }];
+    };
+    let (own, other) = (&[Instance("a", "", Passing)], &[Instance("b", "", Passing)]);
+    let registry = registry(&[("s", back_up, own), ("t", |_| (), other)]);
+    let known = registry.view.service("t").unwrap();
+    let record = InstanceRecord { number: 5, ..(*known.instances[0]).clone() };
+    let (service, instance) = ("t".to_owned(), "b".to_owned());
+    let instance_after = Some(record);
+    let change = ChangeRecord { service, instance, instance_after, service_after: None };
+    registry.view.add((100, change));
+    // Incarnation 0 is that of a.
+    let busy = |w: &mut Wanted| (w.healthy_only, w.except) = (true, vec![0]);
+    assert_eq!(resolve(&registry, busy), Err(Reason::NoInstance));
+}
+
+#[test]
 fn all_are_told_without_counting_as_called() {
     let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
     let registry = registry(&[("s", |c| c.slow_start_ms = 200_000, two)]);

@@ -329,6 +329,7 @@ pub(super) fn outcomes(given: Vec<v1::CallOutcome>) -> Vec<CallOutcome> {
         instance,
         ok,
         failed,
+        not_connected: 0,
         latency_us,
     };
     given.into_iter().map(one).collect()

@@ -18,6 +18,9 @@ pub struct CallOutcome {
     pub ok: u32,
     /// Calls that failed, in a row after those.
     pub failed: u32,
+    /// Of those, calls that could not connect and went to another instance: they say nothing of the
+    /// service as a whole.
+    pub not_connected: u32,
     /// How long one took in the mean, microseconds; 0: not told.
     pub latency_us: u64,
 }
@@ -29,6 +32,8 @@ pub(super) struct Counts {
     pub(super) failed: u64,
     /// Of those, after the last that did not.
     pub(super) failed_at_end: u64,
+    /// Of those that failed, so many that do not count against the service.
+    pub(super) not_connected: u64,
 }
 
 impl Counts {
@@ -39,7 +44,14 @@ impl Counts {
             ok: self.ok + next.ok,
             failed: self.failed + next.failed,
             failed_at_end: before + next.failed_at_end,
+            not_connected: self.not_connected + next.not_connected,
         }
+    }
+
+    /// As far as they are about the service as a whole.
+    pub(super) fn of_service(self) -> Self {
+        let failed = self.failed.saturating_sub(self.not_connected);
+        Self { failed, not_connected: 0, ..self }
     }
 }
 
@@ -100,7 +112,7 @@ impl Window {
     }
 
     fn add(&mut self, policy: &BreakerPolicy, counts: Counts, now: Instant) {
-        let Counts { ok, failed, failed_at_end } = counts;
+        let Counts { ok, failed, failed_at_end, .. } = counts;
         let before = if ok > 0 { 0 } else { self.failed_in_a_row };
         self.failed_in_a_row = before + failed_at_end;
         let window = Duration::from_millis(policy.window_ms);
@@ -160,7 +172,7 @@ mod tests {
     }
 
     fn counts(ok: u64, failed: u64) -> Counts {
-        Counts { ok, failed, failed_at_end: failed }
+        Counts { ok, failed, failed_at_end: failed, not_connected: 0 }
     }
 
     /// All calls ever, looked through for each question.
@@ -238,12 +250,23 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_connect_says_nothing_of_the_service() {
+        let (policy, closed, now) = (policy(), status(BreakerState::Closed), clock::now());
+        let calls = Counts { not_connected: 20, ..counts(20, 20) };
+        let mut window = Window::default();
+        let of_service = window.count((&policy, &closed, Of::Service), calls.of_service(), now);
+        assert_eq!(of_service, None);
+        let of_instance = Window::default().count((&policy, &closed, Of::Instance), calls, now);
+        assert_eq!(of_instance, Some(BreakerState::Open));
+    }
+
+    #[test]
     fn counts_add_up_to_what_they_say_one_by_one() {
         let sum = counts(3, 2).then(counts(0, 1));
-        assert_eq!(sum, Counts { ok: 3, failed: 3, failed_at_end: 3 });
+        assert_eq!(sum, Counts { ok: 3, failed: 3, failed_at_end: 3, not_connected: 0 });
         let sum = sum.then(counts(1, 1));
-        assert_eq!(sum, Counts { ok: 4, failed: 4, failed_at_end: 1 });
+        assert_eq!(sum, Counts { ok: 4, failed: 4, failed_at_end: 1, not_connected: 0 });
         let sum = sum.then(counts(1, 0));
-        assert_eq!(sum, Counts { ok: 5, failed: 4, failed_at_end: 0 });
+        assert_eq!(sum, Counts { ok: 5, failed: 4, failed_at_end: 0, not_connected: 0 });
     }
 }

@@ -70,7 +70,12 @@ impl Node {
                 return Err(Rejection::new(Reason::Overloaded, text));
             }
             let failed = u64::from(outcome.failed);
-            let counts = Counts { ok: u64::from(outcome.ok), failed, failed_at_end: failed };
+            let counts = Counts {
+                ok: u64::from(outcome.ok),
+                failed,
+                failed_at_end: failed,
+                not_connected: u64::from(outcome.not_connected),
+            };
             let sum = untold.entry(key).or_default();
             *sum = sum.then(counts);
         }
@@ -87,8 +92,8 @@ impl Node {
             return;
         }
         let calls = untold.into_iter().map(|((service, instance), counts)| {
-            let Counts { ok, failed, failed_at_end } = counts;
-            CallCounts { service, instance, ok, failed, failed_at_end }
+            let Counts { ok, failed, failed_at_end, not_connected } = counts;
+            CallCounts { service, instance, ok, failed, failed_at_end, not_connected }
         });
         self.tell(&Sighting { calls: calls.collect(), checks: Vec::new() }).await;
     }
@@ -129,12 +134,13 @@ impl Node {
         let Some(known) = self.registry.view.service(&calls.service) else { return Vec::new() };
         let Some(service) = &known.service else { return Vec::new() };
         let record = known.instance(&calls.instance);
-        let CallCounts { ok, failed, failed_at_end, .. } = *calls;
-        let (counts, now) = (Counts { ok, failed, failed_at_end }, clock::now());
+        let CallCounts { ok, failed, failed_at_end, not_connected, .. } = *calls;
+        let (counts, now) = (Counts { ok, failed, failed_at_end, not_connected }, clock::now());
         let policy = &service.config.breaker;
         let mut breakers = self.registry.breakers();
         let mut judge = |number, status: &BreakerStatus, of| {
             let window = breakers.window(&calls.service, number)?;
+            let counts = if of == Of::Service { counts.of_service() } else { counts };
             let to = window.count((policy, status, of), counts, now)?;
             // Where it may not move, it is counted anew.
             *window = Window::default();

@@ -318,6 +318,7 @@ impl Route {
             instance: instance.spec.id,
             ok: u32::from(!failed),
             failed: u32::from(failed),
+            not_connected: u32::from(result.is_err()),
             latency_us: if result.is_ok() { micros } else { 0 },
         });
         match result {

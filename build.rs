@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
-    const FILES: [&str; 12] = [
+    const FILES: [&str; 14] = [
         "messagehub/v1/event.proto",
         "messagehub/v1/topics.proto",
         "messagehub/v1/events.proto",
@@ -27,6 +27,8 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
         "messagehub/v1/services.proto",
         "messagehub/v1/handler.proto",
         "messagehub/v1/transactions.proto",
+        "messagehub/v1/tracking.proto",
+        "messagehub/v1/keys.proto",
         "messagehub/peer/v1/peer.proto",
     ];
     let mut set = protox::compile(FILES, ["proto"])?;

@@ -10,6 +10,7 @@ pub mod delivered;
 pub mod history;
 pub mod matrix;
 pub mod nemesis;
+pub mod operation;
 pub mod plant;
 pub mod report;
 pub mod run;

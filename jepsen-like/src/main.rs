@@ -132,7 +132,8 @@ const ONE: matrix::Length = matrix::Length { time_s: 60, calm_s: 60, rate: 200, 
 const PLANTED: matrix::Length =
     matrix::Length { time_s: 20, calm_s: 5, rate: 200, installed_min: 1 };
 /// What a full matrix that was not shortened has to show.
-const WANTED: Sum = Sum { acknowledged: 200_000, faults: 100, power_cuts: 30 };
+const WANTED: Sum =
+    Sum { acknowledged: 200_000, faults: 100, power_cuts: 30, transactions: 20_000 };
 
 /// What is run and where.
 #[derive(Clone, Debug, Args)]
@@ -309,9 +310,9 @@ async fn run_matrix(extent: Extent, length: &Length, place: &Place) -> anyhow::R
         }
     }
     let sum = Sum::of(&runs);
-    let Sum { acknowledged, faults, power_cuts } = sum;
+    let Sum { acknowledged, faults, power_cuts, transactions } = sum;
     say(format!(
-        "== {acknowledged} acknowledged events, {faults} faults, {power_cuts} of them power cuts; first seed {first_seed}"
+        "== {acknowledged} acknowledged events, {transactions} transactions, {faults} faults, {power_cuts} of them power cuts; first seed {first_seed}"
     ));
     if extent == Extent::Full && length.time.is_none() && length.rate.is_none() {
         failed.extend(sum.lacks(&WANTED));

@@ -88,6 +88,8 @@ pub fn pairs(extent: Extent) -> Vec<Pair> {
             (Workload::Urgency, &[Kill, Pause], 3),
             (Workload::Registry, &[Partition, OneWay, Kill], 3),
             (Workload::Registry, &[Pause, Clock], 3),
+            (Workload::Transactions, &[Partition, Power], 3),
+            (Workload::Transactions, &[Kill, Membership], 3),
             (Workload::Replay, &[Partition, Loss, Pause], 3),
             (Workload::Replay, &[Membership, Slow], 3),
         ],
@@ -110,6 +112,8 @@ pub struct Sum {
     pub faults: u64,
     /// Of these, power cuts.
     pub power_cuts: u64,
+    /// Transactions that were done.
+    pub transactions: u64,
 }
 
 impl Sum {
@@ -122,6 +126,7 @@ impl Sum {
             sum.acknowledged += told.figure("acknowledged");
             sum.faults += told.figure("installed");
             sum.power_cuts += told.figure("power cuts");
+            sum.transactions += told.figure("transactions");
         }
         sum
     }
@@ -133,6 +138,7 @@ impl Sum {
             ("acknowledged events", self.acknowledged, wanted.acknowledged),
             ("faults", self.faults, wanted.faults),
             ("power cuts", self.power_cuts, wanted.power_cuts),
+            ("transactions", self.transactions, wanted.transactions),
         ]
         .into_iter()
         .filter(|(_, have, wanted)| have < wanted)
@@ -167,7 +173,7 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("broken")).unwrap();
         let sum = Sum::of(dir.path());
-        assert_eq!(sum, Sum { acknowledged: 200, faults: 18, power_cuts: 7 });
+        assert_eq!(sum, Sum { acknowledged: 200, faults: 18, power_cuts: 7, transactions: 0 });
         assert!(sum.lacks(&sum).is_empty());
         let more = Sum { faults: 20, ..sum };
         assert_eq!(sum.lacks(&more), ["18 faults, 20 are needed"]);

@@ -91,7 +91,7 @@ pub(super) fn dead_letter(
     }
 }
 
-fn attempt(attempt: Attempt) -> v1::Attempt {
+pub(super) fn attempt(attempt: Attempt) -> v1::Attempt {
     v1::Attempt {
         number: attempt.number,
         failed_at_ms: attempt.failed_at_ms,

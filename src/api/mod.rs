@@ -11,10 +11,12 @@ mod consume_stream;
 mod delivery;
 mod events;
 mod failures;
+mod keys;
 mod publish_stream;
 mod quotas;
 mod subscriptions;
 mod topics;
+mod tracking;
 mod transactions;
 
 #[cfg(feature = "fuzz")]

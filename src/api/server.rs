@@ -16,10 +16,12 @@ use super::connections;
 use super::delivery::DeliveryService;
 use super::events::EventsService;
 use super::failures::FailuresService;
+use super::keys::KeysService;
 use super::quotas::QuotasService;
 use super::services::ServicesService;
 use super::subscriptions::SubscriptionsService;
 use super::topics::TopicsService;
+use super::tracking::TrackingService;
 use super::transactions::TransactionsService;
 use crate::config::Config;
 use crate::gateway;
@@ -32,11 +34,13 @@ use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::dead_letters_server::DeadLettersServer;
 use crate::proto::v1::delivery_server::DeliveryServer;
 use crate::proto::v1::events_server::EventsServer;
+use crate::proto::v1::keys_server::KeysServer;
 use crate::proto::v1::quotas_server::QuotasServer;
 use crate::proto::v1::retries_server::RetriesServer;
 use crate::proto::v1::services_server::ServicesServer;
 use crate::proto::v1::subscriptions_server::SubscriptionsServer;
 use crate::proto::v1::topics_server::TopicsServer;
+use crate::proto::v1::tracking_server::TrackingServer;
 use crate::proto::v1::transactions_server::TransactionsServer;
 use crate::runtime::{fatal, shutdown::Shutdown, tasks};
 use crate::store::data_dir::DataDir;
@@ -150,6 +154,8 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
         .add_service(bounded!(SubscriptionsServer, SubscriptionsService(Arc::clone(node))))
         .add_service(bounded!(ServicesServer, ServicesService(Arc::clone(node))))
         .add_service(bounded!(TransactionsServer, TransactionsService(Arc::clone(node))))
+        .add_service(bounded!(KeysServer, KeysService(Arc::clone(node))))
+        .add_service(bounded!(TrackingServer, TrackingService(Arc::clone(node))))
         .add_service(bounded!(QuotasServer, QuotasService(Arc::clone(node))))
         .add_service(bounded!(RetriesServer, FailuresService(Arc::clone(node))))
         .add_service(bounded!(DeadLettersServer, FailuresService(Arc::clone(node))))

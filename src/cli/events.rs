@@ -1,21 +1,21 @@
 //! `mhub events`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::consume::{self, ConsumeArgs};
+use super::event_args::EventArgs;
 use super::output::{self, Lines, Output};
 use super::publish;
-use super::read::{ConsistencyArg, FromArg, instant};
+use super::read::{ConsistencyArg, FromArg};
 use super::replay::{self, ReplayArgs};
-use super::value::duration;
+use super::trace::{self, TraceArgs};
 use super::{Done, Failure, Global};
 use crate::client::cloudevents::EnvelopeJson;
-use crate::client::{Client, EventBuilder, Reader, Receipt, receipts, recorded_events};
+use crate::client::{Client, Reader, Receipt, receipts, recorded_events};
 use crate::model::rejection::Exit;
 use crate::proto::v1::{
     CancelEventRequest, Event, EventId, GetEventRequest, KeyExpectation, ReadKeyRequest,
@@ -60,6 +60,11 @@ pub(super) enum EventsCommand {
         after_help = "Examples:\n  mhub events replay orders --from @2026-11-23T10:00:00Z --until @2026-11-23T11:00:00Z -o jsonl\n  mhub events replay orders --key order-42 --original --speed 10\n  mhub events replay orders --into orders.again --rate 500 --cursor replay.cursor      run it again to go on\n  mhub events replay orders --filter '{\"exact\": {\"type\": \"order.paid\"}}' --endpoint 127.0.0.1:7500"
     )]
     Replay(Box<ReplayArgs>),
+    /// Show the events of a correlation id as a tree of causes, with what became of each in every subscription.
+    #[command(
+        after_help = "An event is below the one whose id is its causation id.\n\nExamples:\n  mhub events trace order-42\n  mhub events trace order-42 --as table\n  mhub events trace order-42 -o json"
+    )]
+    Trace(TraceArgs),
     /// Show one event.
     #[command(
         after_help = "Examples:\n  mhub events get orders 17\n  mhub events get orders --id 0199-…"
@@ -120,92 +125,6 @@ pub(super) enum EventsCommand {
         after_help = "Examples:\n  mhub events consume billing\n  mhub events consume billing --limit 10 --wait 5 -o jsonl\n  mhub events consume billing --limit 1 --nack GATEWAY_DOWN --retry-after 30s\n  mhub events consume billing --limit 1 --reject MALFORMED"
     )]
     Consume(ConsumeArgs),
-}
-
-/// One event from flags.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct EventArgs {
-    /// The payload.
-    #[arg(long)]
-    data: Option<String>,
-    /// CloudEvents type.
-    #[arg(long = "type", default_value = "message", value_name = "TYPE")]
-    kind: String,
-    /// CloudEvents source.
-    #[arg(long, default_value = "/mhub/cli")]
-    source: String,
-    /// CloudEvents id; default: a new UUID.
-    #[arg(long)]
-    id: Option<String>,
-    /// The entity that the event belongs to.
-    #[arg(long)]
-    key: Option<String>,
-    /// Media type of the payload.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    content_type: String,
-    #[command(flatten)]
-    delivery: DeliveryArgs,
-}
-
-/// How an event is to be delivered to subscriptions.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct DeliveryArgs {
-    /// 0 to 9, high first; 4 when not said.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=9))]
-    priority: Option<u32>,
-    /// Of no use after this, from now on: 30s, 5m, 12h, 14d.
-    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "deadline")]
-    ttl: Option<u64>,
-    /// Of no use after this instant, RFC 3339 or Unix milliseconds.
-    #[arg(long, value_name = "TIME", value_parser = instant)]
-    deadline: Option<u64>,
-    /// Not to be delivered before this, from now on; at most 365d.
-    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "deliver_at")]
-    delay: Option<u64>,
-    /// Not to be delivered before this instant, RFC 3339 or Unix milliseconds.
-    #[arg(long, value_name = "TIME", value_parser = instant)]
-    deliver_at: Option<u64>,
-    /// Whose share of a subscription's attention it takes, like a tenant's name.
-    #[arg(long, value_name = "KEY")]
-    fairness_key: Option<String>,
-}
-
-impl DeliveryArgs {
-    fn apply(self, mut builder: EventBuilder) -> EventBuilder {
-        if let Some(priority) = self.priority {
-            builder = builder.priority(priority);
-        }
-        if let Some(ttl_ms) = self.ttl {
-            builder = builder.ttl(Duration::from_millis(ttl_ms));
-        }
-        if let Some(deadline) = self.deadline {
-            builder = builder.deadline(deadline);
-        }
-        if let Some(delay_ms) = self.delay {
-            builder = builder.delay(Duration::from_millis(delay_ms));
-        }
-        if let Some(deliver_at) = self.deliver_at {
-            builder = builder.deliver_at(deliver_at);
-        }
-        if let Some(key) = self.fairness_key {
-            builder = builder.fairness_key(key);
-        }
-        builder
-    }
-}
-
-impl EventArgs {
-    fn event(self, data: String) -> Event {
-        let mut builder =
-            EventBuilder::new(self.source, self.kind).data(data).content_type(self.content_type);
-        if let Some(id) = self.id {
-            builder = builder.id(id);
-        }
-        if let Some(key) = self.key {
-            builder = builder.key(key);
-        }
-        self.delivery.apply(builder).build()
-    }
 }
 
 /// Arguments of `mhub events read`.
@@ -300,6 +219,7 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             print_all(client.read(request), output, args.back).await
         }
         EventsCommand::Replay(args) => replay::run(&client, output, *args).await,
+        EventsCommand::Trace(args) => trace::run(&client, output, args).await,
         EventsCommand::Get { topic, offset, id, source, consistency } => {
             let which = match (offset, id) {
                 (Some(offset), _) => get_event_request::Which::Offset(offset),

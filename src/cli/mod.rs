@@ -1,5 +1,6 @@
 //! The command line: `mhub NOUN VERB`.
 
+mod key;
 mod output;
 
 mod bench;
@@ -7,6 +8,7 @@ mod cluster;
 mod config;
 mod consume;
 mod dead_letters;
+mod event_args;
 mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
@@ -25,7 +27,9 @@ mod service_print;
 mod subscription;
 mod subscription_config;
 mod topic;
+mod trace;
 mod transaction;
+mod transaction_document;
 mod value;
 
 use std::process::ExitCode;
@@ -93,7 +97,7 @@ enum Noun {
     /// Topics: create, ls, info, update, rm.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
-    /// Events: publish, append, read, replay, get, cancel, consume, tail.
+    /// Events: publish, append, read, replay, trace, get, cancel, consume, tail.
     #[command(subcommand)]
     Events(events::EventsCommand),
     /// Subscriptions: create, ls, info, update, rm, pause, resume, seek, stats.
@@ -112,7 +116,10 @@ enum Noun {
     /// ready, breaker, handle, rm.
     #[command(subcommand)]
     Service(service::ServiceCommand),
-    /// Transactions: run.
+    /// Keys as entities: read, snapshot, rm-snapshot.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Transactions: run, begin, stage, commit, abort, ls, show.
     #[command(subcommand)]
     Tx(transaction::TransactionCommand),
     /// Quotas of services: get, set, ls, rm.
@@ -271,6 +278,7 @@ fn run(cli: Cli) -> Done {
         Noun::Retries(command) => block_on(retries::run(command, global)),
         Noun::Dlq(command) => block_on(dead_letters::run(command, global)),
         Noun::Service(command) => block_on(service::run(command, global)),
+        Noun::Key(command) => block_on(key::run(command, global)),
         Noun::Tx(command) => block_on(transaction::run(command, global)),
         Noun::Quota(command) => block_on(quota::run(command, global)),
         Noun::Cluster(command) => block_on(cluster::run(command, global)),

@@ -1,24 +1,18 @@
 //! `mhub tx`.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use prost::Message as _;
-use serde::Deserialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use super::output;
-use super::{Done, Failure, Global};
-use crate::client::{cloudevents, receipts};
-use crate::model::limits::MESSAGE_BYTES_MAX;
+use super::read::ConsistencyArg;
+use super::value::duration;
+use super::{Done, Failure, Global, output, transaction_document};
+use crate::client::{Client, receipts};
 use crate::model::rejection::Exit;
-use crate::proto::v1::key_expectation::Expect;
-use crate::proto::v1::settlement::Action;
 use crate::proto::v1::{
-    Ack, KeyExpectation, Nack, Reject, Release, SettleRequest, Settlement, TransactRequest,
-    TransactionPart,
+    AbortTransactionRequest, BeginTransactionRequest, CommitTransactionRequest,
+    GetTransactionRequest, ListTransactionsRequest, PublishResult, StageTransactionRequest,
+    TransactRequest, Transaction, TransactionState,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -34,176 +28,213 @@ pub(super) enum TransactionCommand {
         #[arg(long, default_value = "", hide_default_value = true)]
         request_id: String,
     },
+    /// Begin a transaction whose parts come one after the other.
+    #[command(
+        after_help = "It expires by itself when nobody commits it in time.\n\nExamples:\n  mhub tx begin\n  mhub tx begin --expires 5m --label import -o json"
+    )]
+    Begin {
+        /// It expires after that: 1s to 1h.
+        #[arg(long, value_parser = duration, default_value = "60s", value_name = "DURATION")]
+        expires: u64,
+        /// What people call it.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        label: String,
+        /// A repeated one with the same id gets the transaction that the first one began.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        request_id: String,
+    },
+    /// Add to a transaction; nobody sees it before the commit.
+    #[command(
+        after_help = "The document is that of: mhub tx run --help\n\nExample:\n  mhub tx stage 7 part.json"
+    )]
+    Stage {
+        /// The transaction's id.
+        id: u64,
+        /// A file, or - for standard input.
+        file: PathBuf,
+        /// A repeated one with the same id changes nothing.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        request_id: String,
+    },
+    /// Do everything that was staged, or nothing. Committing again gets the first answer.
+    #[command(after_help = "Example:\n  mhub tx commit 7")]
+    Commit {
+        /// The transaction's id.
+        id: u64,
+    },
+    /// Forget what was staged.
+    #[command(after_help = "Example:\n  mhub tx abort 7")]
+    Abort {
+        /// The transaction's id.
+        id: u64,
+    },
+    /// List transactions; those that ended are kept for a day.
+    #[command(after_help = "Examples:\n  mhub tx ls\n  mhub tx ls --state open -o jsonl")]
+    Ls {
+        /// Only those in this state.
+        #[arg(long)]
+        state: Option<StateArg>,
+        /// How fresh.
+        #[arg(long, default_value = "linearizable")]
+        consistency: ConsistencyArg,
+    },
+    /// Show how a transaction stands, and what is staged in it.
+    #[command(visible_alias = "info", after_help = "Example:\n  mhub tx show 7 -o json")]
+    Show {
+        /// The transaction's id.
+        id: u64,
+        /// How fresh.
+        #[arg(long, default_value = "linearizable")]
+        consistency: ConsistencyArg,
+    },
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document<'a> {
-    #[serde(default, borrow)]
-    parts: Vec<Part<'a>>,
-    #[serde(default)]
-    settles: Vec<Settle>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum StateArg {
+    Open,
+    Committed,
+    Aborted,
+    Expired,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Part<'a> {
-    topic: String,
-    #[serde(default)]
-    expect: BTreeMap<String, Value>,
-    #[serde(default, borrow)]
-    events: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settle {
-    subscription: String,
-    consumer: String,
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Item {
-    lease_id: Value,
-    term: Value,
-    topic_id: Value,
-    action: String,
-    #[serde(default)]
-    reason: String,
-}
+const COLUMNS: [&str; 7] =
+    ["id", "state", "label", "operations", "bytes", "created_at", "expires_at"];
+/// Transactions that are asked for at once.
+const PAGE: u32 = 1000;
 
 pub(super) async fn run(command: TransactionCommand, global: Global) -> Done {
-    let TransactionCommand::Run { file, request_id } = command;
-    let text = read(&file)?;
-    let request = TransactRequest { request_id, ..request(&text)? };
+    let client = global.client()?;
+    let transaction = match command {
+        TransactionCommand::Run { file, request_id } => {
+            let document = transaction_document::from_file(&file)?;
+            return transact(&client, TransactRequest { request_id, ..document }, &global).await;
+        }
+        TransactionCommand::Begin { expires, label, request_id } => {
+            // 0 would be the default.
+            let timeout_ms = expires.max(1);
+            let request = BeginTransactionRequest { timeout_ms, label, request_id };
+            client.begin_transaction(request).await?
+        }
+        TransactionCommand::Stage { id, file, request_id } => {
+            let TransactRequest { parts, settles, .. } = transaction_document::from_file(&file)?;
+            let request = StageTransactionRequest { id, parts, settles, request_id };
+            client.stage_transaction(request).await?
+        }
+        TransactionCommand::Commit { id } => {
+            client.commit_transaction(CommitTransactionRequest { id }).await?
+        }
+        TransactionCommand::Abort { id } => {
+            client.abort_transaction(AbortTransactionRequest { id }).await?
+        }
+        TransactionCommand::Ls { state, consistency } => {
+            let found = list(&client, state, consistency).await?;
+            output::list(global.output, &COLUMNS, &found)?;
+            return Ok(Exit::Ok);
+        }
+        TransactionCommand::Show { id, consistency } => {
+            let options = Some(consistency.options());
+            client.transaction(GetTransactionRequest { id, options }).await?
+        }
+    };
+    output::item(global.output, &print(&transaction))?;
+    Ok(Exit::Ok)
+}
+
+async fn transact(client: &Client, request: TransactRequest, global: &Global) -> Done {
     let topics: Vec<String> = request.parts.iter().map(|part| part.topic.clone()).collect();
-    let answer = global.client()?.transact(request).await?;
-    let mut rows = Vec::new();
-    for (topic, part) in topics.iter().zip(&answer.parts).filter(|(_, part)| part.count > 0) {
-        rows.extend(receipts(part).into_iter().map(|one| super::events::receipt(topic, one)));
-    }
+    let answer = client.transact(request).await?;
+    let rows: Vec<Value> =
+        topics.iter().zip(&answer.parts).flat_map(|(topic, part)| appended(topic, part)).collect();
     let columns: Vec<&str> = super::events::RECEIPT.iter().map(|(name, _)| *name).collect();
     output::list(global.output, &columns, &rows)?;
     Ok(Exit::Ok)
 }
 
-/// The whole document; one that is longer than a message cannot be sent anyway.
-fn read(file: &Path) -> Result<String, Failure> {
-    let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
-    let input: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(wrong)?)
+/// Where the events of a part went.
+fn appended(topic: &str, part: &PublishResult) -> Vec<Value> {
+    if part.count == 0 {
+        return Vec::new();
+    }
+    receipts(part).into_iter().map(|one| super::events::receipt(topic, one)).collect()
+}
+
+async fn list(
+    client: &Client,
+    state: Option<StateArg>,
+    consistency: ConsistencyArg,
+) -> Result<Vec<Value>, Failure> {
+    let state = match state {
+        None => TransactionState::Unspecified,
+        Some(StateArg::Open) => TransactionState::Open,
+        Some(StateArg::Committed) => TransactionState::Committed,
+        Some(StateArg::Aborted) => TransactionState::Aborted,
+        Some(StateArg::Expired) => TransactionState::Expired,
     };
-    let mut text = String::new();
-    let bound = 4 * MESSAGE_BYTES_MAX;
-    input.take(bound as u64 + 1).read_to_string(&mut text).map_err(wrong)?;
-    if text.len() > bound {
-        return Err(Failure::usage(format!("the document is longer than {bound} bytes; split it")));
+    let mut request = ListTransactionsRequest {
+        page_size: PAGE,
+        page_token: String::new(),
+        state: state.into(),
+        options: Some(consistency.options()),
+    };
+    let mut found = Vec::new();
+    loop {
+        let page = client.transactions(request.clone()).await?;
+        found.extend(page.transactions.iter().map(print));
+        if page.next_page_token.is_empty() {
+            return Ok(found);
+        }
+        request.page_token = page.next_page_token;
     }
-    Ok(text)
 }
 
-fn request(text: &str) -> Result<TransactRequest, Failure> {
-    let document: Document<'_> = serde_json::from_str(text)
-        .map_err(|error| Failure::usage(format!("the document is malformed: {error}")))?;
-    let parts = document.parts.into_iter().map(part).collect::<Result<_, _>>()?;
-    let settles = document.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
-    Ok(TransactRequest { parts, settles, ..TransactRequest::default() })
-}
-
-fn part(part: Part<'_>) -> Result<TransactionPart, Failure> {
-    let Part { topic, expect, events } = part;
-    let mut expectations = Vec::with_capacity(expect.len());
-    for (key, value) in expect {
-        let expect = match (&value, number(&value)) {
-            (_, Some(version)) => Expect::Exact(version),
-            (Value::String(word), None) if word == "none" => Expect::NoKey(true),
-            (Value::String(word), None) if word == "exists" => Expect::Exists(true),
-            _ => {
-                let text = format!("expect {key:?}: {value} is none of none, exists, a version");
-                return Err(Failure::usage(text));
-            }
-        };
-        expectations.push(KeyExpectation { key, expect: Some(expect) });
-    }
-    let event = |raw: &RawValue| Ok(cloudevents::from_json(raw.get())?.encode_to_vec().into());
-    let events = events.into_iter().map(event).collect::<Result<_, Failure>>()?;
-    Ok(TransactionPart { topic, expectations, events })
-}
-
-fn settle(settle: Settle) -> Result<SettleRequest, Failure> {
-    let Settle { subscription, consumer, items } = settle;
-    let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
-    Ok(SettleRequest { subscription, consumer, items })
-}
-
-fn item(item: Item) -> Result<Settlement, Failure> {
-    let Item { lease_id, term, topic_id, action, reason } = item;
-    let detail = String::new();
-    let action = match action.as_str() {
-        "ack" => Action::Ack(Ack {}),
-        "release" => Action::Release(Release {}),
-        "nack" => Action::Nack(Nack { reason, detail, retry_after_ms: None }),
-        "reject" => Action::Reject(Reject { reason, detail }),
-        other => {
-            let text = format!("action {other:?} is none of ack, nack, reject, release");
-            return Err(Failure::usage(text));
+/// A transaction as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
+fn print(transaction: &Transaction) -> Value {
+    let state = match transaction.state() {
+        TransactionState::Unspecified => "unknown",
+        TransactionState::Open => "open",
+        TransactionState::Committed => "committed",
+        TransactionState::Aborted => "aborted",
+        TransactionState::Expired => "expired",
+    };
+    let mut printed = json!({
+        "id": transaction.id.to_string(),
+        "state": state,
+        "label": transaction.label,
+        "operations": transaction.operations,
+        "bytes": transaction.bytes.to_string(),
+        "created_at": output::instant(transaction.created_at_ms),
+        "expires_at": output::instant(transaction.expires_at_ms),
+    });
+    let Value::Object(fields) = &mut printed else { return printed };
+    let mut add = |name: &str, value: Vec<Value>| {
+        if !value.is_empty() {
+            fields.insert(name.to_owned(), Value::Array(value));
         }
     };
-    let numbers = (number(&lease_id), number(&term), number(&topic_id));
-    let (Some(lease_id), Some(term), Some(topic_id)) = numbers else {
-        return Err(Failure::usage("an item needs lease_id, term and topic_id, as they were told"));
-    };
-    Ok(Settlement { lease_id, term, topic_id, ranges: Vec::new(), action: Some(action) })
-}
-
-/// A number, or one in text as the hub writes them.
-fn number(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+    let staged = transaction.staged.iter().map(|part| {
+        json!({"topic": part.topic, "events": part.events, "expectations": part.expectations})
+    });
+    add("staged", staged.collect());
+    let settles = transaction.settles.iter();
+    let settles =
+        settles.map(|settle| json!({"subscription": settle.subscription, "items": settle.items}));
+    add("settles", settles.collect());
+    let committed = transaction.committed.iter();
+    let committed = committed.filter_map(|part| Some((&part.topic, part.result.as_ref()?)));
+    add("events", committed.flat_map(|(topic, part)| appended(topic, part)).collect());
+    if transaction.ended_at_ms > 0 {
+        fields.insert("ended_at".to_owned(), output::instant(transaction.ended_at_ms).into());
+    }
+    printed
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::model::limits::TRANSACTION_TIMEOUT_MS_DEFAULT;
 
     #[test]
-    fn a_document_says_it_all() {
-        let text = json!({
-            "parts": [
-                {"topic": "a", "expect": {"k": 7, "l": "none", "m": "exists", "n": "9"}},
-                {"topic": "b", "events": [{"specversion": "1.0", "id": "1", "source": "/x", "type": "t"}]},
-            ],
-            "settles": [{
-                "subscription": "s",
-                "consumer": "c",
-                "items": [{"lease_id": "1", "term": 2, "topic_id": 3, "action": "nack", "reason": "BUSY"}],
-            }],
-        });
-        let request = request(&text.to_string()).unwrap();
-        assert_eq!(request.parts[0].expectations.len(), 4);
-        assert_eq!(request.parts[0].expectations[3].expect, Some(Expect::Exact(9)));
-        assert_eq!(request.parts[1].events.len(), 1);
-        let item = &request.settles[0].items[0];
-        assert_eq!((item.lease_id, item.term, item.topic_id), (1, 2, 3));
-        assert!(matches!(&item.action, Some(Action::Nack(nack)) if nack.reason == "BUSY"));
-    }
-
-    #[test]
-    fn nonsense_is_refused_by_name() {
-        for (text, says) in [
-            ("17", "malformed"),
-            (r#"{"part": []}"#, "part"),
-            (r#"{"parts": [{"topic": "a", "expect": {"k": -1}}]}"#, "-1"),
-            (r#"{"parts": [{"topic": "a", "expect": {"k": "perhaps"}}]}"#, "perhaps"),
-            (r#"{"parts": [{"topic": "a", "events": [{}]}]}"#, "specversion"),
-        ] {
-            let failure = request(text).unwrap_err();
-            assert!(failure.message.contains(says), "{text}: {}", failure.message);
-        }
+    fn a_timeout_that_is_not_named_is_that_of_the_hub() {
+        assert_eq!(duration("60s"), Ok(TRANSACTION_TIMEOUT_MS_DEFAULT));
     }
 }

@@ -11,36 +11,40 @@ use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::dead_letters_client::DeadLettersClient;
 use crate::proto::v1::delivery_client::DeliveryClient;
 use crate::proto::v1::events_client::EventsClient;
+use crate::proto::v1::keys_client::KeysClient;
 use crate::proto::v1::quotas_client::QuotasClient;
 use crate::proto::v1::retries_client::RetriesClient;
 use crate::proto::v1::services_client::ServicesClient;
 use crate::proto::v1::subscriptions_client::SubscriptionsClient;
 use crate::proto::v1::topics_client::TopicsClient;
+use crate::proto::v1::tracking_client::TrackingClient;
 use crate::proto::v1::transactions_client::TransactionsClient;
 use crate::proto::v1::{
-    AddLearnerRequest, BeginVerifyRequest, CancelEventRequest, CancelEventResponse,
-    CreateSubscriptionRequest, CreateTopicRequest, DeadLetter, DeleteQuotaRequest,
-    DeleteQuotaResponse, DeleteServiceRequest, DeleteServiceResponse, DeleteSubscriptionRequest,
-    DeleteSubscriptionResponse, DeleteTopicRequest, DeleteTopicResponse, DemoteRequest,
-    DeregisterInstancesRequest, GetDeadLetterRequest, GetDependenciesRequest,
+    AbortTransactionRequest, AddLearnerRequest, BeginTransactionRequest, BeginVerifyRequest,
+    CancelEventRequest, CancelEventResponse, CommitTransactionRequest, CreateSubscriptionRequest,
+    CreateTopicRequest, DeadLetter, DeleteQuotaRequest, DeleteQuotaResponse, DeleteServiceRequest,
+    DeleteServiceResponse, DeleteSnapshotRequest, DeleteSnapshotResponse,
+    DeleteSubscriptionRequest, DeleteSubscriptionResponse, DeleteTopicRequest, DeleteTopicResponse,
+    DemoteRequest, DeregisterInstancesRequest, GetDeadLetterRequest, GetDependenciesRequest,
     GetDependenciesResponse, GetEventRequest, GetQuotaRequest, GetReadinessRequest,
     GetServiceRequest, GetServiceResponse, GetSubscriptionRequest, GetSubscriptionStatsRequest,
-    GetTopicRequest, GetVerifyRequest, GetVerifyResponse, InitRequest, InitResponse,
-    InstancesResponse, JoinRequest, JoinResponse, ListDeadLettersRequest, ListDeadLettersResponse,
-    ListQuotasRequest, ListQuotasResponse, ListRetriesRequest, ListRetriesResponse,
-    ListServicesRequest, ListServicesResponse, ListSubscriptionsRequest, ListSubscriptionsResponse,
-    ListTopicsRequest, ListTopicsResponse, MembershipResponse, MoveDeadLettersResponse,
-    MoveRetriesRequest, MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest, PullRequest,
-    PullResponse, PurgeDeadLettersRequest, PutServiceRequest, Quota, ReadKeyRequest,
-    ReadKeyResponse, ReadRequest, Readiness, RecordedEvent, RedriveDeadLettersRequest,
-    RegisterInstancesRequest, RemoveNodeRequest, RenewRequest, RenewResponse,
-    ReportOutcomesRequest, ReportOutcomesResponse, ResolveRequest, ResolveResponse,
+    GetTopicRequest, GetTransactionRequest, GetVerifyRequest, GetVerifyResponse, InitRequest,
+    InitResponse, InstancesResponse, JoinRequest, JoinResponse, KeyState, ListDeadLettersRequest,
+    ListDeadLettersResponse, ListQuotasRequest, ListQuotasResponse, ListRetriesRequest,
+    ListRetriesResponse, ListServicesRequest, ListServicesResponse, ListSubscriptionsRequest,
+    ListSubscriptionsResponse, ListTopicsRequest, ListTopicsResponse, ListTransactionsRequest,
+    ListTransactionsResponse, MembershipResponse, MoveDeadLettersResponse, MoveRetriesRequest,
+    MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest, PullRequest, PullResponse,
+    PurgeDeadLettersRequest, PutServiceRequest, PutSnapshotRequest, PutSnapshotResponse, Quota,
+    ReadKeyRequest, ReadKeyResponse, ReadRequest, ReadStateRequest, Readiness, RecordedEvent,
+    RedriveDeadLettersRequest, RegisterInstancesRequest, RemoveNodeRequest, RenewRequest,
+    RenewResponse, ReportOutcomesRequest, ReportOutcomesResponse, ResolveRequest, ResolveResponse,
     ResumeSubscriptionRequest, SafeToStopRequest, SafeToStopResponse, SeekSubscriptionRequest,
     SeekSubscriptionResponse, Service, SetBreakerRequest, SetBreakerResponse,
     SetInstanceModeRequest, SetQuotaRequest, SettleRequest, SettleResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse, Subscription, SubscriptionStats, Topic,
-    TransactRequest, TransactResponse, TransferLeaderRequest, UpdateSubscriptionRequest,
-    UpdateTopicRequest,
+    SnapshotResponse, StageTransactionRequest, StatusRequest, StatusResponse, Subscription,
+    SubscriptionStats, Topic, TraceRequest, TraceResponse, TransactRequest, TransactResponse,
+    Transaction, TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
 };
 
 /// Messages of a read may hold a whole batch.
@@ -110,6 +114,10 @@ mutations! {
     seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient;
     /// Appends and settles, all of it or nothing.
     transact(TransactRequest) -> TransactResponse = TransactionsClient;
+    /// Begins a staged transaction.
+    begin_transaction(BeginTransactionRequest) -> Transaction = TransactionsClient;
+    /// Adds to a staged transaction.
+    stage_transaction(StageTransactionRequest) -> Transaction = TransactionsClient;
     /// Registers a service, or replaces its settings.
     put_service(PutServiceRequest) -> Service = ServicesClient;
     /// Deletes a service without instances.
@@ -160,6 +168,22 @@ unary! {
     redrive_dead_letters(RedriveDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, redrive_dead_letters, Recognised;
     /// Forgets dead letters, a bounded number.
     purge_dead_letters(PurgeDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, purge_dead_letters, Recognised;
+    /// Does everything that was staged, or nothing.
+    commit_transaction(CommitTransactionRequest) -> Transaction = TransactionsClient, commit_transaction, Recognised;
+    /// Forgets what was staged.
+    abort_transaction(AbortTransactionRequest) -> Transaction = TransactionsClient, abort_transaction, Recognised;
+    /// A staged transaction, with what is staged in it.
+    transaction(GetTransactionRequest) -> Transaction = TransactionsClient, get_transaction, Read;
+    /// A page of staged transactions.
+    transactions(ListTransactionsRequest) -> ListTransactionsResponse = TransactionsClient, list_transactions, Read;
+    /// A key's snapshot, and the events after it.
+    key_state(ReadStateRequest) -> KeyState = KeysClient, read_state, Read;
+    /// Keeps what the events of a key amount to, up to a version.
+    put_key_snapshot(PutSnapshotRequest) -> PutSnapshotResponse = KeysClient, put_snapshot, Recognised;
+    /// Forgets a key's snapshot.
+    delete_key_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse = KeysClient, delete_snapshot, Recognised;
+    /// A page of the events of a correlation id, with what became of each.
+    trace(TraceRequest) -> TraceResponse = TrackingClient, trace, Read;
     /// A service with its instances.
     service(GetServiceRequest) -> GetServiceResponse = ServicesClient, get_service, Read;
     /// A page of services.

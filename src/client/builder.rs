@@ -91,6 +91,27 @@ impl EventBuilder {
         self
     }
 
+    /// What it belongs to, with others: a trace shows all of it. At most 256 bytes.
+    #[must_use]
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.0.correlation_id = id.into();
+        self
+    }
+
+    /// The id of the event that caused it. At most 256 bytes.
+    #[must_use]
+    pub fn causation_id(mut self, id: impl Into<String>) -> Self {
+        self.0.causation_id = id.into();
+        self
+    }
+
+    /// The W3C trace context that it belongs to.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.0.traceparent = traceparent.into();
+        self
+    }
+
     /// The event.
     #[must_use]
     pub fn build(self) -> Event {

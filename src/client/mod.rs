@@ -16,6 +16,7 @@ pub mod filter_json;
 
 mod admin;
 mod builder;
+mod causes;
 mod consumer;
 mod endpoints;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::builder::EventBuilder;
+pub use self::causes::{Branch, causes};
 pub use self::consumer::{Consumer, ConsumerOptions, DeliveredEvent, Delivery, Settling};
 pub use self::publisher::{Pending, Publisher, Receipt, receipts};
 pub use self::reader::{ReadPart, Reader};

@@ -79,6 +79,18 @@ pub struct Meta {
     /// Changes of the registry so far.
     #[prost(uint64, tag = "17")]
     pub registry_revision: u64,
+    /// The number that the newest staged transaction got.
+    #[prost(uint64, tag = "18")]
+    pub last_transaction_id: u64,
+    /// Staged transactions that are open.
+    #[prost(uint64, tag = "19")]
+    pub open_transactions: u64,
+    /// Bytes that are staged in them.
+    #[prost(uint64, tag = "20")]
+    pub staged_bytes: u64,
+    /// Where housekeeping goes on in `Transactions`.
+    #[prost(bytes = "vec", tag = "21")]
+    pub transactions_cursor: Vec<u8>,
 }
 
 impl Meta {
@@ -216,6 +228,12 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::ResumeSubscription(resume) => subscription::pause::resume(self, resume),
             Kind::SeekSubscription(seek) => subscription::seek::apply(self, seek),
             Kind::Transact(transact) => transaction::transact::apply(self, transact),
+            Kind::BeginTransaction(begin) => transaction::begin::apply(self, begin),
+            Kind::StageTransaction(stage) => transaction::stage::apply(self, stage),
+            Kind::CommitTransaction(commit) => transaction::end::commit(self, &commit),
+            Kind::AbortTransaction(abort) => transaction::end::abort(self, &abort),
+            Kind::PutKeySnapshot(put) => topic::key_snapshots::put(self, put),
+            Kind::DeleteKeySnapshot(delete) => topic::key_snapshots::delete(self, &delete),
             Kind::Lease(lease) => delivery::lease::apply(self, &lease),
             Kind::Settle(settle) => delivery::settle::apply(self, &settle),
             Kind::Tick(_) => delivery::tick::apply(self),

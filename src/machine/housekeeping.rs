@@ -9,8 +9,11 @@ use super::producers::ProducerRecord;
 use super::requests::RequestRecord;
 use super::topic::ids::forget;
 use super::topic::record::TopicRecord;
+use super::transaction::record::TransactionRecord;
 use crate::model::ids::UnixMs;
-use crate::model::limits::{HOUSEKEEPING_ROWS_MAX, PRODUCER_IDLE_MS, REQUEST_ID_KEPT_MS};
+use crate::model::limits::{
+    HOUSEKEEPING_ROWS_MAX, PRODUCER_IDLE_MS, REQUEST_ID_KEPT_MS, TRANSACTION_KEPT_MS,
+};
 use crate::model::outcome::Outcome;
 
 /// Larger than every key of every table.
@@ -29,6 +32,12 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
     machine.meta_mut().requests_cursor = sweep(machine, Table::Requests, &requests, |row| {
         Ok(RequestRecord::decode(row)?.answered_at_ms < old)
     })?;
+    let old = now.get().saturating_sub(TRANSACTION_KEPT_MS);
+    let transactions = std::mem::take(&mut machine.meta_mut().transactions_cursor);
+    machine.meta_mut().transactions_cursor =
+        sweep(machine, Table::Transactions, &transactions, |row| {
+            Ok((1..old).contains(&TransactionRecord::decode(row)?.ended_at_ms))
+        })?;
     forget_ids(machine, now)?;
     Ok(Outcome::Done)
 }

@@ -74,11 +74,21 @@ pub enum Table {
     RegistryNumbers,
     /// Revision → what changed in the registry.
     RegistryLog,
+    /// Transaction id → how it stands.
+    Transactions,
+    /// (transaction id, number) → what was staged in it.
+    Staged,
+    /// (correlation id, position) → (topic id, offset).
+    Correlations,
+    /// (subscription id, topic id, offset, number) → nothing: `DeadLetters` by their event.
+    DeadPlaces,
+    /// (topic id, key) → what the events of the key amount to, up to a version.
+    KeySnapshots,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 37] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -111,6 +121,11 @@ impl Table {
         Self::Instances,
         Self::RegistryNumbers,
         Self::RegistryLog,
+        Self::Transactions,
+        Self::Staged,
+        Self::Correlations,
+        Self::DeadPlaces,
+        Self::KeySnapshots,
     ];
 
     /// The persisted name.
@@ -149,6 +164,11 @@ impl Table {
             Self::Instances => "instances",
             Self::RegistryNumbers => "registry_numbers",
             Self::RegistryLog => "registry_log",
+            Self::Transactions => "transactions",
+            Self::Staged => "staged",
+            Self::Correlations => "correlations",
+            Self::DeadPlaces => "dead_places",
+            Self::KeySnapshots => "key_snapshots",
         }
     }
 }

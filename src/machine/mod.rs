@@ -19,7 +19,8 @@ pub mod quota;
 pub mod registry;
 pub mod schedule;
 pub mod subscription;
-mod transaction;
+pub mod tracking;
+pub mod transaction;
 
 pub mod housekeeping;
 pub mod nodes;

@@ -92,6 +92,16 @@ pub enum Kind {
     SyncedMark = 38,
     /// A change of the registry.
     RegistryChange = 39,
+    /// A staged transaction.
+    Transaction = 40,
+    /// What was staged in one.
+    Stage = 41,
+    /// The place of an event that belongs to others.
+    Correlation = 42,
+    /// An event has a dead letter.
+    DeadPlace = 43,
+    /// What the events of a key amount to.
+    KeySnapshot = 44,
 }
 
 impl Kind {
@@ -136,6 +146,11 @@ impl Kind {
         Self::SnapshotManifest,
         Self::SyncedMark,
         Self::RegistryChange,
+        Self::Transaction,
+        Self::Stage,
+        Self::Correlation,
+        Self::DeadPlace,
+        Self::KeySnapshot,
     ];
 }
 

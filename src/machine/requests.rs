@@ -10,9 +10,11 @@ use super::registry::records::ServiceRecord;
 use super::subscription::record::SubscriptionRecord;
 use super::subscription::state::SubscriptionState;
 use super::topic::record::TopicRecord;
+use super::transaction;
+use super::transaction::record::PartRecord;
 use crate::model::delivery::{Sought, SubscriptionInfo};
-use crate::model::ids::{KeyVersion, Offset, Position};
-use crate::model::outcome::{Outcome, Published, Receipt, TopicInfo};
+use crate::model::ids::{Position, TransactionId};
+use crate::model::outcome::{Outcome, TopicInfo};
 
 /// The first answer to a mutation, as stored.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -40,6 +42,9 @@ pub struct RequestRecord {
     /// Of a transaction.
     #[prost(message, optional, tag = "8")]
     transacted: Option<TransactedRecord>,
+    /// The staged transaction that the answer was about.
+    #[prost(uint64, optional, tag = "9")]
+    transaction: Option<u64>,
 }
 
 /// Where the events of a transaction went.
@@ -47,54 +52,6 @@ pub struct RequestRecord {
 struct TransactedRecord {
     #[prost(message, repeated, tag = "1")]
     parts: Vec<PartRecord>,
-}
-
-/// Where the events of one part went.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-struct PartRecord {
-    #[prost(uint64, tag = "1")]
-    first_offset: u64,
-    #[prost(uint64, tag = "2")]
-    first_position: u64,
-    #[prost(uint32, tag = "3")]
-    count: u32,
-    #[prost(uint64, repeated, tag = "4")]
-    key_versions: Vec<u64>,
-    /// Offset, position and whether it was there already (0 or 1) of each event.
-    #[prost(uint64, repeated, tag = "5")]
-    receipts: Vec<u64>,
-}
-
-impl PartRecord {
-    fn of(published: &Published) -> Self {
-        let receipts = published.receipts.iter();
-        Self {
-            first_offset: published.first_offset.get(),
-            first_position: published.first_position.get(),
-            count: published.count,
-            key_versions: published.key_versions.iter().map(|version| version.get()).collect(),
-            receipts: receipts
-                .flat_map(|r| [r.offset.get(), r.position.get(), u64::from(r.duplicate)])
-                .collect(),
-        }
-    }
-
-    /// As a repetition.
-    fn answer(self) -> Published {
-        let receipts = self.receipts.chunks_exact(3).map(|r| Receipt {
-            offset: Offset(r[0]),
-            position: Position(r[1]),
-            duplicate: r[2] == 1,
-        });
-        Published {
-            receipts: receipts.collect(),
-            first_offset: Offset(self.first_offset),
-            first_position: Position(self.first_position),
-            count: self.count,
-            duplicate: self.count > 0,
-            key_versions: self.key_versions.into_iter().map(KeyVersion).collect(),
-        }
-    }
 }
 
 impl RequestRecord {
@@ -136,6 +93,10 @@ pub(crate) fn first_answer<K: Kv>(
         let parts = transacted.parts.into_iter().map(PartRecord::answer).collect();
         return Ok(Some(Outcome::Transacted(parts)));
     }
+    if let Some(id) = record.transaction {
+        // As it is now.
+        return transaction::record::outcome(machine.overlay(), TransactionId(id)).map(Some);
+    }
     Ok(Some(match record.topic {
         Some(topic) => Outcome::Topic(topic.info(&record.name)),
         None => Outcome::Done,
@@ -158,6 +119,7 @@ pub(crate) fn remember<K: Kv>(machine: &mut Machine<'_, K>, request_id: String, 
             let parts = parts.iter().map(PartRecord::of).collect();
             record.transacted = Some(TransactedRecord { parts });
         }
+        Outcome::Transaction(info) => record.transaction = Some(info.id.get()),
         Outcome::Service(info) => {
             record.name.clone_from(&info.name);
             record.service = Some(ServiceRecord::of(info));

@@ -324,14 +324,29 @@ pub fn deliver_at_of(encoded: &[u8]) -> Result<Option<u64>, Malformed> {
 /// # Errors
 /// [`Malformed`] when it was not.
 pub fn key_of(encoded: &[u8]) -> Result<&str, Malformed> {
+    text_of(encoded, 16)
+}
+
+/// The correlation id of an encoded event that was validated before; empty: none.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn correlation_of(encoded: &[u8]) -> Result<&str, Malformed> {
+    text_of(encoded, 20)
+}
+
+/// The text in a field of an encoded event; empty: it has none.
+fn text_of(encoded: &[u8], tag: u32) -> Result<&str, Malformed> {
     let mut buf = encoded;
-    let mut key = "";
+    let mut text = "";
     while let Some(field) = next_field(&mut buf)? {
-        if let (16, Value::Bytes(b)) = field {
-            key = std::str::from_utf8(b).map_err(|_| Malformed)?;
+        if let (found, Value::Bytes(b)) = field
+            && found == tag
+        {
+            text = std::str::from_utf8(b).map_err(|_| Malformed)?;
         }
     }
-    Ok(key)
+    Ok(text)
 }
 
 /// The source and id of an encoded event that was validated before.

@@ -75,6 +75,10 @@ number! {
     NodeId
 }
 number! {
+    /// A staged transaction's number: never used again.
+    TransactionId
+}
+number! {
     /// A topic's number inside the state machine; a topic that is created anew gets a new one.
     TopicId
 }

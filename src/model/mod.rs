@@ -5,8 +5,11 @@ pub mod ids;
 pub mod event;
 pub mod event_run;
 pub mod expectation;
+pub mod key_snapshot;
 pub mod name;
 pub mod topic;
+pub mod trace;
+pub mod transaction;
 
 pub mod delivery;
 pub mod filter;

@@ -5,6 +5,7 @@ use super::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId
 use super::registry::{InstanceInfo, ServiceInfo};
 use super::rejection::Rejection;
 use super::topic::TopicConfig;
+use super::transaction::TransactionInfo;
 
 /// What a command led to, the same on every replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Outcome {
     Published(Published),
     /// Where the events of each part went; of a part without events nowhere.
     Transacted(Vec<Published>),
+    /// The staged transaction as it is after the command.
+    Transaction(Box<TransactionInfo>),
     /// The topic as it is after the command.
     Topic(TopicInfo),
     /// The subscription as it is after the command.

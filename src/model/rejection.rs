@@ -130,6 +130,10 @@ reasons! {
     DeadLetterNotFound = "DEAD_LETTER_NOT_FOUND", NotFound, 404, NotFound;
     /// A lease was never granted, or to somebody else.
     LeaseUnknown = "LEASE_UNKNOWN", NotFound, 404, NotFound;
+    /// No such staged transaction, or it ended long ago.
+    TransactionNotFound = "TRANSACTION_NOT_FOUND", NotFound, 404, NotFound;
+    /// The key has no such version.
+    VersionNotFound = "VERSION_NOT_FOUND", NotFound, 404, NotFound;
     /// No such event.
     EventNotFound = "EVENT_NOT_FOUND", NotFound, 404, NotFound;
     /// No such service.
@@ -164,6 +168,12 @@ reasons! {
     SequenceExpired = "SEQUENCE_EXPIRED", FailedPrecondition, 412, Conflict;
     /// A lease is not held any more: it expired, was settled, or its events were sought over.
     LeaseExpired = "LEASE_EXPIRED", FailedPrecondition, 412, Conflict;
+    /// The key has a snapshot at a newer version.
+    SnapshotSuperseded = "SNAPSHOT_SUPERSEDED", FailedPrecondition, 412, Conflict;
+    /// The staged transaction was committed or aborted.
+    TransactionEnded = "TRANSACTION_ENDED", FailedPrecondition, 412, Conflict;
+    /// Nobody committed the staged transaction in time.
+    TransactionExpired = "TRANSACTION_EXPIRED", FailedPrecondition, 412, Conflict;
     /// The subscription is paused.
     SubscriptionPaused = "SUBSCRIPTION_PAUSED", FailedPrecondition, 412, Conflict;
     /// The hub itself delivers the subscription.

@@ -5,6 +5,7 @@ pub mod validate;
 
 pub mod failures;
 mod hub_clock;
+pub mod keys;
 #[cfg(feature = "planted")]
 mod planted;
 pub mod propose;
@@ -14,6 +15,7 @@ mod route;
 pub mod settle;
 pub mod subscriptions;
 pub mod topics;
+pub mod tracking;
 pub mod transactions;
 
 pub mod follow;

@@ -255,6 +255,12 @@ impl Worker {
                     let events = fresh.map(|part| u64::from(part.count)).sum();
                     self.stats.events.fetch_add(events, Ordering::Relaxed);
                 }
+                Outcome::Transaction(transaction) => {
+                    let parts = transaction.parts.iter();
+                    let fresh = parts.filter(|(_, part)| !part.duplicate);
+                    let events = fresh.map(|(_, part)| u64::from(part.count)).sum();
+                    self.stats.events.fetch_add(events, Ordering::Relaxed);
+                }
                 Outcome::Rejected(_) => {
                     self.stats.refused.fetch_add(1, Ordering::Relaxed);
                 }

@@ -2,17 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use prost::Message as _;
-
+use super::query::Consistency;
 use super::settle::{check_consumer, check_items};
 use super::validate::{self, PublishRequest};
 use super::{Node, unexpected};
+use crate::machine::transaction::{query, record};
 use crate::model::command::delivery::{Action, SettleItem};
-use crate::model::command::{Kind, Publish, Settle, Transact};
-use crate::model::limits::{CALL_BYTES_MAX, TRANSACTION_OPERATIONS_MAX};
+use crate::model::command::{
+    AbortTransaction, BeginTransaction, CommitTransaction, Kind, Publish, Settle, StageTransaction,
+    Transact,
+};
+use crate::model::ids::TransactionId;
+use crate::model::limits::{
+    CALL_BYTES_MAX, TRANSACTION_LABEL_BYTES_MAX, TRANSACTION_OPERATIONS_MAX,
+    TRANSACTION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS_DEFAULT,
+};
 use crate::model::name;
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::transaction::{TransactionInfo, TransactionState, TransactionView};
 
 /// What is to be settled in a transaction.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +52,119 @@ impl Node {
         request_id: String,
     ) -> Result<Vec<Published>, Rejection> {
         validate::request_id(&request_id)?;
+        let (parts, settles) = self.judge(service, parts, settles)?;
+        let command = Transact { parts, settles, request_id };
+        check_size(&command)?;
+        match self.execute(Kind::Transact(command)).await? {
+            Outcome::Transacted(parts) => Ok(parts),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Begins a staged transaction; a timeout of 0 is the default.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST`, `LIMIT_REACHED`, and those of any proposal.
+    pub async fn begin_transaction(
+        &self,
+        timeout_ms: u64,
+        label: String,
+        request_id: String,
+    ) -> Result<TransactionInfo, Rejection> {
+        validate::request_id(&request_id)?;
+        let timeout_ms = if timeout_ms == 0 { TRANSACTION_TIMEOUT_MS_DEFAULT } else { timeout_ms };
+        if !TRANSACTION_TIMEOUT_MS.contains(&timeout_ms) {
+            let (least, most) = TRANSACTION_TIMEOUT_MS.into_inner();
+            return Err(invalid(format!(
+                "timeout is {timeout_ms} ms, {least} to {most} ms are possible; choose one of them"
+            )));
+        }
+        if label.len() > TRANSACTION_LABEL_BYTES_MAX {
+            let bytes = label.len();
+            return Err(invalid(format!(
+                "the label has {bytes} bytes, {TRANSACTION_LABEL_BYTES_MAX} is the most; shorten it"
+            )));
+        }
+        let begin = BeginTransaction { timeout_ms, label, request_id };
+        transaction(self.execute(Kind::BeginTransaction(begin)).await?)
+    }
+
+    /// Adds to a staged transaction.
+    ///
+    /// # Errors
+    /// Those of [`Node::transact`] that need no commit; `TRANSACTION_NOT_FOUND`, `TRANSACTION_EXPIRED`,
+    /// `TRANSACTION_ENDED`, `LIMIT_REACHED`.
+    pub async fn stage_transaction(
+        &self,
+        service: &str,
+        id: TransactionId,
+        (parts, settles): (Vec<PublishRequest>, Vec<SettleRequest>),
+        request_id: String,
+    ) -> Result<TransactionInfo, Rejection> {
+        validate::request_id(&request_id)?;
+        let (parts, settles) = self.judge(service, parts, settles)?;
+        let command = StageTransaction { id: id.get(), parts, settles, request_id };
+        check_size(&command)?;
+        transaction(self.execute(Kind::StageTransaction(command)).await?)
+    }
+
+    /// Does everything that was staged, or nothing; a repeated commit gets the first answer.
+    ///
+    /// # Errors
+    /// Those of [`Node::transact`], `TRANSACTION_NOT_FOUND`, `TRANSACTION_EXPIRED`, `TRANSACTION_ENDED`.
+    pub async fn commit_transaction(
+        &self,
+        id: TransactionId,
+    ) -> Result<TransactionInfo, Rejection> {
+        let commit = CommitTransaction { id: id.get() };
+        transaction(self.execute(Kind::CommitTransaction(commit)).await?)
+    }
+
+    /// Forgets what was staged.
+    ///
+    /// # Errors
+    /// `TRANSACTION_NOT_FOUND`, `TRANSACTION_ENDED`, and those of any proposal.
+    pub async fn abort_transaction(&self, id: TransactionId) -> Result<TransactionInfo, Rejection> {
+        let abort = AbortTransaction { id: id.get() };
+        transaction(self.execute(Kind::AbortTransaction(abort)).await?)
+    }
+
+    /// A staged transaction with what is staged in it.
+    ///
+    /// # Errors
+    /// `TRANSACTION_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn staged_transaction(
+        &self,
+        id: TransactionId,
+        wanted: Consistency,
+    ) -> Result<TransactionView, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        let found = self.read(move |db| query::transaction(db, id)).await?;
+        found.ok_or_else(|| record::not_found(id))
+    }
+
+    /// Staged transactions after one, of one state if it is named; and where the next page begins.
+    ///
+    /// # Errors
+    /// Those of [`Node::fresh`].
+    pub async fn staged_transactions(
+        &self,
+        after: TransactionId,
+        state: Option<TransactionState>,
+        limit: usize,
+        wanted: Consistency,
+    ) -> Result<(Vec<TransactionInfo>, Option<TransactionId>), Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        self.read(move |db| query::transactions(db, after, state, limit)).await
+    }
+
+    /// What needs no state to be judged.
+    fn judge(
+        &self,
+        service: &str,
+        parts: Vec<PublishRequest>,
+        settles: Vec<SettleRequest>,
+    ) -> Result<(Vec<Publish>, Vec<Settle>), Rejection> {
         check_count(&parts, &settles)?;
         let mut judged = Vec::with_capacity(parts.len());
         for (index, part) in parts.into_iter().enumerate() {
@@ -55,18 +176,7 @@ impl Node {
         for part in judged.iter().filter(|part| part.count > 0) {
             self.admit_publish(service, part)?;
         }
-        let command = Transact { parts: judged, settles, request_id };
-        let bytes = command.encoded_len();
-        if bytes > CALL_BYTES_MAX {
-            let text = format!(
-                "the transaction has {bytes} bytes, {CALL_BYTES_MAX} is the most; split it"
-            );
-            return Err(Rejection::new(Reason::CallTooLarge, text));
-        }
-        match self.execute(Kind::Transact(command)).await? {
-            Outcome::Transacted(parts) => Ok(parts),
-            other => Err(unexpected(&other)),
-        }
+        Ok((judged, settles))
     }
 
     /// A part; one without events only expects.
@@ -84,6 +194,22 @@ impl Node {
         let expectations = validate::expectations(part.expectations)?;
         Ok(Publish { topic, expectations, ..Publish::default() })
     }
+}
+
+fn transaction(outcome: Outcome) -> Result<TransactionInfo, Rejection> {
+    match outcome {
+        Outcome::Transaction(info) => Ok(*info),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn check_size(command: &impl prost::Message) -> Result<(), Rejection> {
+    let bytes = command.encoded_len();
+    if bytes <= CALL_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!("the transaction has {bytes} bytes, {CALL_BYTES_MAX} is the most; split it");
+    Err(Rejection::new(Reason::CallTooLarge, text))
 }
 
 fn check_count(parts: &[PublishRequest], settles: &[SettleRequest]) -> Result<(), Rejection> {

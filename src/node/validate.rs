@@ -41,13 +41,14 @@ fn invalid(message: impl Into<String>) -> Rejection {
 pub fn publish(request: PublishRequest, now: UnixMs) -> Result<Publish, Rejection> {
     let topic = TopicName::parse(&request.topic)?;
     check_size(&request.events)?;
-    let (mut keyed, mut special, mut largest) = (false, false, 0);
+    let (mut keyed, mut special, mut correlated, mut largest) = (false, false, false, 0);
     for (index, encoded) in request.events.iter().enumerate() {
         let view = EventView::parse(encoded)
             .and_then(|view| view.check_times(now.get()).map(|()| view))
             .map_err(|rejection| rejection.with("event_index", index))?;
         keyed |= !view.key.is_empty();
         special |= view.is_special();
+        correlated |= !view.correlation_id.is_empty();
         largest = largest.max(encoded.len() as u64);
     }
     if let Some(producer) = &request.producer {
@@ -63,6 +64,7 @@ pub fn publish(request: PublishRequest, now: UnixMs) -> Result<Publish, Rejectio
         largest_event_bytes: largest,
         events: event_run::encode(&request.events),
         special,
+        correlated,
     })
 }
 

@@ -32,6 +32,8 @@ mod replaying;
 mod routing;
 mod service_faults;
 mod services;
+mod staged;
 mod subscriptions;
+mod tracking;
 mod transactions;
 mod watching;

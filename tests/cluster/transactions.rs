@@ -17,17 +17,17 @@ use prost::Message as _;
 use crate::delivery::{client, publish};
 use crate::support::{Cluster, mhub_with_input};
 
-fn part(topic: &str, events: Vec<EventBuilder>) -> TransactionPart {
+pub(crate) fn part(topic: &str, events: Vec<EventBuilder>) -> TransactionPart {
     let events = events.into_iter().map(|event| event.build().encode_to_vec().into()).collect();
     TransactionPart { topic: topic.to_owned(), expectations: Vec::new(), events }
 }
 
-fn event(data: impl ToString) -> EventBuilder {
+pub(crate) fn event(data: impl ToString) -> EventBuilder {
     EventBuilder::new("/t", "t").data(data.to_string())
 }
 
 /// The payloads of a topic.
-async fn payloads(client: &Client, topic: &str) -> Vec<String> {
+pub(crate) async fn payloads(client: &Client, topic: &str) -> Vec<String> {
     let mut reader = client.read(ReadRequest { topic: topic.to_owned(), ..Default::default() });
     let mut found = Vec::new();
     while let Some(part) = reader.next().await.unwrap() {

@@ -9,6 +9,7 @@ pub mod order;
 pub mod queue;
 pub mod reads;
 pub mod register;
+pub mod transactions;
 
 use std::collections::BTreeMap;
 
@@ -174,6 +175,10 @@ pub fn judge(lines: &[Line]) -> anyhow::Result<Verdict> {
             checks.push(register::check(&facts));
             checks.push(health::flaps(&facts));
             checks.push(health::removal(&facts));
+        }
+        "W7" => {
+            checks.push(transactions::serializable(&facts));
+            checks.push(transactions::whole(&facts));
         }
         other => anyhow::bail!("workload {other:?} has no checker; `jepsen-like list` names them"),
     }

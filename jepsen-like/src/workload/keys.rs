@@ -147,29 +147,38 @@ async fn head(client: &Client, key: u64) -> Result<Answer, Rejection> {
 pub(super) async fn read_back(shared: &Shared) -> anyhow::Result<()> {
     let client = shared.client()?;
     for key in shared.keys.all() {
-        let mut values = Vec::new();
-        let mut from_version = 1;
-        while from_version > 0 {
-            let request = ReadKeyRequest {
-                topic: TOPIC.to_owned(),
-                key: name(key),
-                from_version,
-                limit: PAGE,
-                ..ReadKeyRequest::default()
-            };
-            let page = client.read_key(request).await.with_context(|| format!("read key {key}"))?;
-            for recorded in &page.events {
-                anyhow::ensure!(
-                    recorded.key_version == values.len() as u64 + 1,
-                    "key {key} has version {} after {} events",
-                    recorded.key_version,
-                    values.len()
-                );
-                values.push(value_of(&recorded.event));
-            }
-            from_version = page.next_version;
-        }
+        let values = all_values(&client, TOPIC, &name(key)).await;
+        let values = values.with_context(|| format!("read key {key}"))?;
         shared.recorder.tell(|_| Line::Key { key, values, versions: Vec::new() });
     }
     Ok(())
+}
+
+/// All values of a key, linearizably; its version is their number.
+pub(super) async fn all_values(
+    client: &Client,
+    topic: &str,
+    key: &str,
+) -> Result<Vec<u64>, Rejection> {
+    let (mut values, mut from_version) = (Vec::new(), 1);
+    while from_version > 0 {
+        let request = ReadKeyRequest {
+            topic: topic.to_owned(),
+            key: key.to_owned(),
+            from_version,
+            limit: PAGE,
+            ..ReadKeyRequest::default()
+        };
+        let page = client.read_key(request).await?;
+        for recorded in &page.events {
+            if recorded.key_version != values.len() as u64 + 1 {
+                let (version, count) = (recorded.key_version, values.len());
+                let what = format!("key {key} has version {version} after {count} events");
+                return Err(Rejection::new(Reason::Internal, what));
+            }
+            values.push(value_of(&recorded.event));
+        }
+        from_version = page.next_version;
+    }
+    Ok(values)
 }

@@ -7,6 +7,7 @@ pub mod log;
 pub mod queue;
 pub mod registry;
 pub mod replay;
+pub mod transactions;
 pub mod urgency;
 
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub enum Workload {
     Urgency,
     /// W6.
     Registry,
+    /// W7.
+    Transactions,
     /// W8.
     Replay,
 }
@@ -69,6 +72,11 @@ pub const ALL: &[(&str, Workload, &str)] = &[
         "W6",
         Workload::Registry,
         "services change at an expected revision, instances renew; nobody flaps, who is gone is given up",
+    ),
+    (
+        "W7",
+        Workload::Transactions,
+        "transactions read and append to several keys; strictly serializable, all or nothing",
     ),
     ("W8", Workload::Replay, "replay, tails and reads of own writes on every node"),
 ];
@@ -105,6 +113,7 @@ impl Workload {
             Self::Failures => failures::start(shared, &mut tasks).await?,
             Self::Urgency => urgency::start(shared, &mut tasks).await?,
             Self::Registry => registry::start(shared, &mut tasks).await?,
+            Self::Transactions => transactions::start(shared, &mut tasks).await?,
             Self::Replay => replay::start(shared, &mut tasks)?,
         }
         Ok(tasks)
@@ -113,7 +122,7 @@ impl Workload {
     /// Its subscriptions.
     fn subscriptions(self) -> &'static [&'static str] {
         match self {
-            Self::Keys | Self::Log | Self::Registry | Self::Replay => &[],
+            Self::Keys | Self::Log | Self::Registry | Self::Transactions | Self::Replay => &[],
             Self::Queue => &[queue::NAME],
             Self::Failures => &[failures::NAME],
             Self::Urgency => &[urgency::RANK, urgency::STRICT],
@@ -140,6 +149,7 @@ impl Workload {
         match self {
             Self::Keys => keys::read_back(shared).await,
             Self::Registry => registry::read_back(shared).await,
+            Self::Transactions => transactions::read_back(shared).await,
             Self::Log | Self::Replay => log::read_back(shared, cluster).await,
             Self::Queue | Self::Failures | Self::Urgency => {
                 log::read_back(shared, cluster).await?;
@@ -173,6 +183,7 @@ pub struct Shared {
     stop: AtomicBool,
     keys: keys::Board,
     services: registry::Board,
+    lists: transactions::Board,
     newest: consume::Newest,
 }
 
@@ -199,6 +210,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             keys: keys::Board::default(),
             services: registry::Board::default(),
+            lists: transactions::Board::default(),
             newest: consume::Newest::default(),
         }
     }

@@ -1,12 +1,15 @@
 //! Dead letters: (subscription id, number) → an event that ended for good.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 
-use crate::machine::kv::{Kv, Table};
-use crate::machine::record::{Kind, decode_message, encode_message};
+use crate::machine::apply::Machine;
+use crate::machine::kv::{Kv, Order, Table};
+use crate::machine::record::{Kind, decode_message, encode, encode_message};
 use crate::machine::{Fault, key};
 use crate::model::delivery::{Attempt, DeadReason};
-use crate::model::ids::{DeadNumber, SubscriptionId, UnixMs};
+use crate::model::ids::{DeadNumber, Offset, SubscriptionId, TopicId, UnixMs};
 
 /// A dead letter as stored.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -100,6 +103,62 @@ pub fn get(
 ) -> Result<Option<DeadLetter>, Fault> {
     let row = kv.get(Table::DeadLetters, &row_key(subscription, number))?;
     row.map(|row| DeadLetter::decode(&row)).transpose()
+}
+
+/// What the keys of an event's rows in `DeadPlaces` begin with.
+fn place_prefix(subscription: SubscriptionId, topic: TopicId, offset: Offset) -> Vec<u8> {
+    [subscription.to_key(), topic.to_key(), offset.to_key()].concat()
+}
+
+fn place_key(subscription: SubscriptionId, number: DeadNumber, letter: &DeadLetter) -> Vec<u8> {
+    let (topic, offset) = (TopicId(letter.topic_id), Offset(letter.offset));
+    [place_prefix(subscription, topic, offset), number.to_key().to_vec()].concat()
+}
+
+/// The newest dead letter of an event.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn at(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<(DeadNumber, DeadLetter)>, Fault> {
+    let low = place_prefix(subscription, topic, offset);
+    let (high, mut newest) = (key::after_prefix(&low), None);
+    kv.scan(Table::DeadPlaces, &low, &high, Order::Descending, &mut |row, _| {
+        let number = row.last_chunk::<8>().map(|bytes| DeadNumber(u64::from_be_bytes(*bytes)));
+        newest = number;
+        Ok(ControlFlow::Break(()))
+    })?;
+    let Some(number) = newest else { return Ok(None) };
+    Ok(get(kv, subscription, number)?.map(|letter| (number, letter)))
+}
+
+/// Keeps a dead letter.
+pub(crate) fn put<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    subscription: SubscriptionId,
+    number: DeadNumber,
+    letter: &DeadLetter,
+) {
+    let place = place_key(subscription, number, letter);
+    let overlay = machine.overlay_mut();
+    overlay.put(Table::DeadPlaces, place, encode(Kind::DeadPlace, &[]));
+    overlay.put(Table::DeadLetters, row_key(subscription, number), letter.encode());
+}
+
+/// Forgets a dead letter.
+pub(crate) fn remove<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    subscription: SubscriptionId,
+    number: DeadNumber,
+    letter: &DeadLetter,
+) {
+    let overlay = machine.overlay_mut();
+    overlay.delete(Table::DeadPlaces, place_key(subscription, number, letter));
+    overlay.delete(Table::DeadLetters, row_key(subscription, number));
 }
 
 #[cfg(test)]

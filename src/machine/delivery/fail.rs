@@ -273,8 +273,7 @@ pub(crate) fn bury<K: Kv>(
         died_at_ms: now.get(),
         redrives: story.redrives,
     };
-    let row = dead::row_key(work.id, number);
-    machine.overlay_mut().put(Table::DeadLetters, row, letter.encode());
+    dead::put(machine, work.id, number, &letter);
     if retention_ms > 0 {
         let at = UnixMs(now.get().saturating_add(retention_ms));
         timers::set(machine, at, Due::Forget(work.id, number));

@@ -152,7 +152,7 @@ fn remove<K: Kv>(
     number: DeadNumber,
     letter: &DeadLetter,
 ) {
-    machine.overlay_mut().delete(Table::DeadLetters, dead::row_key(work.id, number));
+    dead::remove(machine, work.id, number, letter);
     work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
     let retention_ms = work.record.config.dead_letters.retention_ms;
     // The timer is stale when the retention was changed since; then it goes by itself.

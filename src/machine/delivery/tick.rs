@@ -14,7 +14,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::lifecycle::Report;
 use crate::machine::schedule::specials;
-use crate::machine::{Fault, query, registry, subscription};
+use crate::machine::{Fault, query, registry, subscription, transaction};
 use crate::model::delivery::{DeadReason, Ticked};
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{TICK_EVENTS_MAX, TICK_TIMERS_MAX};
@@ -98,6 +98,7 @@ impl Tick {
                 forget(machine, work, number)
             }
             Due::Registry(number) => registry::health::due(machine, number),
+            Due::Transaction(id) => transaction::end::expire(machine, id),
         }
     }
 
@@ -238,7 +239,7 @@ fn forget<K: Kv>(
         timers::set(machine, at, Due::Forget(work.id, number));
         return Ok(());
     }
-    machine.overlay_mut().delete(Table::DeadLetters, dead::row_key(work.id, number));
+    dead::remove(machine, work.id, number, &letter);
     work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
     Ok(())
 }

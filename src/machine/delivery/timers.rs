@@ -8,7 +8,9 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::record::{Kind, encode};
 use crate::machine::{Fault, key};
-use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
+use crate::model::ids::{
+    DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, TransactionId, UnixMs,
+};
 
 /// What is due. The order is the order of firing at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,8 @@ pub enum Due {
     Forget(SubscriptionId, DeadNumber),
     /// Something about the service or the instance that this number was given to.
     Registry(u64),
+    /// A staged transaction expires.
+    Transaction(TransactionId),
 }
 
 /// A row's key, taken apart.
@@ -47,6 +51,7 @@ impl Timer {
             Due::Deadline(topic, offset) => (4, [topic.0, offset.0, 0]),
             Due::Forget(subscription, number) => (5, [subscription.0, number.0, 0]),
             Due::Registry(number) => (6, [number, 0, 0]),
+            Due::Transaction(id) => (7, [id.0, 0, 0]),
         };
         let mut row = Vec::with_capacity(33);
         row.extend_from_slice(&self.at.to_key());
@@ -71,6 +76,7 @@ impl Timer {
             4 => Due::Deadline(TopicId(a), Offset(b)),
             5 => Due::Forget(SubscriptionId(a), DeadNumber(b)),
             6 => Due::Registry(a),
+            7 => Due::Transaction(TransactionId(a)),
             _ => {
                 let what = format!("timer of kind {kind}");
                 return Err(Fault::Corrupt { record: Kind::Timer, what });
@@ -109,6 +115,7 @@ mod tests {
             Due::Deadline(t, o),
             Due::Forget(s, DeadNumber(1)),
             Due::Registry(1),
+            Due::Transaction(TransactionId(1)),
         ];
         let timers: Vec<_> =
             [1, 300].iter().flat_map(|at| dues.map(|due| Timer { at: UnixMs(*at), due })).collect();

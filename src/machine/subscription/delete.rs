@@ -36,6 +36,7 @@ pub(crate) fn apply<K: Kv>(
     forget_progress(machine, id)?;
     let range = (id.to_key().to_vec(), id.next().to_key().to_vec());
     let overlay = machine.overlay_mut();
+    overlay.delete_range(Table::DeadPlaces, range.0.clone(), range.1.clone());
     overlay.delete_range(Table::DeadLetters, range.0, range.1);
     overlay.delete(Table::SubscriptionStates, id.to_key().to_vec());
     overlay.delete(Table::Subscriptions, command.name.into_bytes());

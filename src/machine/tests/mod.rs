@@ -4,10 +4,13 @@ mod delivery;
 mod golden;
 mod golden_delivery;
 mod golden_registry;
+mod golden_together;
+mod key_snapshots;
 mod model;
 pub(crate) mod random;
 mod registry;
 mod registry_view;
+mod staged;
 mod transact;
 
 use bytes::Bytes;

@@ -24,7 +24,7 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 const TOPICS: [&str; 3] = ["t", "u", "gone"];
 const SUBSCRIPTIONS: [&str; 3] = ["s", "other", "missing"];
 
-fn hub() -> Hub {
+pub(super) fn hub() -> Hub {
     let mut hub = Hub::plain();
     let config = TopicConfig { dedup_window_ms: 60_000, ..TopicConfig::defaults() };
     let create_u = CreateTopic { name: "u".into(), config, request_id: String::new() };
@@ -34,9 +34,9 @@ fn hub() -> Hub {
 }
 
 /// A lease that was granted: of which subscription.
-type Held = (&'static str, Granted);
+pub(super) type Held = (&'static str, Granted);
 
-fn lease(hub: &mut Hub, dice: &mut Dice) -> Vec<Held> {
+pub(super) fn lease(hub: &mut Hub, dice: &mut Dice) -> Vec<Held> {
     let at = dice.below(2) as usize;
     let (name, topic) = (SUBSCRIPTIONS[at], TOPICS[at]);
     let first = dice.below(8);
@@ -92,7 +92,7 @@ fn item(dice: &mut Dice, grant: &Granted) -> SettleItem {
     }
 }
 
-fn transact(dice: &mut Dice, held: &[Held]) -> Transact {
+pub(super) fn transact(dice: &mut Dice, held: &[Held]) -> Transact {
     let mut parts = Vec::new();
     for topic in TOPICS {
         let wanted = if topic == "gone" { dice.below(12) == 0 } else { dice.below(2) == 0 };
@@ -116,7 +116,7 @@ fn transact(dice: &mut Dice, held: &[Held]) -> Transact {
     Transact { parts, settles, request_id: String::new() }
 }
 
-fn on(hub: &Hub, commands: Vec<Kind>) -> (MemKv, Vec<Outcome>) {
+pub(super) fn on(hub: &Hub, commands: Vec<Kind>) -> (MemKv, Vec<Outcome>) {
     let mut kv = hub.kv.clone();
     let commands = commands.into_iter().map(Into::into).collect();
     let entry = CommandBatch { stamp_ms: hub.now_ms, commands };
@@ -125,7 +125,7 @@ fn on(hub: &Hub, commands: Vec<Kind>) -> (MemKv, Vec<Outcome>) {
 }
 
 /// Whether anything stands against it, asked piece by piece.
-fn is_refused(hub: &Hub, command: &Transact) -> bool {
+pub(super) fn is_refused(hub: &Hub, command: &Transact) -> bool {
     let expectation_fails = |part: &Publish| {
         let Some(info) = query::topic(&hub.kv, &part.topic).unwrap() else { return true };
         part.expectations.iter().any(|expectation| {

@@ -12,7 +12,7 @@ use crate::model::command::DeleteTopic;
 use crate::model::outcome::Outcome;
 
 /// What a topic has, by its number.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table::Batches,
     Table::Stripes,
     Table::Keys,
@@ -23,6 +23,7 @@ const TABLES: [Table; 10] = [
     Table::Scheduled,
     Table::Deadlines,
     Table::Backs,
+    Table::KeySnapshots,
 ];
 
 pub(crate) fn apply<K: Kv>(

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod cutter;
 pub mod heads;
 pub mod ids;
+pub mod key_snapshots;
 pub mod keys;
 pub mod open_batch;
 pub(crate) mod reader;

@@ -14,8 +14,8 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::producers::{self, Verdict};
-use crate::machine::schedule;
 use crate::machine::schedule::specials::SpecialRecord;
+use crate::machine::{schedule, tracking};
 use crate::model::command::Publish;
 use crate::model::event;
 use crate::model::event_run;
@@ -143,6 +143,9 @@ fn append<K: Kv>(
     } else {
         Vec::new()
     };
+    if command.correlated {
+        tracking::index::note(machine, id, (first_offset, first_position), run)?;
+    }
     topic.specials += specials.len() as u64;
     let is_delayed = |(_, special): &&(_, SpecialRecord)| special.ready_at_ms > machine.now().get();
     topic.delays += specials.iter().filter(is_delayed).count() as u64;

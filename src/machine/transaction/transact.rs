@@ -19,9 +19,27 @@ pub(crate) fn apply<K: Kv>(
     if let Some(first) = requests::first_answer(machine, &command.request_id)? {
         return Ok(first);
     }
-    if let Some(rejection) = joined(failing(machine, &command)?) {
+    if let Some(rejection) = refusal(machine, &command)? {
         return Ok(Outcome::Rejected(rejection));
     }
+    let outcome = Outcome::Transacted(perform(machine, &command)?);
+    requests::remember(machine, command.request_id, &outcome);
+    Ok(outcome)
+}
+
+/// One refusal that tells of everything that stands against it.
+pub(super) fn refusal<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: &Transact,
+) -> Result<Option<Rejection>, Fault> {
+    Ok(joined(failing(machine, command)?))
+}
+
+/// Does what was checked; where the events of each part went.
+pub(super) fn perform<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    command: &Transact,
+) -> Result<Vec<Published>, Fault> {
     let mut parts = Vec::with_capacity(command.parts.len());
     for part in &command.parts {
         let topic = machine.topic(&part.topic)?.cloned();
@@ -33,9 +51,7 @@ pub(crate) fn apply<K: Kv>(
     for part in &command.settles {
         settle::apply(machine, part)?;
     }
-    let outcome = Outcome::Transacted(parts);
-    requests::remember(machine, command.request_id, &outcome);
-    Ok(outcome)
+    Ok(parts)
 }
 
 /// Everything that stands against it.

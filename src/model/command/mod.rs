@@ -4,6 +4,7 @@
 //! commands are proposed only once every node knows them.
 
 pub mod delivery;
+pub mod key;
 pub mod registry;
 pub mod subscription;
 pub mod transaction;
@@ -14,6 +15,7 @@ pub use self::delivery::{
     CancelEvent, CancelRetry, Lease, NewLeader, Notice, NoticeKind, PurgeDead, Redrive, RetryNow,
     SetQuota, Settle, Tick,
 };
+pub use self::key::{DeleteKeySnapshot, PutKeySnapshot};
 pub use self::registry::{
     DeleteService, DeregisterInstances, HealthChange, InstanceName, PutService, RegisterInstances,
     SetBreaker, SetHealth, SetMode,
@@ -22,7 +24,9 @@ pub use self::subscription::{
     CreateSubscription, DeleteSubscription, PauseSubscription, ResumeSubscription,
     SeekSubscription, UpdateSubscription,
 };
-pub use self::transaction::Transact;
+pub use self::transaction::{
+    AbortTransaction, BeginTransaction, CommitTransaction, StageTransaction, Transact,
+};
 use super::expectation::Expect;
 use super::ids::KeyVersion;
 use super::topic::{TopicConfig, TopicPatch};
@@ -45,7 +49,7 @@ pub struct Command {
     /// What to do; absent is a fault.
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38"
     )]
     pub kind: Option<Kind>,
 }
@@ -149,6 +153,24 @@ pub enum Kind {
     /// Append to topics and settle deliveries, all of it or nothing.
     #[prost(message, tag = "32")]
     Transact(Transact),
+    /// Begin a transaction whose parts come one after the other.
+    #[prost(message, tag = "33")]
+    BeginTransaction(BeginTransaction),
+    /// Add to a transaction.
+    #[prost(message, tag = "34")]
+    StageTransaction(StageTransaction),
+    /// Do everything that was staged, or nothing.
+    #[prost(message, tag = "35")]
+    CommitTransaction(CommitTransaction),
+    /// Forget what was staged.
+    #[prost(message, tag = "36")]
+    AbortTransaction(AbortTransaction),
+    /// Keep what the events of a key amount to.
+    #[prost(message, tag = "37")]
+    PutKeySnapshot(PutKeySnapshot),
+    /// Forget that.
+    #[prost(message, tag = "38")]
+    DeleteKeySnapshot(DeleteKeySnapshot),
 }
 
 impl From<Kind> for Command {
@@ -185,6 +207,9 @@ pub struct Publish {
     /// [`EventView::is_special`](super::event::EventView::is_special).
     #[prost(bool, tag = "8")]
     pub special: bool,
+    /// Whether any event has a correlation id.
+    #[prost(bool, tag = "9")]
+    pub correlated: bool,
 }
 
 /// Identifies a call across retries.

@@ -17,3 +17,50 @@ pub struct Transact {
     #[prost(string, tag = "3")]
     pub request_id: String,
 }
+
+/// Begin a transaction whose parts come one after the other.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct BeginTransaction {
+    /// It expires after that, milliseconds.
+    #[prost(uint64, tag = "1")]
+    pub timeout_ms: u64,
+    /// What people call it; may be empty.
+    #[prost(string, tag = "2")]
+    pub label: String,
+    /// A repeated one gets the transaction that the first one began; empty: none.
+    #[prost(string, tag = "3")]
+    pub request_id: String,
+}
+
+/// Add to an open transaction; nobody sees it before the commit.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StageTransaction {
+    /// The transaction's number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// As in [`Transact`].
+    #[prost(message, repeated, tag = "2")]
+    pub parts: Vec<Publish>,
+    /// As in [`Transact`].
+    #[prost(message, repeated, tag = "3")]
+    pub settles: Vec<Settle>,
+    /// A repeated one changes nothing; empty: none.
+    #[prost(string, tag = "4")]
+    pub request_id: String,
+}
+
+/// Do everything that was staged, or nothing.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CommitTransaction {
+    /// The transaction's number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
+/// Forget what was staged.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AbortTransaction {
+    /// The transaction's number.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}

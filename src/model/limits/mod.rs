@@ -258,6 +258,16 @@ pub const FAIRNESS_WEIGHT_MILLI: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// Events that a fairness key of weight 1 is given in a round.
 pub const FAIRNESS_QUANTUM: u64 = 32;
 
+/// Bytes of the content of a key's snapshot.
+pub const KEY_SNAPSHOT_BYTES_MAX: usize = 512 << 10;
+
+/// Events on a page of a trace.
+pub const TRACE_ROWS_MAX: usize = 1000;
+/// Subscriptions whose view of an event a trace tells.
+pub const TRACE_FATES_MAX: usize = 100;
+/// Leases of a subscription that a trace looks through for who has an event.
+pub const TRACE_LEASES_MAX: usize = 4096;
+
 /// Offsets that one row of progress covers.
 pub const MARKS_OFFSETS: u64 = 4096;
 /// Ranges in one pick of a lease or item of a settlement.
@@ -303,6 +313,20 @@ pub const CURSOR_STREAMS_MAX: usize = 4096;
 pub const STATS_ROWS_MAX: u64 = 65_536;
 /// Events, expectations and settlements of one transaction.
 pub const TRANSACTION_OPERATIONS_MAX: usize = 512;
+/// Staged transactions that are open at once.
+pub const TRANSACTIONS_OPEN_MAX: u64 = if cfg!(test) { 6 } else { 10_000 };
+/// Bytes that are staged in all of them.
+pub const TRANSACTIONS_STAGED_BYTES_MAX: u64 = if cfg!(test) { 4 << 10 } else { 256 << 20 };
+/// When a staged transaction expires that names no timeout: 60 s, in milliseconds.
+pub const TRANSACTION_TIMEOUT_MS_DEFAULT: u64 = 60_000;
+/// The range of its timeout, 1 s to 1 h, in milliseconds.
+pub const TRANSACTION_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1000..=3_600_000;
+/// Bytes of its label.
+pub const TRANSACTION_LABEL_BYTES_MAX: usize = 128;
+/// How one ended is kept for 24 hours, in milliseconds.
+pub const TRANSACTION_KEPT_MS: u64 = REQUEST_ID_KEPT_MS;
+/// Staged transactions that a list looks at for one page.
+pub const TRANSACTIONS_SCANNED_MAX: usize = 4096;
 /// Subscriptions that a node's metrics tell of: the first by name.
 pub const METRICS_SUBSCRIPTIONS_MAX: usize = 100;
 /// Rows that counting one of them looks at.

@@ -286,6 +286,7 @@ pub(super) fn publish(topic: &str, events: usize) -> Kind {
         largest_event_bytes: events.iter().map(|event| event.len() as u64).max().unwrap_or(0),
         events: event_run::encode(&events),
         special: false,
+        correlated: false,
     })
 }
 

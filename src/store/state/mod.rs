@@ -239,7 +239,12 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::Services
         | Table::Instances
         | Table::RegistryNumbers
-        | Table::RegistryLog => {}
+        | Table::RegistryLog
+        | Table::Transactions
+        | Table::Staged
+        | Table::Correlations
+        | Table::DeadPlaces
+        | Table::KeySnapshots => {}
     }
     options.set_block_based_table_factory(&blocks);
     options

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fates;
 use super::leasing::ends_at;
 use super::model::{Status, Subscription, Topic, World};
 use super::world::{matches, passes};
@@ -39,6 +40,9 @@ pub(super) fn check(
 ) {
     let in_flight = loads::of_service(kv, "x").unwrap().in_flight;
     assert_eq!(in_flight, world.in_flight_to("x", None), "{context}");
+    if dice.below(4) == 0 {
+        fates::check(world, kv, dice, context);
+    }
     for (name, sub) in &world.subscriptions {
         let context = format!("{context}, subscription {name}");
         check_counts(world, kv, name, sub, &context);

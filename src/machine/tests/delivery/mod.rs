@@ -4,6 +4,7 @@
 
 pub(super) mod cases;
 mod checks;
+mod fates;
 mod leasing;
 mod model;
 pub(super) mod random;

@@ -23,6 +23,8 @@ use crate::model::subscription::{
 use crate::model::topic::TopicConfig;
 
 pub(super) const TOPICS: [&str; 3] = ["t.a", "t.b", "u"];
+/// What all events have to do with.
+pub(super) const CORRELATION: &str = "c";
 const SUBSCRIPTIONS: [&str; 2] = ["s", "w"];
 pub(super) const CONSUMERS: [&str; 2] = ["c", "d"];
 pub(super) const SERVICES: [&str; 2] = ["", "x"];
@@ -61,6 +63,8 @@ pub(crate) struct TestEvent {
     pub(crate) deadline: Option<Timestamp>,
     #[prost(message, optional, tag = "19")]
     pub(crate) deliver_at: Option<Timestamp>,
+    #[prost(string, tag = "20")]
+    pub(crate) correlation_id: String,
     #[prost(string, tag = "24")]
     pub(crate) flow: String,
 }
@@ -92,6 +96,7 @@ pub(crate) fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
         count: events.len() as u32,
         keyed: events.iter().any(|e| !e.key.is_empty()),
         special: events.iter().any(TestEvent::special),
+        correlated: events.iter().any(|e| !e.correlation_id.is_empty()),
         events: event_run::encode(&encoded),
         ..Publish::default()
     }
@@ -117,6 +122,7 @@ fn event(dice: &mut Dice, now: u64, mix: Mix) -> TestEvent {
     TestEvent {
         id: "i".into(),
         source: "s".into(),
+        correlation_id: CORRELATION.into(),
         kind: pick(dice, &["a", "b"]).into(),
         key: if mix.keyed { pick(dice, &["", "k", "l"]).into() } else { String::new() },
         priority: (special && dice.below(2) == 0).then(|| dice.below(10) as u32),

@@ -1,0 +1,182 @@
+//! The document that a transaction is written as.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use prost::Message as _;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Failure;
+use crate::client::cloudevents;
+use crate::model::limits::MESSAGE_BYTES_MAX;
+use crate::proto::v1::key_expectation::Expect;
+use crate::proto::v1::settlement::Action;
+use crate::proto::v1::{
+    Ack, KeyExpectation, Nack, Reject, Release, SettleRequest, Settlement, TransactRequest,
+    TransactionPart,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<'a> {
+    #[serde(default, borrow)]
+    parts: Vec<Part<'a>>,
+    #[serde(default)]
+    settles: Vec<Settle>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part<'a> {
+    topic: String,
+    #[serde(default)]
+    expect: BTreeMap<String, Value>,
+    #[serde(default, borrow)]
+    events: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settle {
+    subscription: String,
+    consumer: String,
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    lease_id: Value,
+    term: Value,
+    topic_id: Value,
+    action: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// A transaction from a file, or from standard input.
+pub(super) fn from_file(file: &Path) -> Result<TransactRequest, Failure> {
+    request(&read(file)?)
+}
+
+/// The whole document; one that is longer than a message cannot be sent anyway.
+fn read(file: &Path) -> Result<String, Failure> {
+    let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
+    let input: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(file).map_err(wrong)?)
+    };
+    let mut text = String::new();
+    let bound = 4 * MESSAGE_BYTES_MAX;
+    input.take(bound as u64 + 1).read_to_string(&mut text).map_err(wrong)?;
+    if text.len() > bound {
+        return Err(Failure::usage(format!("the document is longer than {bound} bytes; split it")));
+    }
+    Ok(text)
+}
+
+fn request(text: &str) -> Result<TransactRequest, Failure> {
+    let document: Document<'_> = serde_json::from_str(text)
+        .map_err(|error| Failure::usage(format!("the document is malformed: {error}")))?;
+    let parts = document.parts.into_iter().map(part).collect::<Result<_, _>>()?;
+    let settles = document.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
+    Ok(TransactRequest { parts, settles, ..TransactRequest::default() })
+}
+
+fn part(part: Part<'_>) -> Result<TransactionPart, Failure> {
+    let Part { topic, expect, events } = part;
+    let mut expectations = Vec::with_capacity(expect.len());
+    for (key, value) in expect {
+        let expect = match (&value, number(&value)) {
+            (_, Some(version)) => Expect::Exact(version),
+            (Value::String(word), None) if word == "none" => Expect::NoKey(true),
+            (Value::String(word), None) if word == "exists" => Expect::Exists(true),
+            _ => {
+                let text = format!("expect {key:?}: {value} is none of none, exists, a version");
+                return Err(Failure::usage(text));
+            }
+        };
+        expectations.push(KeyExpectation { key, expect: Some(expect) });
+    }
+    let event = |raw: &RawValue| Ok(cloudevents::from_json(raw.get())?.encode_to_vec().into());
+    let events = events.into_iter().map(event).collect::<Result<_, Failure>>()?;
+    Ok(TransactionPart { topic, expectations, events })
+}
+
+fn settle(settle: Settle) -> Result<SettleRequest, Failure> {
+    let Settle { subscription, consumer, items } = settle;
+    let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
+    Ok(SettleRequest { subscription, consumer, items })
+}
+
+fn item(item: Item) -> Result<Settlement, Failure> {
+    let Item { lease_id, term, topic_id, action, reason } = item;
+    let detail = String::new();
+    let action = match action.as_str() {
+        "ack" => Action::Ack(Ack {}),
+        "release" => Action::Release(Release {}),
+        "nack" => Action::Nack(Nack { reason, detail, retry_after_ms: None }),
+        "reject" => Action::Reject(Reject { reason, detail }),
+        other => {
+            let text = format!("action {other:?} is none of ack, nack, reject, release");
+            return Err(Failure::usage(text));
+        }
+    };
+    let numbers = (number(&lease_id), number(&term), number(&topic_id));
+    let (Some(lease_id), Some(term), Some(topic_id)) = numbers else {
+        return Err(Failure::usage("an item needs lease_id, term and topic_id, as they were told"));
+    };
+    Ok(Settlement { lease_id, term, topic_id, ranges: Vec::new(), action: Some(action) })
+}
+
+/// A number, or one in text as the hub writes them.
+fn number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_says_it_all() {
+        let text = json!({
+            "parts": [
+                {"topic": "a", "expect": {"k": 7, "l": "none", "m": "exists", "n": "9"}},
+                {"topic": "b", "events": [{"specversion": "1.0", "id": "1", "source": "/x", "type": "t"}]},
+            ],
+            "settles": [{
+                "subscription": "s",
+                "consumer": "c",
+                "items": [{"lease_id": "1", "term": 2, "topic_id": 3, "action": "nack", "reason": "BUSY"}],
+            }],
+        });
+        let request = request(&text.to_string()).unwrap();
+        assert_eq!(request.parts[0].expectations.len(), 4);
+        assert_eq!(request.parts[0].expectations[3].expect, Some(Expect::Exact(9)));
+        assert_eq!(request.parts[1].events.len(), 1);
+        let item = &request.settles[0].items[0];
+        assert_eq!((item.lease_id, item.term, item.topic_id), (1, 2, 3));
+        assert!(matches!(&item.action, Some(Action::Nack(nack)) if nack.reason == "BUSY"));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        for (text, says) in [
+            ("17", "malformed"),
+            (r#"{"part": []}"#, "part"),
+            (r#"{"parts": [{"topic": "a", "expect": {"k": -1}}]}"#, "-1"),
+            (r#"{"parts": [{"topic": "a", "expect": {"k": "perhaps"}}]}"#, "perhaps"),
+            (r#"{"parts": [{"topic": "a", "events": [{}]}]}"#, "specversion"),
+        ] {
+            let failure = request(text).unwrap_err();
+            assert!(failure.message.contains(says), "{text}: {}", failure.message);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The bytes of transactions, traces and snapshots of keys on disk, as they were when their version was new.
+//! They are read for ever.
+
+use super::apply;
+use super::delivery::random::{TestEvent, create_topic, publish_of};
+use super::golden::{rows, stored};
+use crate::machine::mem::MemKv;
+use crate::machine::topic::key_snapshots;
+use crate::machine::tracking::query::trace;
+use crate::machine::transaction::query;
+use crate::model::command::{
+    BeginTransaction, CommandBatch, CommitTransaction, Kind, PutKeySnapshot, StageTransaction,
+};
+use crate::model::ids::{Position, TopicId, TransactionId, UnixMs};
+use crate::model::outcome::Outcome;
+use crate::model::transaction::TransactionState;
+
+/// One row a line: table, key, value; the latter two in hexadecimal.
+pub(super) const VERSION_1: &str = include_str!("golden-together-v1.txt");
+/// All of them, the newest last.
+const VERSIONS: &[&str] = &[VERSION_1];
+
+fn entries() -> Vec<CommandBatch> {
+    let at = |stamp_ms, kind: Kind| CommandBatch { stamp_ms, commands: vec![kind.into()] };
+    let event = TestEvent {
+        id: "1".into(),
+        source: "/s".into(),
+        kind: "a".into(),
+        key: "k".into(),
+        correlation_id: "c".into(),
+        ..TestEvent::default()
+    };
+    let begin = |label: &str| BeginTransaction {
+        timeout_ms: 60_000,
+        label: label.into(),
+        request_id: format!("request-{label}"),
+    };
+    let parts = vec![publish_of("t", &[event])];
+    let stage = |id| StageTransaction { id, parts: parts.clone(), ..StageTransaction::default() };
+    let snapshot = PutKeySnapshot {
+        topic: "t".into(),
+        key: "k".into(),
+        version: 1,
+        content_type: "text/plain".into(),
+        data: "state"[..].into(),
+    };
+    vec![
+        at(1000, create_topic("t")),
+        at(2000, Kind::BeginTransaction(begin("x"))),
+        at(3000, Kind::BeginTransaction(begin("y"))),
+        at(4000, Kind::StageTransaction(stage(1))),
+        at(4000, Kind::StageTransaction(stage(2))),
+        at(5000, Kind::CommitTransaction(CommitTransaction { id: 1 })),
+        at(6000, Kind::PutKeySnapshot(snapshot)),
+    ]
+}
+
+#[test]
+fn the_newest_version_is_written_as_it_always_was() {
+    let mut kv = MemKv::default();
+    apply(&mut kv, &entries(), 1);
+    assert_eq!(rows(&kv), VERSION_1, "the bytes on disk have changed: that takes a new version");
+}
+
+#[test]
+fn every_version_is_read() {
+    for golden in VERSIONS {
+        let mut kv = stored(golden);
+        let snapshot = key_snapshots::get(&kv, TopicId(1), "k").unwrap().unwrap();
+        assert_eq!((snapshot.version.get(), &snapshot.data[..]), (1, &b"state"[..]));
+        let traced = trace(&kv, "c", Position(0), 10, UnixMs(7000)).unwrap();
+        assert_eq!((traced.events.len(), traced.events[0].topic.as_str()), (1, "t"));
+        let open = query::transaction(&kv, TransactionId(2)).unwrap().unwrap();
+        assert_eq!((open.info.label.as_str(), open.parts[0].events), ("y", 1));
+        // And it is gone on from: what is staged is committed, what is committed stays.
+        let commit = |id| CommitTransaction { id };
+        let commands = [1, 2].map(|id| Kind::CommitTransaction(commit(id)).into()).to_vec();
+        let outcomes = apply(&mut kv, &[CommandBatch { stamp_ms: 8000, commands }], 9).remove(0);
+        for (outcome, offset) in outcomes.into_iter().zip([0, 1]) {
+            let Outcome::Transaction(info) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(info.state, TransactionState::Committed);
+            assert_eq!(info.parts[0].1.first_offset.get(), offset);
+        }
+        assert_eq!(trace(&kv, "c", Position(0), 10, UnixMs(8000)).unwrap().events.len(), 2);
+    }
+}

@@ -1,0 +1,5 @@
+//! The story of events: which belong together, and what became of each in every subscription.
+
+pub mod fate;
+pub mod index;
+pub mod query;

@@ -1,0 +1,183 @@
+//! Traces on real clusters: every event of a correlation id, what caused what, and what became of each.
+
+use std::time::{Duration, Instant};
+
+use message_hub::client::{Client, EventBuilder};
+use message_hub::model::rejection::Reason;
+use message_hub::proto::v1::{FateStanding, TraceRequest, TracedEvent};
+use prost::Message as _;
+
+use crate::delivery::client;
+use crate::support::{Cluster, mhub_with_input};
+
+/// Far less than a lease.
+const SOON: Duration = Duration::from_secs(5);
+
+fn request(correlation_id: &str) -> TraceRequest {
+    TraceRequest {
+        correlation_id: correlation_id.to_owned(),
+        page_size: 1000,
+        ..Default::default()
+    }
+}
+
+async fn all(client: &Client, correlation_id: &str) -> Vec<TracedEvent> {
+    let (mut request, mut found) = (request(correlation_id), Vec::new());
+    loop {
+        let page = client.trace(request.clone()).await.unwrap();
+        found.extend(page.events);
+        if page.next_page_token.is_empty() {
+            return found;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// Publishes events that were caused one by the other: ids 0, 1, 2 …
+async fn publish_chain(client: &Client, topic: &str, correlation_id: &str, count: usize) {
+    let event = |n: usize| {
+        let event = EventBuilder::new("/t", "t").id(n.to_string()).correlation_id(correlation_id);
+        let event = if n > 0 { event.causation_id((n - 1).to_string()) } else { event };
+        event.data(n.to_string()).build().encode_to_vec().into()
+    };
+    let publisher = client.publisher();
+    for first in (0..count).step_by(500) {
+        let events = (first..count.min(first + 500)).map(event).collect();
+        publisher.publish_all(topic, events, Vec::new()).await.unwrap();
+    }
+}
+
+/// An order that is placed, paid and shipped, one because of the other, and who is told of it.
+fn tell(cluster: &Cluster) {
+    for topic in ["orders", "payments", "other"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    let subscribe = |name: &str, topic: &str, settings: &[&str]| {
+        let mut args = vec!["sub", "create", name, "--topic", topic, "--from", "start"];
+        settings.iter().for_each(|setting| args.extend(["--config", setting]));
+        cluster.admin(&args).succeeds();
+    };
+    subscribe(
+        "billing",
+        "orders",
+        &["max_attempts=2", "retry.initial=100ms", "retry.min=100ms", "retry.max=100ms"],
+    );
+    subscribe("mail", "*", &["non_retryable_reasons=BAD"]);
+    subscribe("late", "payments", &[]);
+    let publish = |topic: &str, kind: &str, id: &str, cause: &str| {
+        let mut args = vec!["events", "publish", topic, "--data", "x", "--source", "/t"];
+        args.extend(["--type", kind, "--id", id, "--correlation", "order-42"]);
+        if !cause.is_empty() {
+            args.extend(["--causation", cause]);
+        }
+        cluster.admin(&args).succeeds();
+    };
+    publish("orders", "order.placed", "a", "");
+    publish("payments", "order.paid", "b", "a");
+    publish("orders", "order.shipped", "c", "b");
+    cluster
+        .admin(&["events", "publish", "other", "--data", "x", "--type", "t", "--source", "/t"])
+        .succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_of_an_order_is_told_by_any_node_also_after_its_leader_is_killed() {
+    let mut cluster = Cluster::start(3, &[]);
+    tell(&cluster);
+    let consume = |sub: &str, more: &[&str]| {
+        let args = [&["events", "consume", sub, "-o", "jsonl"][..], more].concat();
+        cluster.admin(&args).succeeds();
+    };
+    // billing fails twice with the first and takes the second; mail rejects one for good, takes the others.
+    consume("billing", &["--limit", "1", "--nack", "BUSY"]);
+    let client = client(&cluster);
+    let failed = all(&client, "order-42").await;
+    let of = |story: &TracedEvent, name: &str| {
+        story.fates.iter().find(|fate| fate.subscription == name).cloned()
+    };
+    let billing = of(&failed[0], "billing").unwrap();
+    assert_eq!((billing.standing(), billing.failures), (FateStanding::Retrying, 1));
+    assert_eq!(billing.attempts[0].reason, "BUSY");
+    // What the consumer had beyond its limit is given back.
+    let given_back = async || of(&all(&client, "order-42").await[2], "billing").unwrap();
+    let began = Instant::now();
+    while given_back().await.standing() != FateStanding::Pending {
+        assert!(began.elapsed() < SOON, "{:?}", given_back().await);
+    }
+    assert!(of(&failed[1], "billing").is_none(), "it does not take payments");
+    consume("mail", &["--limit", "1", "--nack", "BAD"]);
+    consume("mail", &["--limit", "2"]);
+
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    cluster.nodes[leader].start();
+    cluster.await_serving();
+    for node in &cluster.nodes {
+        let client = Client::new([node.endpoint()]).unwrap();
+        let stories = all(&client, "order-42").await;
+        assert_eq!(stories.len(), 3);
+        let mail: Vec<_> =
+            stories.iter().map(|story| of(story, "mail").unwrap().standing()).collect();
+        let dead = mail.iter().filter(|standing| **standing == FateStanding::Dead).count();
+        let acked = mail.iter().filter(|standing| **standing == FateStanding::Acked).count();
+        assert_eq!((dead, acked), (1, 2), "{mail:?}");
+        assert_eq!(of(&stories[1], "late").unwrap().standing(), FateStanding::Pending);
+    }
+    let tree = cluster.admin(&["events", "trace", "order-42"]).succeeds().stdout();
+    let lines: Vec<_> = tree.lines().filter(|line| line.contains(" id ")).collect();
+    assert!(lines[0].starts_with("order.placed orders/0"), "{tree}");
+    assert!(lines[1].starts_with("  order.paid payments/0"), "{tree}");
+    assert!(lines[2].starts_with("    order.shipped orders/1"), "{tree}");
+    assert!(tree.contains("NON_RETRYABLE") && tree.contains("BUSY"), "{tree}");
+    let json = cluster.admin(&["events", "trace", "order-42", "-o", "json"]).json();
+    assert_eq!((&json[2]["depth"], &json[2]["cause"]), (&2.into(), &"b".into()));
+    let table = cluster.admin(&["events", "trace", "order-42", "--as", "table"]).stdout();
+    assert_eq!(table.lines().count(), 1 + 6, "{table}");
+    // Redriven, it is on its way again; its topic gone, it is left out.
+    cluster.admin(&["dlq", "redrive", "mail", "--all"]).succeeds();
+    let mail = all(&client, "order-42").await;
+    let redriven: u32 = mail.iter().filter_map(|s| of(s, "mail")).map(|fate| fate.redrives).sum();
+    assert_eq!(redriven, 1);
+    cluster.admin(&["topic", "rm", "payments", "--yes"]).succeeds();
+    assert_eq!(all(&client, "order-42").await.len(), 2);
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_chains_and_circles_are_paged_and_bounded() {
+    const LONG: usize = 100_000;
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "t"]).succeeds();
+    cluster.admin(&["sub", "create", "s", "--topic", "t", "--from", "start"]).succeeds();
+    let client = client(&cluster);
+    publish_chain(&client, "t", "short", 1000).await;
+    let began = Instant::now();
+    assert_eq!(all(&client, "short").await.len(), 1000);
+    println!("a trace of 1000 events took {:?}", began.elapsed());
+    publish_chain(&client, "t", "long", LONG).await;
+    let found = all(&client, "long").await;
+    let positions: Vec<_> = found.iter().map(|s| s.event.as_ref().unwrap().position).collect();
+    assert_eq!(positions.len(), LONG);
+    assert!(positions.is_sorted_by(|a, b| a < b));
+    let drawn = cluster.admin(&["events", "trace", "long", "--limit", "100"]);
+    assert!(drawn.stdout().contains("(99 causes above)"));
+    drawn.fails(8, "first 100");
+    // A circle, and one that is its own cause.
+    for (id, cause) in [("x", "y"), ("y", "x"), ("z", "z")] {
+        let args = ["--correlation", "round", "--type", "t", "--source", "/t", "--id", id];
+        let args = [&["events", "publish", "t", "--data", "x", "--causation", cause][..], &args];
+        cluster.admin(&args.concat()).succeeds();
+    }
+    let drawn = cluster.admin(&["events", "trace", "round", "-o", "json"]).json();
+    let shape: Vec<_> = drawn.as_array().unwrap().iter().map(|s| &s["circular"]).collect();
+    assert_eq!(shape, [&true.into(), &false.into(), &serde_json::Value::Bool(true)]);
+    // What is no correlation id.
+    for bad in [String::new(), "x".repeat(257)] {
+        let refused = client.trace(request(&bad)).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::InvalidRequest);
+    }
+    let token = TraceRequest { page_token: "nonsense".into(), ..request("long") };
+    assert_eq!(client.trace(token).await.unwrap_err().reason, Reason::InvalidRequest);
+    let endpoint = cluster.nodes[0].endpoint();
+    mhub_with_input(&endpoint, &["events", "trace", "nobody"], None).fails(3, "nobody");
+}

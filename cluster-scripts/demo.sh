@@ -115,6 +115,26 @@ transfer='{"parts": [
   {"topic": "transfers", "events": [{"specversion": "1.0", "id": "t3", "source": "/demo", "type": "transfer"}]}]}'
 echo "$transfer" | show mhub tx run -
 echo "$transfer" | show mhub tx run - || echo "(refused, as it should be)"
+step "and one that comes bit by bit: nobody sees any of it before the commit"
+tx=$(mhub tx begin --label transfers -o json | sed -n 's/^  "id": "\([0-9]*\)",$/\1/p')
+for id in t4 t5; do
+  echo '{"parts": [{"topic": "transfers", "events": [
+    {"specversion": "1.0", "id": "'$id'", "source": "/demo", "type": "transfer"}]}]}' | mhub tx stage "$tx" - >/dev/null
+done
+show mhub tx show "$tx" -o json
+show mhub events read transfers
+show mhub tx commit "$tx"
+show mhub events read transfers
+
+step "the story of an order: what caused what, and what became of it in every subscription"
+for event in "order.placed o1" "order.paid o2 --causation o1" "order.packed o3 --causation o2"; do
+  # shellcheck disable=SC2086
+  set -- $event
+  mhub events publish orders --type "$1" --id "$2" "${@:3}" --correlation order-77 --key order-77 --data '{}' >/dev/null
+done
+show mhub events trace order-77
+echo '{"status": "packed"}' | show mhub key snapshot orders order-77 --version 3 -
+show mhub key read orders order-77
 
 leader=$(mhub cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
 follower=$((leader % 3 + 1))

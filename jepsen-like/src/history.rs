@@ -291,6 +291,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_had_to_succeed_and_did_not_is_a_complaint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.jsonl");
+        let recorder = Recorder::create(&path, RunInfo::default()).unwrap();
+        recorder.expect(0, "compare", Ok(()));
+        let why = anyhow::anyhow!("nobody answers").context("ask for hashes");
+        recorder.expect(2, "compare", Err(why));
+        recorder.flush().unwrap();
+        let what = "compare: ask for hashes: nobody answers".to_owned();
+        assert_eq!(load(&path).unwrap()[1..], [Line::Complaint { node: 2, what }]);
+    }
+
+    #[test]
     fn what_is_written_is_read_again_and_paired() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history.jsonl");

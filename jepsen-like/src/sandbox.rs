@@ -51,13 +51,32 @@ pub fn reach() -> (Reach, Option<String>) {
     let missing: Vec<&str> =
         PROGRAMS.iter().filter(|(p, _)| !installed(p)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
-        return (Reach::Everything, None);
+        return match forbidden() {
+            None => (Reach::Everything, None),
+            Some(what) => {
+                let why = format!("{what}: only faults of processes and membership are made");
+                (Reach::Processes, Some(why))
+            }
+        };
     }
     let why = format!(
         "only faults of processes and membership are made; for all run: apt-get install -y {}",
         missing.join(" ")
     );
     (Reach::Processes, Some(why))
+}
+
+/// What root itself may not do here, as in most containers.
+fn forbidden() -> Option<&'static str> {
+    let works = |program: &str, args: &[&str]| {
+        let mut probe = std::process::Command::new(program);
+        probe.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    if !works("unshare", &["--net", "--mount", "--pid", "--fork", "--mount-proc", "true"]) {
+        return Some("namespaces cannot be made here");
+    }
+    (!works("losetup", &["--find"])).then_some("there are no loop devices here")
 }
 
 /// Whether this is the inner process.

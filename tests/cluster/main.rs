@@ -24,6 +24,7 @@ mod delivery_crash;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;
+mod keys;
 mod membership;
 mod process;
 mod quotas;

@@ -8,6 +8,7 @@ mod resolve;
 mod route;
 mod stage;
 mod tail;
+mod transact;
 
 use std::time::Duration;
 
@@ -74,6 +75,12 @@ pub(super) enum BenchCommand {
         after_help = "Example:\n  mhub bench route --preload 100000      the hub needs --set egress.allow=127.0.0.0/8"
     )]
     Route(route::RouteArgs),
+    /// Append to several topics in transactions.
+    #[command(
+        name = "tx",
+        after_help = "Examples:\n  mhub bench tx --workers 16           beside it: mhub bench publish --workers 16 --batch 10\n  mhub bench tx --workers 16 --staged"
+    )]
+    Transact(transact::TransactArgs),
     /// Follow a topic while it is published to at full load: how far behind the tail is.
     #[command(
         after_help = "Example:\n  mhub bench tail --workers 4 --depth 512 --reader 127.0.0.1:7500"
@@ -148,6 +155,9 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
         }
         BenchCommand::Route(args) => {
             output::item(global.output, &route::run(&client, &args).await?)?;
+        }
+        BenchCommand::Transact(args) => {
+            output::item(global.output, &transact::run(&client, &args).await?)?;
         }
         BenchCommand::Tail { publish, reader } => {
             let reader = match reader {

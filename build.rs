@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 #[cfg(feature = "client")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
-    const FILES: [&str; 14] = [
+    const FILES: [&str; 15] = [
         "messagehub/v1/event.proto",
         "messagehub/v1/topics.proto",
         "messagehub/v1/events.proto",
@@ -29,6 +29,7 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
         "messagehub/v1/transactions.proto",
         "messagehub/v1/tracking.proto",
         "messagehub/v1/keys.proto",
+        "messagehub/v1/schemas.proto",
         "messagehub/peer/v1/peer.proto",
     ];
     let mut set = protox::compile(FILES, ["proto"])?;

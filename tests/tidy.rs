@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "raft",
             "store",
             "machine",
+            "schema",
             "config",
             "telemetry",
             "runtime",
@@ -47,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
             "runtime",
             "balance",
+            "schema",
             "proto",
             "model",
         ],
@@ -59,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["config", "model"]),
     ("runtime", &["model"]),
     ("balance", &["model"]),
+    ("schema", &[]),
     ("proto", &["model"]),
 ];
 

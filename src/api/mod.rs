@@ -14,6 +14,7 @@ mod failures;
 mod keys;
 mod publish_stream;
 mod quotas;
+mod schemas;
 mod subscriptions;
 mod topics;
 mod tracking;

@@ -18,6 +18,7 @@ use super::events::EventsService;
 use super::failures::FailuresService;
 use super::keys::KeysService;
 use super::quotas::QuotasService;
+use super::schemas::SchemasService;
 use super::services::ServicesService;
 use super::subscriptions::SubscriptionsService;
 use super::topics::TopicsService;
@@ -37,6 +38,7 @@ use crate::proto::v1::events_server::EventsServer;
 use crate::proto::v1::keys_server::KeysServer;
 use crate::proto::v1::quotas_server::QuotasServer;
 use crate::proto::v1::retries_server::RetriesServer;
+use crate::proto::v1::schemas_server::SchemasServer;
 use crate::proto::v1::services_server::ServicesServer;
 use crate::proto::v1::subscriptions_server::SubscriptionsServer;
 use crate::proto::v1::topics_server::TopicsServer;
@@ -154,6 +156,7 @@ async fn router(node: &Arc<Node>, metrics: &Arc<NodeMetrics>) -> anyhow::Result<
         .add_service(bounded!(SubscriptionsServer, SubscriptionsService(Arc::clone(node))))
         .add_service(bounded!(ServicesServer, ServicesService(Arc::clone(node))))
         .add_service(bounded!(TransactionsServer, TransactionsService(Arc::clone(node))))
+        .add_service(bounded!(SchemasServer, SchemasService(Arc::clone(node))))
         .add_service(bounded!(KeysServer, KeysService(Arc::clone(node))))
         .add_service(bounded!(TrackingServer, TrackingService(Arc::clone(node))))
         .add_service(bounded!(QuotasServer, QuotasService(Arc::clone(node))))

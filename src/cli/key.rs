@@ -35,6 +35,7 @@ pub(super) enum KeyCommand {
     },
     /// Keep what the events of a key amount to, up to a version, in place of an earlier one.
     #[command(
+        disable_version_flag = true,
         after_help = "Examples:\n  mhub key snapshot orders order-42 --version 17 state.json\n  echo '{\"status\": \"paid\"}' | mhub key snapshot orders order-42 --version 17 -"
     )]
     Snapshot {

@@ -18,6 +18,7 @@ mod quota;
 mod read;
 mod replay;
 mod retries;
+mod schema;
 mod serve;
 mod service;
 mod service_config;
@@ -116,6 +117,9 @@ enum Noun {
     /// ready, breaker, handle, rm.
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    /// Schemas of events: register, check, ls, get, diff, validate, config, deprecate, rm.
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
     /// Keys as entities: read, snapshot, rm-snapshot.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -278,6 +282,7 @@ fn run(cli: Cli) -> Done {
         Noun::Retries(command) => block_on(retries::run(command, global)),
         Noun::Dlq(command) => block_on(dead_letters::run(command, global)),
         Noun::Service(command) => block_on(service::run(command, global)),
+        Noun::Schema(command) => block_on(schema::run(command, global)),
         Noun::Key(command) => block_on(key::run(command, global)),
         Noun::Tx(command) => block_on(transaction::run(command, global)),
         Noun::Quota(command) => block_on(quota::run(command, global)),

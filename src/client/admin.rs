@@ -14,6 +14,7 @@ use crate::proto::v1::events_client::EventsClient;
 use crate::proto::v1::keys_client::KeysClient;
 use crate::proto::v1::quotas_client::QuotasClient;
 use crate::proto::v1::retries_client::RetriesClient;
+use crate::proto::v1::schemas_client::SchemasClient;
 use crate::proto::v1::services_client::ServicesClient;
 use crate::proto::v1::subscriptions_client::SubscriptionsClient;
 use crate::proto::v1::topics_client::TopicsClient;
@@ -21,30 +22,35 @@ use crate::proto::v1::tracking_client::TrackingClient;
 use crate::proto::v1::transactions_client::TransactionsClient;
 use crate::proto::v1::{
     AbortTransactionRequest, AddLearnerRequest, BeginTransactionRequest, BeginVerifyRequest,
-    CancelEventRequest, CancelEventResponse, CommitTransactionRequest, CreateSubscriptionRequest,
-    CreateTopicRequest, DeadLetter, DeleteQuotaRequest, DeleteQuotaResponse, DeleteServiceRequest,
-    DeleteServiceResponse, DeleteSnapshotRequest, DeleteSnapshotResponse,
-    DeleteSubscriptionRequest, DeleteSubscriptionResponse, DeleteTopicRequest, DeleteTopicResponse,
-    DemoteRequest, DeregisterInstancesRequest, GetDeadLetterRequest, GetDependenciesRequest,
-    GetDependenciesResponse, GetEventRequest, GetQuotaRequest, GetReadinessRequest,
-    GetServiceRequest, GetServiceResponse, GetSubscriptionRequest, GetSubscriptionStatsRequest,
-    GetTopicRequest, GetTransactionRequest, GetVerifyRequest, GetVerifyResponse, InitRequest,
-    InitResponse, InstancesResponse, JoinRequest, JoinResponse, KeyState, ListDeadLettersRequest,
+    CancelEventRequest, CancelEventResponse, CheckSchemaRequest, CheckSchemaResponse,
+    CommitTransactionRequest, CreateSubscriptionRequest, CreateTopicRequest, DeadLetter,
+    DeleteQuotaRequest, DeleteQuotaResponse, DeleteServiceRequest, DeleteServiceResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, DeleteSubscriptionRequest,
+    DeleteSubscriptionResponse, DeleteTopicRequest, DeleteTopicResponse, DemoteRequest,
+    DeregisterInstancesRequest, DiffSchemasRequest, DiffSchemasResponse, GetDeadLetterRequest,
+    GetDependenciesRequest, GetDependenciesResponse, GetEventRequest, GetQuotaRequest,
+    GetReadinessRequest, GetSchemaRequest, GetServiceRequest, GetServiceResponse,
+    GetSubjectRequest, GetSubscriptionRequest, GetSubscriptionStatsRequest, GetTopicRequest,
+    GetTransactionRequest, GetVerifyRequest, GetVerifyResponse, InitRequest, InitResponse,
+    InstancesResponse, JoinRequest, JoinResponse, KeyState, ListDeadLettersRequest,
     ListDeadLettersResponse, ListQuotasRequest, ListQuotasResponse, ListRetriesRequest,
-    ListRetriesResponse, ListServicesRequest, ListServicesResponse, ListSubscriptionsRequest,
-    ListSubscriptionsResponse, ListTopicsRequest, ListTopicsResponse, ListTransactionsRequest,
-    ListTransactionsResponse, MembershipResponse, MoveDeadLettersResponse, MoveRetriesRequest,
-    MoveRetriesResponse, PauseSubscriptionRequest, PromoteRequest, PullRequest, PullResponse,
-    PurgeDeadLettersRequest, PutServiceRequest, PutSnapshotRequest, PutSnapshotResponse, Quota,
-    ReadKeyRequest, ReadKeyResponse, ReadRequest, ReadStateRequest, Readiness, RecordedEvent,
-    RedriveDeadLettersRequest, RegisterInstancesRequest, RemoveNodeRequest, RenewRequest,
+    ListRetriesResponse, ListServicesRequest, ListServicesResponse, ListSubjectsRequest,
+    ListSubjectsResponse, ListSubscriptionsRequest, ListSubscriptionsResponse, ListTopicsRequest,
+    ListTopicsResponse, ListTransactionsRequest, ListTransactionsResponse, MembershipResponse,
+    MoveDeadLettersResponse, MoveRetriesRequest, MoveRetriesResponse, PauseSubscriptionRequest,
+    PromoteRequest, PullRequest, PullResponse, PurgeDeadLettersRequest, PutServiceRequest,
+    PutSnapshotRequest, PutSnapshotResponse, Quota, ReadKeyRequest, ReadKeyResponse, ReadRequest,
+    ReadStateRequest, Readiness, RecordedEvent, RedriveDeadLettersRequest,
+    RegisterInstancesRequest, RegisterSchemaRequest, RemoveNodeRequest, RenewRequest,
     RenewResponse, ReportOutcomesRequest, ReportOutcomesResponse, ResolveRequest, ResolveResponse,
-    ResumeSubscriptionRequest, SafeToStopRequest, SafeToStopResponse, SeekSubscriptionRequest,
-    SeekSubscriptionResponse, Service, SetBreakerRequest, SetBreakerResponse,
-    SetInstanceModeRequest, SetQuotaRequest, SettleRequest, SettleResponse, SnapshotRequest,
-    SnapshotResponse, StageTransactionRequest, StatusRequest, StatusResponse, Subscription,
+    ResumeSubscriptionRequest, SafeToStopRequest, SafeToStopResponse, Schema,
+    SeekSubscriptionRequest, SeekSubscriptionResponse, Service, SetBreakerRequest,
+    SetBreakerResponse, SetCompatibilityRequest, SetInstanceModeRequest, SetQuotaRequest,
+    SetSchemaStateRequest, SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse,
+    StageTransactionRequest, StatusRequest, StatusResponse, Subject, Subscription,
     SubscriptionStats, Topic, TraceRequest, TraceResponse, TransactRequest, TransactResponse,
     Transaction, TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
+    ValidateDataRequest, ValidateDataResponse,
 };
 
 /// Messages of a read may hold a whole batch.
@@ -118,6 +124,12 @@ mutations! {
     begin_transaction(BeginTransactionRequest) -> Transaction = TransactionsClient;
     /// Adds to a staged transaction.
     stage_transaction(StageTransactionRequest) -> Transaction = TransactionsClient;
+    /// Registers a version of a subject of schemas.
+    register_schema(RegisterSchemaRequest) -> Schema = SchemasClient;
+    /// Sets what new versions of a subject have to be compatible with.
+    set_compatibility(SetCompatibilityRequest) -> Subject = SchemasClient;
+    /// Deprecates or deletes a version, or takes that back.
+    set_schema_state(SetSchemaStateRequest) -> Schema = SchemasClient;
     /// Registers a service, or replaces its settings.
     put_service(PutServiceRequest) -> Service = ServicesClient;
     /// Deletes a service without instances.
@@ -176,6 +188,18 @@ unary! {
     transaction(GetTransactionRequest) -> Transaction = TransactionsClient, get_transaction, Read;
     /// A page of staged transactions.
     transactions(ListTransactionsRequest) -> ListTransactionsResponse = TransactionsClient, list_transactions, Read;
+    /// Whether a schema could be registered, and why not.
+    check_schema(CheckSchemaRequest) -> CheckSchemaResponse = SchemasClient, check_schema, Read;
+    /// A version of a subject.
+    schema(GetSchemaRequest) -> Schema = SchemasClient, get_schema, Read;
+    /// A subject.
+    subject(GetSubjectRequest) -> Subject = SchemasClient, get_subject, Read;
+    /// A page of subjects.
+    subjects(ListSubjectsRequest) -> ListSubjectsResponse = SchemasClient, list_subjects, Read;
+    /// What changed from one version to another.
+    diff_schemas(DiffSchemasRequest) -> DiffSchemasResponse = SchemasClient, diff_schemas, Read;
+    /// Whether a payload is valid by a version.
+    validate_data(ValidateDataRequest) -> ValidateDataResponse = SchemasClient, validate_data, Read;
     /// A key's snapshot, and the events after it.
     key_state(ReadStateRequest) -> KeyState = KeysClient, read_state, Read;
     /// Keeps what the events of a key amount to, up to a version.

@@ -16,7 +16,8 @@ use super::topic::keys::Head;
 use super::topic::open_batch::OpenBatch;
 use super::topic::record::TopicRecord;
 use super::{
-    delivery, housekeeping, nodes, quota, registry, schedule, subscription, topic, transaction,
+    delivery, housekeeping, nodes, quota, registry, schedule, schema, subscription, topic,
+    transaction,
 };
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
@@ -91,6 +92,12 @@ pub struct Meta {
     /// Where housekeeping goes on in `Transactions`.
     #[prost(bytes = "vec", tag = "21")]
     pub transactions_cursor: Vec<u8>,
+    /// Subjects of schemas that exist.
+    #[prost(uint64, tag = "22")]
+    pub subjects: u64,
+    /// Bytes of all versions of all subjects.
+    #[prost(uint64, tag = "23")]
+    pub schema_bytes: u64,
 }
 
 impl Meta {
@@ -234,6 +241,9 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::AbortTransaction(abort) => transaction::end::abort(self, &abort),
             Kind::PutKeySnapshot(put) => topic::key_snapshots::put(self, put),
             Kind::DeleteKeySnapshot(delete) => topic::key_snapshots::delete(self, &delete),
+            Kind::RegisterSchema(register) => schema::register::apply(self, register),
+            Kind::SetCompatibility(set) => schema::settings::set_compatibility(self, set),
+            Kind::SetSchemaState(set) => schema::settings::set_state(self, set),
             Kind::Lease(lease) => delivery::lease::apply(self, &lease),
             Kind::Settle(settle) => delivery::settle::apply(self, &settle),
             Kind::Tick(_) => delivery::tick::apply(self),

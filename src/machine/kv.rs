@@ -84,11 +84,15 @@ pub enum Table {
     DeadPlaces,
     /// (topic id, key) → what the events of the key amount to, up to a version.
     KeySnapshots,
+    /// Subject → its settings, and how its versions stand.
+    Subjects,
+    /// (subject, version) → the schema.
+    Schemas,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -126,6 +130,8 @@ impl Table {
         Self::Correlations,
         Self::DeadPlaces,
         Self::KeySnapshots,
+        Self::Subjects,
+        Self::Schemas,
     ];
 
     /// The persisted name.
@@ -169,6 +175,8 @@ impl Table {
             Self::Correlations => "correlations",
             Self::DeadPlaces => "dead_places",
             Self::KeySnapshots => "key_snapshots",
+            Self::Subjects => "subjects",
+            Self::Schemas => "schemas",
         }
     }
 }

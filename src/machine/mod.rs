@@ -18,6 +18,7 @@ pub mod lifecycle;
 pub mod quota;
 pub mod registry;
 pub mod schedule;
+pub mod schema;
 pub mod subscription;
 pub mod tracking;
 pub mod transaction;

@@ -102,6 +102,10 @@ pub enum Kind {
     DeadPlace = 43,
     /// What the events of a key amount to.
     KeySnapshot = 44,
+    /// A subject of schemas.
+    Subject = 45,
+    /// A version of a subject.
+    Schema = 46,
 }
 
 impl Kind {
@@ -151,6 +155,8 @@ impl Kind {
         Self::Correlation,
         Self::DeadPlace,
         Self::KeySnapshot,
+        Self::Subject,
+        Self::Schema,
     ];
 }
 

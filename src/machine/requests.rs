@@ -10,8 +10,8 @@ use super::registry::records::ServiceRecord;
 use super::subscription::record::SubscriptionRecord;
 use super::subscription::state::SubscriptionState;
 use super::topic::record::TopicRecord;
-use super::transaction;
 use super::transaction::record::PartRecord;
+use super::{schema, transaction};
 use crate::model::delivery::{Sought, SubscriptionInfo};
 use crate::model::ids::{Position, TransactionId};
 use crate::model::outcome::{Outcome, TopicInfo};
@@ -45,6 +45,9 @@ pub struct RequestRecord {
     /// The staged transaction that the answer was about.
     #[prost(uint64, optional, tag = "9")]
     transaction: Option<u64>,
+    /// The version of a schema, or 0 for its subject, that the answer was about; `name` is the subject.
+    #[prost(uint32, optional, tag = "10")]
+    schema: Option<u32>,
 }
 
 /// Where the events of a transaction went.
@@ -86,6 +89,10 @@ pub(crate) fn first_answer<K: Kv>(
         let (start, truncated) = (Position(start), truncated == 1);
         return Ok(Some(Outcome::Sought(Sought { start, redelivered, skipped, truncated })));
     }
+    if let Some(version) = record.schema {
+        // As it is now.
+        return schema_outcome(machine, &record.name, version).map(Some);
+    }
     if let Some(service) = record.service {
         return Ok(Some(Outcome::Service(Box::new(service.info(&record.name)))));
     }
@@ -101,6 +108,23 @@ pub(crate) fn first_answer<K: Kv>(
         Some(topic) => Outcome::Topic(topic.info(&record.name)),
         None => Outcome::Done,
     }))
+}
+
+fn schema_outcome<K: Kv>(
+    machine: &Machine<'_, K>,
+    subject: &str,
+    version: u32,
+) -> Result<Outcome, Fault> {
+    if version == 0 {
+        let found = schema::query::subject(machine.overlay(), subject)?;
+        let found = found.map(|info| Outcome::Subject(Box::new(info)));
+        return Ok(
+            found.unwrap_or_else(|| Outcome::Rejected(schema::query::not_found(subject, None)))
+        );
+    }
+    let found = schema::query::schema(machine.overlay(), subject, version)?;
+    let found = found.map(|info| Outcome::Schema(Box::new(info)));
+    Ok(found.unwrap_or_else(|| Outcome::Rejected(schema::query::not_found(subject, Some(version)))))
 }
 
 /// Keeps an answer. Refusals are not kept: they leave no trace.
@@ -120,6 +144,14 @@ pub(crate) fn remember<K: Kv>(machine: &mut Machine<'_, K>, request_id: String, 
             record.transacted = Some(TransactedRecord { parts });
         }
         Outcome::Transaction(info) => record.transaction = Some(info.id.get()),
+        Outcome::Schema(info) => {
+            record.name.clone_from(&info.subject);
+            record.schema = Some(info.version);
+        }
+        Outcome::Subject(info) => {
+            record.name.clone_from(&info.name);
+            record.schema = Some(0);
+        }
         Outcome::Service(info) => {
             record.name.clone_from(&info.name);
             record.service = Some(ServiceRecord::of(info));

@@ -16,6 +16,7 @@ pub mod filter;
 pub mod pattern;
 pub mod quota;
 pub mod ranges;
+pub mod schema;
 pub mod subscription;
 
 pub mod command;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::limits::{SUBSCRIPTION_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use super::limits::{SUBJECT_BYTES_MAX, SUBSCRIPTION_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 use super::rejection::{Reason, Rejection};
 
 /// The prefix of the hub's own topics.
@@ -83,6 +83,21 @@ pub fn check_subscription(name: &str) -> Result<(), Rejection> {
         format!("subscription name {name:?} is not 1 to {SUBSCRIPTION_NAME_BYTES_MAX} characters of A-Z a-z 0-9 _ - .; choose another"),
     )
     .with("name", name))
+}
+
+/// Checks the name of a subject of schemas.
+///
+/// # Errors
+/// `INVALID_NAME`.
+pub fn check_subject(name: &str) -> Result<(), Rejection> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:".contains(&b);
+    if (1..=SUBJECT_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    let text = format!(
+        "subject {name:?} is not 1 to {SUBJECT_BYTES_MAX} characters of A-Z a-z 0-9 _ - . / :; choose another"
+    );
+    Err(Rejection::new(Reason::InvalidName, text).with("name", name))
 }
 
 #[cfg(test)]

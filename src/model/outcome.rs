@@ -4,6 +4,7 @@ use super::delivery::{Leased, Moved, Settled, Sought, SubscriptionInfo, Ticked};
 use super::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
 use super::registry::{InstanceInfo, ServiceInfo};
 use super::rejection::Rejection;
+use super::schema::{SchemaInfo, SubjectInfo};
 use super::topic::TopicConfig;
 use super::transaction::TransactionInfo;
 
@@ -16,6 +17,10 @@ pub enum Outcome {
     Transacted(Vec<Published>),
     /// The staged transaction as it is after the command.
     Transaction(Box<TransactionInfo>),
+    /// The version that was registered or changed, as it is after the command.
+    Schema(Box<SchemaInfo>),
+    /// The subject of schemas as it is after the command.
+    Subject(Box<SubjectInfo>),
     /// The topic as it is after the command.
     Topic(TopicInfo),
     /// The subscription as it is after the command.

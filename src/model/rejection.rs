@@ -106,6 +106,8 @@ macro_rules! reasons {
 reasons! {
     /// A name breaks its grammar.
     InvalidName = "INVALID_NAME", InvalidArgument, 400, Usage;
+    /// A schema is none, or leads to too much.
+    SchemaMalformed = "SCHEMA_MALFORMED", InvalidArgument, 400, Usage;
     /// A topic's setting is out of its range.
     InvalidConfig = "INVALID_CONFIG", InvalidArgument, 400, Usage;
     /// A request misses something or contradicts itself.
@@ -130,6 +132,8 @@ reasons! {
     DeadLetterNotFound = "DEAD_LETTER_NOT_FOUND", NotFound, 404, NotFound;
     /// A lease was never granted, or to somebody else.
     LeaseUnknown = "LEASE_UNKNOWN", NotFound, 404, NotFound;
+    /// No such subject, or it has no such version.
+    SchemaNotFound = "SCHEMA_NOT_FOUND", NotFound, 404, NotFound;
     /// No such staged transaction, or it ended long ago.
     TransactionNotFound = "TRANSACTION_NOT_FOUND", NotFound, 404, NotFound;
     /// The key has no such version.
@@ -152,10 +156,16 @@ reasons! {
     InstanceOwned = "INSTANCE_OWNED", AlreadyExists, 409, Conflict;
     /// A key's version is not the expected one.
     VersionConflict = "VERSION_CONFLICT", Aborted, 409, Conflict;
+    /// A subject of schemas was changed in between.
+    SchemaChanged = "SCHEMA_CHANGED", Aborted, 409, Conflict;
     /// A topic or a subscription was updated in between.
     RevisionMismatch = "REVISION_MISMATCH", Aborted, 409, Conflict;
     /// A destructive request does not repeat the name.
     ConfirmationRequired = "CONFIRMATION_REQUIRED", FailedPrecondition, 412, Usage;
+    /// A schema cannot follow an earlier version of its subject.
+    SchemaIncompatible = "SCHEMA_INCOMPATIBLE", FailedPrecondition, 409, Conflict;
+    /// Other schemas refer to the version.
+    SchemaInUse = "SCHEMA_IN_USE", FailedPrecondition, 412, Conflict;
     /// The service has instances.
     ServiceInUse = "SERVICE_IN_USE", FailedPrecondition, 412, Conflict;
     /// Dependencies of services would run in a circle.

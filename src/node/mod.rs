@@ -12,6 +12,7 @@ pub mod propose;
 pub mod quotas;
 pub mod registry;
 mod route;
+pub mod schemas;
 pub mod settle;
 pub mod subscriptions;
 pub mod topics;

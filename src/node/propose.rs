@@ -265,6 +265,8 @@ impl Worker {
                     self.stats.refused.fetch_add(1, Ordering::Relaxed);
                 }
                 Outcome::Published(_)
+                | Outcome::Schema(_)
+                | Outcome::Subject(_)
                 | Outcome::Topic(_)
                 | Outcome::Subscription(_)
                 | Outcome::Leased(_)

@@ -31,6 +31,7 @@ mod quotas;
 mod reads;
 mod replaying;
 mod routing;
+mod schemas;
 mod service_faults;
 mod services;
 mod staged;

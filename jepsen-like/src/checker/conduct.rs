@@ -57,7 +57,9 @@ pub fn serving(facts: &Facts) -> Check {
         return check;
     };
     let until = calm + SERVES_WITHIN_US;
-    let writes = |o: &&Operation| matches!(o.end, End::Ok(Answer::Placed { .. }));
+    let writes = |o: &&Operation| {
+        matches!(o.end, End::Ok(Answer::Placed { .. } | Answer::Transacted { .. }))
+    };
     let served = facts.operations.iter().filter(|o| o.call_us >= calm).find(writes);
     match served {
         Some(first) if first.return_us <= until => {

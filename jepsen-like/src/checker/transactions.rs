@@ -36,16 +36,25 @@ fn transaction_of(operation: &Operation) -> Option<Transaction<'_>> {
     Some(Transaction { operation, parts, reads })
 }
 
+/// What became of it. A conflict is an answer, and says that nothing was done.
+fn fate(transaction: &Transaction<'_>) -> OpType {
+    match &transaction.operation.end {
+        End::Ok(Answer::Transacted { .. }) => OpType::Ok,
+        End::Ok(_) | End::Fail { .. } => OpType::Fail,
+        End::Info { .. } => OpType::Info,
+    }
+}
+
 /// No anomaly that a strictly serializable history is free of.
 #[must_use]
 pub fn serializable(facts: &Facts) -> Check {
     let mut check = Check::new("strictly serializable");
     let all = transactions(facts);
-    let is = |wanted: fn(&End) -> bool| all.iter().filter(|t| wanted(&t.operation.end)).count();
-    let done = is(|end| matches!(end, End::Ok(_)));
+    let are = |wanted| all.iter().filter(|transaction| fate(transaction) == wanted).count();
+    let done = are(OpType::Ok);
     check.figure("transactions", done);
-    check.figure("refused", is(|end| matches!(end, End::Fail { .. })));
-    check.figure("unknown", is(|end| matches!(end, End::Info { .. })));
+    check.figure("refused", are(OpType::Fail));
+    check.figure("unknown", are(OpType::Info));
     check.figure("keys", facts.keys.len());
     if done == 0 {
         check.wrong("no transaction was done: that proves nothing");
@@ -68,12 +77,8 @@ fn history(facts: &Facts, all: &[Transaction<'_>]) -> History {
     let mut interner = Interner::default();
     let mut lines: Vec<(u64, bool, AdyaOp)> = Vec::new();
     for transaction in all {
-        let Operation { process, call_us, return_us, end, .. } = transaction.operation;
-        let kind = match end {
-            End::Ok(_) => OpType::Ok,
-            End::Fail { .. } => OpType::Fail,
-            End::Info { .. } => OpType::Info,
-        };
+        let Operation { process, call_us, return_us, .. } = transaction.operation;
+        let kind = fate(transaction);
         let process = i64::try_from(*process).unwrap_or(LAST - 1);
         for (at, kind) in [(*call_us, OpType::Invoke), (*return_us, kind)] {
             let reads = if kind == OpType::Ok { Some(transaction.reads) } else { None };
@@ -139,17 +144,17 @@ pub fn whole(facts: &Facts) -> Check {
         let appends: Vec<_> = appends.collect();
         let there = appends.iter().filter(|place| held.contains_key(place)).count();
         let what = told(&transaction);
-        match transaction.operation.end {
-            End::Ok(_) if there < appends.len() => {
+        match fate(&transaction) {
+            OpType::Ok if there < appends.len() => {
                 check.wrong(format!("{what} was done, and {there} of its appends are there"));
             }
-            End::Fail { .. } if there > 0 => {
+            OpType::Fail if there > 0 => {
                 check.wrong(format!("{what} was refused, and {there} of its appends are there"));
             }
-            End::Info { .. } if there > 0 && there < appends.len() => {
+            OpType::Info if there > 0 && there < appends.len() => {
                 check.wrong(format!("{what}: only {there} of its appends are there"));
             }
-            End::Ok(_) | End::Fail { .. } | End::Info { .. } => {}
+            OpType::Ok | OpType::Fail | OpType::Info | OpType::Invoke => {}
         }
         appended.extend(appends);
     }
@@ -253,9 +258,15 @@ mod tests {
 
     #[test]
     fn what_was_refused_and_is_there_is_found() {
+        for refused in [failed(), End::Ok(Answer::Conflict { actual: 3 })] {
+            check_refused(&refused);
+        }
+    }
+
+    fn check_refused(refused: &End) {
         let facts = facts(
             vec![
-                transaction(1, (0, 10), &[Append(1, 1), Append(2, 2)], failed()),
+                transaction(1, (0, 10), &[Append(1, 1), Append(2, 2)], refused.clone()),
                 transaction(2, (20, 30), &[Read(1)], saw(&[&[1]])),
             ],
             &[(1, &[1]), (2, &[])],

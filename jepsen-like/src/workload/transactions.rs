@@ -26,7 +26,7 @@ const WORKERS: u64 = 24;
 /// Where the odd keys are.
 const OTHER_TOPIC: &str = "chaos.other";
 /// Keys in use at a time.
-const KEYS_IN_USE: u64 = 8;
+const KEYS_IN_USE: u64 = 20;
 /// Appends, of all keys in use together, before the oldest of them is left for good.
 const APPENDS_A_KEY: u64 = 40;
 /// Reads and appends of one transaction.
@@ -109,10 +109,18 @@ async fn transact(client: &Client, parts: &[Part], staged: bool) -> Result<Answe
         }
     }
     let request = request(parts, &lists);
-    if staged {
-        commit_staged(client, request).await?;
+    let done = if staged {
+        commit_staged(client, request).await
     } else {
-        client.transact(TransactRequest { parts: request, ..TransactRequest::default() }).await?;
+        let request = TransactRequest { parts: request, ..TransactRequest::default() };
+        client.transact(request).await.map(drop)
+    };
+    if let Err(refused) = done {
+        let actual = refused.fact("actual").and_then(|text| text.parse().ok());
+        return match actual.filter(|_| refused.reason == Reason::VersionConflict) {
+            Some(actual) => Ok(Answer::Conflict { actual }),
+            None => Err(refused),
+        };
     }
     let mut reads = Vec::new();
     for part in parts {

@@ -5,14 +5,19 @@ use super::apply;
 use super::delivery::random::{TestEvent, create_topic, publish_of};
 use super::golden::{rows, stored};
 use crate::machine::mem::MemKv;
+use crate::machine::schema::query as schema;
 use crate::machine::topic::key_snapshots;
 use crate::machine::tracking::query::trace;
 use crate::machine::transaction::query;
 use crate::model::command::{
-    BeginTransaction, CommandBatch, CommitTransaction, Kind, PutKeySnapshot, StageTransaction,
+    BeginTransaction, CommandBatch, CommitTransaction, Kind, PutKeySnapshot, RegisterSchema,
+    SetCompatibility, StageTransaction,
 };
 use crate::model::ids::{Position, TopicId, TransactionId, UnixMs};
 use crate::model::outcome::Outcome;
+use crate::model::schema::{
+    Compatibility, SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference,
+};
 use crate::model::transaction::TransactionState;
 
 /// One row a line: table, key, value; the latter two in hexadecimal.
@@ -44,7 +49,34 @@ fn entries() -> Vec<CommandBatch> {
         content_type: "text/plain".into(),
         data: "state"[..].into(),
     };
+    let file = |text: &str| SchemaFile { name: "main".into(), text: text.into() };
+    let address = RegisterSchema {
+        subject: "address".into(),
+        definition: SchemaDefinition { files: vec![file("{}")], ..SchemaDefinition::default() },
+        fingerprint: "f1".into(),
+        request_id: "request-s".into(),
+        ..RegisterSchema::default()
+    };
+    let reference = SchemaReference { name: "a".into(), subject: "address".into(), version: 1 };
+    let order = RegisterSchema {
+        subject: "order".into(),
+        definition: SchemaDefinition {
+            format: SchemaFormat::Avro as i32,
+            files: vec![file("[]")],
+            references: vec![reference],
+        },
+        fingerprint: "f2".into(),
+        ..RegisterSchema::default()
+    };
+    let full = SetCompatibility {
+        subject: "order".into(),
+        compatibility: Compatibility::Full as i32,
+        ..SetCompatibility::default()
+    };
     vec![
+        at(1000, Kind::RegisterSchema(address)),
+        at(1000, Kind::RegisterSchema(order)),
+        at(1000, Kind::SetCompatibility(full)),
         at(1000, create_topic("t")),
         at(2000, Kind::BeginTransaction(begin("x"))),
         at(3000, Kind::BeginTransaction(begin("y"))),
@@ -70,6 +102,10 @@ fn every_version_is_read() {
         assert_eq!((snapshot.version.get(), &snapshot.data[..]), (1, &b"state"[..]));
         let traced = trace(&kv, "c", Position(0), 10, UnixMs(7000)).unwrap();
         assert_eq!((traced.events.len(), traced.events[0].topic.as_str()), (1, "t"));
+        let order = schema::subject(&kv, "order").unwrap().unwrap();
+        assert_eq!((order.compatibility, order.judge()), (Compatibility::Full, Some(1)));
+        let order = schema::schema(&kv, "order", 1).unwrap().unwrap();
+        assert_eq!(order.definition.references[0].subject, "address");
         let open = query::transaction(&kv, TransactionId(2)).unwrap().unwrap();
         assert_eq!((open.info.label.as_str(), open.parts[0].events), ("y", 1));
         // And it is gone on from: what is staged is committed, what is committed stays.

@@ -10,6 +10,7 @@ mod model;
 pub(crate) mod random;
 mod registry;
 mod registry_view;
+mod schemas;
 mod staged;
 mod transact;
 

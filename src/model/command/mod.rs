@@ -6,6 +6,7 @@
 pub mod delivery;
 pub mod key;
 pub mod registry;
+pub mod schema;
 pub mod subscription;
 pub mod transaction;
 
@@ -20,6 +21,7 @@ pub use self::registry::{
     DeleteService, DeregisterInstances, HealthChange, InstanceName, PutService, RegisterInstances,
     SetBreaker, SetHealth, SetMode,
 };
+pub use self::schema::{RegisterSchema, SetCompatibility, SetSchemaState};
 pub use self::subscription::{
     CreateSubscription, DeleteSubscription, PauseSubscription, ResumeSubscription,
     SeekSubscription, UpdateSubscription,
@@ -49,7 +51,7 @@ pub struct Command {
     /// What to do; absent is a fault.
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41"
     )]
     pub kind: Option<Kind>,
 }
@@ -171,6 +173,15 @@ pub enum Kind {
     /// Forget that.
     #[prost(message, tag = "38")]
     DeleteKeySnapshot(DeleteKeySnapshot),
+    /// Register a version of a subject.
+    #[prost(message, tag = "39")]
+    RegisterSchema(RegisterSchema),
+    /// Set what new versions of a subject have to be.
+    #[prost(message, tag = "40")]
+    SetCompatibility(SetCompatibility),
+    /// Deprecate or delete a version.
+    #[prost(message, tag = "41")]
+    SetSchemaState(SetSchemaState),
 }
 
 impl From<Kind> for Command {

@@ -258,6 +258,17 @@ pub const FAIRNESS_WEIGHT_MILLI: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// Events that a fairness key of weight 1 is given in a round.
 pub const FAIRNESS_QUANTUM: u64 = 32;
 
+/// How often a schema is judged anew when its subject changes meanwhile.
+pub const SCHEMA_JUDGEMENTS_MAX: u32 = 5;
+/// Bytes of the name of a subject of schemas.
+pub const SUBJECT_BYTES_MAX: usize = 256;
+/// Subjects of schemas.
+pub const SUBJECTS_MAX: u64 = if cfg!(test) { 4 } else { 10_000 };
+/// Versions of a subject, deleted ones included.
+pub const SCHEMA_VERSIONS_MAX: usize = if cfg!(test) { 5 } else { 1000 };
+/// Bytes of all versions of all subjects.
+pub const SCHEMAS_BYTES_MAX: u64 = if cfg!(test) { 600 } else { 256 << 20 };
+
 /// Bytes of the content of a key's snapshot.
 pub const KEY_SNAPSHOT_BYTES_MAX: usize = 512 << 10;
 

@@ -244,7 +244,9 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::Staged
         | Table::Correlations
         | Table::DeadPlaces
-        | Table::KeySnapshots => {}
+        | Table::KeySnapshots
+        | Table::Subjects
+        | Table::Schemas => {}
     }
     options.set_block_based_table_factory(&blocks);
     options

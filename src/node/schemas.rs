@@ -1,0 +1,412 @@
+//! The registry of schemas: what is registered is compiled and judged here, off the way of the log; the state
+//! makes sure that it is still what it was judged against.
+
+use std::sync::Arc;
+
+use super::query::Consistency;
+use super::{Node, unexpected, validate};
+use crate::machine::Fault;
+use crate::machine::kv::Kv;
+use crate::machine::schema::query;
+use crate::model::command::{Kind, RegisterSchema, SetCompatibility, SetSchemaState};
+use crate::model::limits::{CALL_BYTES_MAX, SCHEMA_JUDGEMENTS_MAX};
+use crate::model::name;
+use crate::model::outcome::Outcome;
+use crate::model::rejection::{Reason, Rejection};
+use crate::model::schema::{
+    Compatibility, SchemaDefinition, SchemaFormat, SchemaInfo, SchemaReference, SchemaState,
+    SubjectInfo,
+};
+use crate::schema::limits::SCHEMA_TREE_MAX;
+use crate::schema::{
+    self, Change, Compiled, Definition, Direction, Format, Incompatibility, Problem, Reference,
+    Resolved, SourceFile, Violation,
+};
+
+/// What was found of a schema that somebody wants to register.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// The revision of the subject that it was judged against; 0: it was not there.
+    pub judged_at: u64,
+    /// The same schema has the same.
+    pub fingerprint: String,
+    /// The version that is the same schema.
+    pub same_as: Option<u32>,
+    /// Why it is none.
+    pub problems: Vec<Problem>,
+    /// Why it cannot follow a version, in a direction.
+    pub incompatible: Vec<(u32, Direction, Incompatibility)>,
+}
+
+impl Judgement {
+    /// Whether it may be registered, or is.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty() && self.incompatible.is_empty()
+    }
+
+    fn refusal(&self, subject: &str) -> Option<Rejection> {
+        let told = |reason, head: &str, each: Vec<String>| {
+            let count = each.len();
+            let text = format!("{head}: {}", each.join("; "));
+            Rejection::new(reason, text).with("subject", subject).with("failing", count)
+        };
+        if !self.problems.is_empty() {
+            let each = self.problems.iter().map(|problem| at(&problem.place, &problem.text));
+            return Some(told(Reason::SchemaMalformed, "the schema is none", each.collect()));
+        }
+        let each = self.incompatible.iter().map(|(version, direction, why)| {
+            let who = match direction {
+                Direction::Backward => format!("readers with it cannot read version {version}"),
+                Direction::Forward => format!("readers with version {version} cannot read it"),
+            };
+            at(&why.path, &format!("{who}: {} ({})", why.text, why.rule))
+        });
+        let each: Vec<_> = each.collect();
+        let head = format!("the schema is incompatible with subject {subject}");
+        (!each.is_empty()).then(|| told(Reason::SchemaIncompatible, &head, each))
+    }
+}
+
+fn at(place: &str, text: &str) -> String {
+    if place.is_empty() { text.to_owned() } else { format!("at {place}: {text}") }
+}
+
+impl Node {
+    /// Registers a version of a subject. The same schema again is the version that is there.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, `SCHEMA_MALFORMED`, `SCHEMA_INCOMPATIBLE`, `SCHEMA_NOT_FOUND`, `SCHEMA_CHANGED`,
+    /// `LIMIT_REACHED`, and those of any proposal.
+    pub async fn register_schema(
+        &self,
+        subject: String,
+        definition: SchemaDefinition,
+        request_id: String,
+    ) -> Result<SchemaInfo, Rejection> {
+        validate::request_id(&request_id)?;
+        let mut tries = 0;
+        loop {
+            // What this node has is enough: the state tells when it was not the newest.
+            let judged = self.judge_schema(&subject, &definition, None).await?;
+            if let Some(rejection) = judged.refusal(&subject) {
+                return Err(rejection);
+            }
+            let register = RegisterSchema {
+                subject: subject.clone(),
+                definition: definition.clone(),
+                fingerprint: judged.fingerprint,
+                judged_at: judged.judged_at,
+                request_id: request_id.clone(),
+            };
+            tries += 1;
+            match self.execute(Kind::RegisterSchema(register)).await {
+                Ok(Outcome::Schema(info)) => return Ok(*info),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(refused)
+                    if refused.reason == Reason::SchemaChanged && tries < SCHEMA_JUDGEMENTS_MAX => {
+                }
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    /// Whether a schema could be registered, by what the subject says or by another rule.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, `SCHEMA_NOT_FOUND` for a reference that leads nowhere, and those of [`Node::fresh`].
+    pub async fn check_schema(
+        &self,
+        subject: &str,
+        definition: &SchemaDefinition,
+        rule: Option<Compatibility>,
+    ) -> Result<Judgement, Rejection> {
+        self.fresh(Consistency::Linearizable, self.deadline()).await?;
+        self.judge_schema(subject, definition, rule).await
+    }
+
+    async fn judge_schema(
+        &self,
+        subject: &str,
+        definition: &SchemaDefinition,
+        rule: Option<Compatibility>,
+    ) -> Result<Judgement, Rejection> {
+        name::check_subject(subject)?;
+        let (subject, definition) = (subject.to_owned(), Arc::new(definition.clone()));
+        self.read(move |db| judge(db, &subject, &definition, rule)).await?
+    }
+
+    /// A version of a subject; 0: the newest that is not deleted.
+    ///
+    /// # Errors
+    /// `SCHEMA_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn schema(
+        &self,
+        subject: &str,
+        version: u32,
+        wanted: Consistency,
+    ) -> Result<SchemaInfo, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        let subject = subject.to_owned();
+        self.read(move |db| version_of(db, &subject, version)).await?
+    }
+
+    /// A subject.
+    ///
+    /// # Errors
+    /// `SCHEMA_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn subject(&self, name: &str, wanted: Consistency) -> Result<SubjectInfo, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        let subject = name.to_owned();
+        let found = self.read(move |db| query::subject(db, &subject)).await?;
+        found.ok_or_else(|| query::not_found(name, None))
+    }
+
+    /// Subjects after a name.
+    ///
+    /// # Errors
+    /// Those of [`Node::fresh`].
+    pub async fn subjects(
+        &self,
+        after: String,
+        limit: usize,
+        wanted: Consistency,
+    ) -> Result<Vec<SubjectInfo>, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        self.read(move |db| query::subjects(db, &after, limit)).await
+    }
+
+    /// What changed from one version of a subject to another; 0: to the newest that is not deleted.
+    ///
+    /// # Errors
+    /// `SCHEMA_NOT_FOUND`, and those of [`Node::fresh`].
+    pub async fn diff_schemas(
+        &self,
+        subject: &str,
+        (from, to): (u32, u32),
+        wanted: Consistency,
+    ) -> Result<Vec<Change>, Rejection> {
+        self.fresh(wanted, self.deadline()).await?;
+        let subject = subject.to_owned();
+        let both = self.read(move |db| {
+            let old = version_of(db, &subject, from)?;
+            let new = version_of(db, &subject, to)?;
+            Ok(old.and_then(|old| Ok((old, new?))))
+        });
+        let (old, new) = both.await??;
+        Ok(schema::diff(&definition_of(&new.definition), &definition_of(&old.definition)))
+    }
+
+    /// Whether a payload is valid by a version of a subject (0: the newest that is not deleted); which it was,
+    /// and every violation.
+    ///
+    /// # Errors
+    /// `SCHEMA_NOT_FOUND`, `CALL_TOO_LARGE`, and those of [`Node::fresh`].
+    pub async fn validate_data(
+        &self,
+        subject: &str,
+        version: u32,
+        (data, message): (bytes::Bytes, String),
+        wanted: Consistency,
+    ) -> Result<(u32, Vec<Violation>), Rejection> {
+        if data.len() > CALL_BYTES_MAX {
+            let bytes = data.len();
+            let text = format!("the payload has {bytes} bytes, {CALL_BYTES_MAX} is the most");
+            return Err(Rejection::new(Reason::CallTooLarge, text));
+        }
+        self.fresh(wanted, self.deadline()).await?;
+        let subject = subject.to_owned();
+        self.read(move |db| {
+            let found = match version_of(db, &subject, version)? {
+                Ok(found) => found,
+                Err(rejection) => return Ok(Err(rejection)),
+            };
+            let compiled = match compiled(db, &found.definition)? {
+                Ok(compiled) => compiled,
+                Err(rejection) => return Ok(Err(rejection)),
+            };
+            let violations = compiled.validate(&data, &message).err().unwrap_or_default();
+            Ok(Ok((found.version, violations)))
+        })
+        .await?
+    }
+
+    /// Sets what new versions of a subject have to be compatible with.
+    ///
+    /// # Errors
+    /// `INVALID_NAME`, `LIMIT_REACHED`, and those of any proposal.
+    pub async fn set_compatibility(
+        &self,
+        subject: String,
+        compatibility: Compatibility,
+        request_id: String,
+    ) -> Result<SubjectInfo, Rejection> {
+        validate::request_id(&request_id)?;
+        name::check_subject(&subject)?;
+        let compatibility = compatibility as i32;
+        let set = SetCompatibility { subject, compatibility, request_id };
+        match self.execute(Kind::SetCompatibility(set)).await? {
+            Outcome::Subject(info) => Ok(*info),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Deprecates or deletes a version, or takes that back.
+    ///
+    /// # Errors
+    /// `SCHEMA_NOT_FOUND`, `SCHEMA_IN_USE`, and those of any proposal.
+    pub async fn set_schema_state(
+        &self,
+        subject: String,
+        version: u32,
+        state: SchemaState,
+        request_id: String,
+    ) -> Result<SchemaInfo, Rejection> {
+        validate::request_id(&request_id)?;
+        name::check_subject(&subject)?;
+        let set = SetSchemaState { subject, version, state: state as i32, request_id };
+        match self.execute(Kind::SetSchemaState(set)).await? {
+            Outcome::Schema(info) => Ok(*info),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// What the state may be asked for, and what it may refuse.
+type Found<T> = Result<Result<T, Rejection>, Fault>;
+
+fn version_of(kv: &impl Kv, subject: &str, version: u32) -> Found<SchemaInfo> {
+    let number = if version > 0 {
+        Some(version)
+    } else {
+        query::subject(kv, subject)?.and_then(|known| known.judge())
+    };
+    let Some(number) = number else { return Ok(Err(query::not_found(subject, None))) };
+    let found = query::schema(kv, subject, number)?;
+    Ok(found.ok_or_else(|| query::not_found(subject, Some(number))))
+}
+
+fn judge(
+    kv: &impl Kv,
+    name: &str,
+    wanted: &SchemaDefinition,
+    rule: Option<Compatibility>,
+) -> Found<Judgement> {
+    let subject = query::subject(kv, name)?;
+    let definition = definition_of(wanted);
+    let mut judged = Judgement {
+        judged_at: subject.as_ref().map_or(0, |known| known.revision),
+        fingerprint: schema::fingerprint(&definition),
+        ..Judgement::default()
+    };
+    let resolved = match resolved(kv, &wanted.references)? {
+        Ok(resolved) => resolved,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    let new = match schema::compile(&definition, &resolved) {
+        Ok(new) => new,
+        Err(invalid) => {
+            judged.problems = invalid.problems;
+            return Ok(Ok(judged));
+        }
+    };
+    let Some(subject) = subject else { return Ok(Ok(judged)) };
+    let rule = rule.unwrap_or(subject.compatibility);
+    let standing = subject.versions.iter().rev().filter(|(_, s)| *s != SchemaState::Deleted);
+    let (directions, all) = asks(rule);
+    for (at, (number, _)) in standing.enumerate() {
+        let Some(old) = query::schema(kv, name, *number)? else { continue };
+        if old.fingerprint == judged.fingerprint {
+            judged.same_as = Some(*number);
+            judged.incompatible.clear();
+            return Ok(Ok(judged));
+        }
+        if directions.is_empty() || (at > 0 && !all) {
+            continue;
+        }
+        let old = match compiled(kv, &old.definition)? {
+            Ok(old) => old,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        for direction in directions {
+            let found = schema::incompatibilities(&new, &old, *direction);
+            judged.incompatible.extend(found.into_iter().map(|why| (*number, *direction, why)));
+        }
+    }
+    Ok(Ok(judged))
+}
+
+/// In which directions a rule asks, and whether of all versions.
+fn asks(rule: Compatibility) -> (&'static [Direction], bool) {
+    const BOTH: &[Direction] = &[Direction::Backward, Direction::Forward];
+    match rule {
+        Compatibility::BackwardTransitive => (&BOTH[..1], true),
+        Compatibility::Backward => (&BOTH[..1], false),
+        Compatibility::ForwardTransitive => (&BOTH[1..], true),
+        Compatibility::Forward => (&BOTH[1..], false),
+        Compatibility::FullTransitive => (BOTH, true),
+        Compatibility::Full => (BOTH, false),
+        Compatibility::None => (&[], false),
+    }
+}
+
+/// A registered schema, compiled. That it was once is no promise for a newer hub: that is a refusal.
+fn compiled(kv: &impl Kv, definition: &SchemaDefinition) -> Found<Compiled> {
+    let resolved = match resolved(kv, &definition.references)? {
+        Ok(resolved) => resolved,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    Ok(schema::compile(&definition_of(definition), &resolved)
+        .map_err(|invalid| Rejection::new(Reason::SchemaMalformed, invalid.to_string())))
+}
+
+/// What references lead to, and what that refers to in turn. They cannot run in a circle: a schema refers to
+/// what was registered before it.
+fn resolved(kv: &impl Kv, references: &[SchemaReference]) -> Found<Vec<Resolved>> {
+    let mut left = SCHEMA_TREE_MAX;
+    resolve(kv, references, &mut left)
+}
+
+fn resolve(kv: &impl Kv, references: &[SchemaReference], left: &mut usize) -> Found<Vec<Resolved>> {
+    let mut found = Vec::with_capacity(references.len().min(*left));
+    for SchemaReference { name, subject, version } in references {
+        let Some(rest) = left.checked_sub(1) else {
+            let text = format!(
+                "the schema leads to more than {SCHEMA_TREE_MAX} references; refer to fewer"
+            );
+            return Ok(Err(Rejection::new(Reason::SchemaMalformed, text)));
+        };
+        *left = rest;
+        let Some(info) = query::schema(kv, subject, *version)? else {
+            return Ok(Err(query::not_found(subject, Some(*version))));
+        };
+        let resolved = match resolve(kv, &info.definition.references, left)? {
+            Ok(resolved) => resolved,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let definition = definition_of(&info.definition);
+        found.push(Resolved { name: name.clone(), definition, resolved });
+    }
+    Ok(Ok(found))
+}
+
+fn definition_of(stored: &SchemaDefinition) -> Definition {
+    let reference = |reference: &SchemaReference| Reference {
+        name: reference.name.clone(),
+        subject: reference.subject.clone(),
+        version: reference.version,
+    };
+    let file = |file: &crate::model::schema::SchemaFile| SourceFile {
+        name: file.name.clone(),
+        text: file.text.clone(),
+    };
+    Definition {
+        format: match stored.format() {
+            SchemaFormat::Json => Format::Json,
+            SchemaFormat::Protobuf => Format::Protobuf,
+            SchemaFormat::Avro => Format::Avro,
+        },
+        files: stored.files.iter().map(file).collect(),
+        references: stored.references.iter().map(reference).collect(),
+    }
+}

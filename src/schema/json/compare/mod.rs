@@ -1,0 +1,225 @@
+//! Whether everything that one JSON Schema takes, another takes too.
+//!
+//! The question is never answered by likeness but by proof: [`Compare::included`] shows that each
+//! value which satisfies some sub-schemas ("facts") satisfies another, keyword by keyword, and by
+//! cases where the facts offer alternatives. What cannot be shown is an incompatibility; where that
+//! does not mean that there is one, its rule is `cannot_prove`.
+//!
+//! Recursive schemas lead back to questions that are open. Such a question counts as answered if a
+//! part of the value was entered in between: that is induction over the size of the value. If not,
+//! it counts as failed. What was proved while relying on an open question is forgotten when that
+//! question fails.
+//!
+//! The rule families are those of Confluent's `json-schema-provider` (content models: open, partially
+//! open, closed) and of Karapace; where those tolerate a change under which some valid value becomes
+//! invalid (a branch added to `oneOf` that overlaps another, a property with a `default` that
+//! becomes required), this room does not.
+
+mod array;
+mod explain;
+mod facts;
+mod number;
+mod object;
+mod prove;
+mod same;
+mod types;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::facts::Facts;
+use self::types::Types;
+use super::graph::{Graph, Node, NodeId};
+use crate::schema::limits::{COMPARE_DEPTH_MAX, COMPARE_STEPS_MAX};
+use crate::schema::report::Incompatibility;
+
+/// Which of the two schemas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Side {
+    Reader,
+    Writer,
+}
+
+/// A sub-schema of either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct At {
+    side: Side,
+    id: NodeId,
+}
+
+/// Something to be proved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    /// What satisfies the facts, satisfies the sub-schema.
+    Included(Facts, At),
+    /// Nothing satisfies the facts.
+    Empty(Facts),
+}
+
+/// What is known of a question.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Yes,
+    No,
+    /// It is being answered since the value was entered so many times.
+    Open(usize),
+}
+
+/// A comparison under way.
+struct Compare<'g> {
+    reader: &'g Graph,
+    writer: &'g Graph,
+    answers: BTreeMap<Question, Answer>,
+    /// Questions that were answered with yes, in that order.
+    proved: Vec<Question>,
+    /// How many parts of the value were entered to get here.
+    entered: usize,
+    /// How many questions are open.
+    open: usize,
+    /// How many sub-schemas are being explained, within one another.
+    explaining: usize,
+    steps: usize,
+    found: Vec<Incompatibility>,
+    explained: BTreeSet<(Facts, At)>,
+    /// The types that sub-schemas allow, as far as they were asked for.
+    types: BTreeMap<At, Types>,
+    /// Pairs that are known not to be [`Compare::same`].
+    differ: BTreeSet<(At, At)>,
+    /// What the long lists of `enum` have, as far as they were asked for.
+    enums: BTreeMap<At, BTreeSet<String>>,
+}
+
+/// Sub-schemas that are looked at to find the types which one allows; the rest allow all.
+const TYPE_LOOKS_MAX: usize = 1024;
+
+/// Why readers with the schema `reader` cannot read all that is written with `writer`.
+pub(super) fn incompatibilities(reader: &Graph, writer: &Graph) -> Vec<Incompatibility> {
+    let mut compare = Compare {
+        reader,
+        writer,
+        answers: BTreeMap::new(),
+        proved: Vec::new(),
+        entered: 0,
+        open: 0,
+        explaining: 0,
+        steps: 0,
+        found: Vec::new(),
+        explained: BTreeSet::new(),
+        types: BTreeMap::new(),
+        differ: BTreeSet::new(),
+        enums: BTreeMap::new(),
+    };
+    let written = At { side: Side::Writer, id: NodeId::ROOT };
+    let read = At { side: Side::Reader, id: NodeId::ROOT };
+    // The same documents mean the same, dynamic references included.
+    if reader.digest == writer.digest {
+        return Vec::new();
+    }
+    let facts = Facts::of([written]);
+    if compare.included(&facts, read) {
+        return Vec::new();
+    }
+    if !compare.exhausted() {
+        // To find the places takes as many steps again at most.
+        compare.steps = 0;
+        compare.explain(&facts, read);
+    }
+    compare.conclude()
+}
+
+impl Compare<'_> {
+    fn node(&self, at: At) -> &Node {
+        self.graph(at.side).node(at.id)
+    }
+
+    fn graph(&self, side: Side) -> &Graph {
+        match side {
+            Side::Reader => self.reader,
+            Side::Writer => self.writer,
+        }
+    }
+
+    /// Takes steps; false when they are used up.
+    fn step(&mut self, steps: usize) -> bool {
+        self.steps = self.steps.saturating_add(steps);
+        self.steps <= COMPARE_STEPS_MAX
+    }
+
+    /// Whether every value that satisfies the facts satisfies the sub-schema.
+    fn included(&mut self, facts: &Facts, at: At) -> bool {
+        let node = self.node(at);
+        if !node.is_false && node.own.is_empty() && node.edges.is_empty() {
+            return true;
+        }
+        self.ask(Question::Included(facts.clone(), at))
+    }
+
+    /// Whether no value satisfies the facts.
+    fn empty(&mut self, facts: &Facts) -> bool {
+        if facts.schemas.is_empty() && !facts.types.is_none() {
+            return false;
+        }
+        self.ask(Question::Empty(facts.clone()))
+    }
+
+    /// [`Self::included`] for a part of the value.
+    fn included_within(&mut self, facts: &Facts, at: At) -> bool {
+        self.entered += 1;
+        let included = self.included(facts, at);
+        self.entered -= 1;
+        included
+    }
+
+    /// [`Self::empty`] for a part of the value.
+    fn empty_within(&mut self, facts: &Facts) -> bool {
+        self.entered += 1;
+        let empty = self.empty(facts);
+        self.entered -= 1;
+        empty
+    }
+
+    fn ask(&mut self, question: Question) -> bool {
+        match self.answers.get(&question) {
+            Some(Answer::Yes) => return true,
+            Some(Answer::No) => return false,
+            Some(Answer::Open(since)) => return *since < self.entered,
+            None => {}
+        }
+        if self.open >= COMPARE_DEPTH_MAX || !self.step(1) {
+            return false;
+        }
+        self.answers.insert(question.clone(), Answer::Open(self.entered));
+        self.open += 1;
+        let proved = self.proved.len();
+        let answer = match &question {
+            Question::Included(facts, at) => self.prove_included(facts, *at),
+            Question::Empty(facts) => self.prove_empty(facts),
+        };
+        self.open -= 1;
+        if answer {
+            self.answers.insert(question.clone(), Answer::Yes);
+            self.proved.push(question);
+        } else {
+            for forgotten in self.proved.split_off(proved) {
+                self.answers.remove(&forgotten);
+            }
+            self.answers.insert(question, Answer::No);
+        }
+        answer
+    }
+
+    /// Whether the budget is used up, so that what failed may only have been too much.
+    fn exhausted(&self) -> bool {
+        self.steps > COMPARE_STEPS_MAX
+    }
+
+    /// The types that a sub-schema allows at all.
+    fn types_of(&mut self, at: At) -> Types {
+        if let Some(types) = self.types.get(&at) {
+            return *types;
+        }
+        let types = self.types_within(at, &mut TYPE_LOOKS_MAX.clone());
+        self.types.insert(at, types);
+        types
+    }
+}

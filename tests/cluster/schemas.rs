@@ -1,0 +1,210 @@
+//! The registry of schemas on real clusters: what is registered, what is refused and why, and what stays.
+
+use message_hub::client::Client;
+use message_hub::model::rejection::{Reason, Rejection};
+use message_hub::proto::v1::{
+    Compatibility, GetSchemaRequest, RegisterSchemaRequest, Schema, SchemaDefinition, SchemaFile,
+    SchemaFormat, SchemaReference, SetCompatibilityRequest, ValidateDataRequest,
+};
+
+use crate::delivery::client;
+use crate::support::{Cluster, mhub_with_input};
+
+const ORDER: &str = r#"{"type": "object", "properties": {"id": {"type": "integer"}, "note": {"type": "string"}},
+    "required": ["id"], "additionalProperties": false}"#;
+/// A field more, which may be absent.
+const ORDER_MORE: &str = r#"{"type": "object", "properties": {"id": {"type": "integer"}, "note": {"type": "string"},
+    "total": {"type": "number"}}, "required": ["id"], "additionalProperties": false}"#;
+/// What was a number is a text.
+const ORDER_OTHER: &str = r#"{"type": "object", "properties": {"id": {"type": "string"}, "note": {"type": "string"}},
+    "required": ["id"], "additionalProperties": false}"#;
+
+fn definition(format: SchemaFormat, files: &[(&str, &str)]) -> SchemaDefinition {
+    let file =
+        |(name, text): &(&str, &str)| SchemaFile { name: (*name).into(), text: (*text).into() };
+    SchemaDefinition {
+        format: format.into(),
+        files: files.iter().map(file).collect(),
+        references: Vec::new(),
+    }
+}
+
+fn json(text: &str) -> SchemaDefinition {
+    definition(SchemaFormat::Json, &[("main.json", text)])
+}
+
+async fn register(
+    client: &Client,
+    subject: &str,
+    definition: SchemaDefinition,
+) -> Result<Schema, Rejection> {
+    let (subject, definition) = (subject.to_owned(), Some(definition));
+    client
+        .register_schema(RegisterSchemaRequest { subject, definition, ..Default::default() })
+        .await
+}
+
+async fn refusal(client: &Client, definition: SchemaDefinition) -> Rejection {
+    register(client, "bad", definition).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_follow_each_other_as_their_subject_says_also_after_a_leader_is_killed() {
+    let mut cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    assert_eq!(register(&client, "order", json(ORDER)).await.unwrap().version, 1);
+    let again = json(&format!("  {ORDER}"));
+    assert_eq!(register(&client, "order", again).await.unwrap().version, 1, "the same schema");
+    assert_eq!(register(&client, "order", json(ORDER_MORE)).await.unwrap().version, 2);
+    let refused = register(&client, "order", json(ORDER_OTHER)).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::SchemaIncompatible);
+    assert!(refused.message.contains("/properties/id"), "{refused}");
+    assert!(
+        refused.message.contains("version 1") && refused.message.contains("version 2"),
+        "{refused}"
+    );
+
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    cluster.nodes[leader].start();
+    cluster.await_serving();
+    for node in &cluster.nodes {
+        let client = Client::new([node.endpoint()]).unwrap();
+        let newest = GetSchemaRequest { subject: "order".into(), ..Default::default() };
+        assert_eq!(client.schema(newest).await.unwrap().version, 2);
+    }
+    let (subject, compatibility) = ("order".to_owned(), Compatibility::None.into());
+    let set = SetCompatibilityRequest { subject, compatibility, ..Default::default() };
+    client.set_compatibility(set).await.unwrap();
+    assert_eq!(register(&client, "order", json(ORDER_OTHER)).await.unwrap().version, 3);
+    let validate = async |version, data: &str| {
+        let (subject, data) = ("order".to_owned(), data.to_owned().into());
+        let request = ValidateDataRequest { subject, version, data, ..Default::default() };
+        client.validate_data(request).await.unwrap()
+    };
+    assert!(validate(1, r#"{"id": 1}"#).await.violations.is_empty());
+    let bad = validate(0, r#"{"id": 1, "note": 2, "x": 3}"#).await;
+    let places: Vec<_> = bad.violations.iter().map(|v| v.place.as_str()).collect();
+    assert_eq!(bad.version, 3);
+    assert!(places.contains(&"/id") && places.contains(&"/note") && places.len() == 3, "{bad:?}");
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_schema_is_refused_with_every_problem_and_its_place() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    for (text, says) in [
+        (r#"{"$ref": "https://example.com/x.json"}"#, "/$ref"),
+        (r#"{"pattern": "(?<=a)b"}"#, "/pattern"),
+        (
+            r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}"##,
+            "/$defs/b",
+        ),
+        (r#"{"type": "nonsense"}"#, "/type"),
+        ("{", "line 1"),
+    ] {
+        let refused = refusal(&client, json(text)).await;
+        assert_eq!(refused.reason, Reason::SchemaMalformed, "{text}: {refused}");
+        assert!(refused.message.contains(says), "{text}: {refused}");
+    }
+    // A recursive one is fine, a pattern that others choke on is linear.
+    let tree = r##"{"type": "object", "properties": {"children": {"items": {"$ref": "#"}},
+        "name": {"type": "string", "pattern": "(a+)+$"}}}"##;
+    assert_eq!(register(&client, "tree", json(tree)).await.unwrap().version, 1);
+    let data = format!(r#"{{"name": "{}!"}}"#, "a".repeat(100_000)).into();
+    let request = ValidateDataRequest { subject: "tree".into(), data, ..Default::default() };
+    assert_eq!(client.validate_data(request).await.unwrap().violations[0].place, "/name");
+    // Too large, by far and by a little.
+    let large = |bytes| json(&format!(r#"{{"description": "{}"}}"#, "x".repeat(bytes)));
+    assert_eq!(refusal(&client, large(300 << 10)).await.reason, Reason::SchemaMalformed);
+    let refused = refusal(&client, large(10 << 20)).await;
+    assert!(refused.message.contains("bytes") || refused.message.contains("large"), "{refused}");
+    let importing = r#"syntax = "proto3"; import "gone.proto"; message A { string b = 1; }"#;
+    let refused =
+        refusal(&client, definition(SchemaFormat::Protobuf, &[("a.proto", importing)])).await;
+    assert_eq!(refused.reason, Reason::SchemaMalformed);
+    assert!(refused.message.contains("gone.proto"), "{refused}");
+    let refused =
+        refusal(&client, definition(SchemaFormat::Avro, &[("a.avsc", r#""gone""#)])).await;
+    assert_eq!(refused.reason, Reason::SchemaMalformed);
+    for subject in ["", "a b", &"x".repeat(257)] {
+        let refused = register(&client, subject, json("{}")).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::InvalidName);
+    }
+    let unknown = GetSchemaRequest { subject: "unknown".into(), ..Default::default() };
+    assert_eq!(client.schema(unknown).await.unwrap_err().reason, Reason::SchemaNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_refer_to_registered_ones_and_to_nothing_else() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    let money = r#"syntax = "proto3"; package shop; message Money { int64 cents = 1; }"#;
+    let money = definition(SchemaFormat::Protobuf, &[("money.proto", money)]);
+    let order = r#"syntax = "proto3"; package shop; import "money.proto"; message Order { Money total = 1; }"#;
+    let mut order = definition(SchemaFormat::Protobuf, &[("order.proto", order)]);
+    let name = "money.proto".to_owned();
+    order.references = vec![SchemaReference { name, subject: "money".into(), version: 1 }];
+    let refused = register(&client, "order", order.clone()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::SchemaNotFound);
+    register(&client, "money", money).await.unwrap();
+    register(&client, "order", order).await.unwrap();
+    // One cent, then a message that ends too early.
+    for (data, valid) in [(&[0x0a, 2, 8, 1][..], true), (&[0x0a, 9, 8][..], false)] {
+        let data = data.to_vec().into();
+        let request = ValidateDataRequest { subject: "order".into(), data, ..Default::default() };
+        assert_eq!(client.validate_data(request).await.unwrap().violations.is_empty(), valid);
+    }
+    cluster.admin(&["schema", "rm", "money", "1", "--yes"]).fails(4, "SCHEMA_IN_USE");
+    cluster.admin(&["schema", "rm", "order", "1", "--yes"]).succeeds();
+    cluster.admin(&["schema", "rm", "money", "1", "--yes"]).succeeds();
+    let found = cluster.admin(&["schema", "get", "order", "1", "-o", "json"]).json();
+    assert_eq!(
+        (&found["state"], &found["references"][0]["subject"]),
+        (&"deleted".into(), &"money".into())
+    );
+    cluster.admin(&["schema", "deprecate", "order", "1", "--undo"]).fails(3, "SCHEMA_NOT_FOUND");
+}
+
+#[test]
+fn the_command_line_shows_it() {
+    let cluster = Cluster::start(1, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let endpoint = cluster.nodes[0].endpoint();
+    let (old, new) = (file("order.json", ORDER), file("more.json", ORDER_MORE));
+    let other = file("other.json", ORDER_OTHER);
+    cluster.admin(&["schema", "register", "order", &old]).succeeds();
+    cluster.admin(&["schema", "check", "order", &new]).succeeds();
+    let told = cluster.admin(&["schema", "check", "order", &other]);
+    assert!(told.stdout().contains("/properties/id"), "{}", told.stdout());
+    told.fails(4, "");
+    // A field that is gone again is no trouble for who reads on, but for who wrote it.
+    let full = ["schema", "check", "order", &new, "--compatibility", "forward"];
+    cluster.admin(&full).fails(4, "");
+    cluster.admin(&["schema", "register", "order", &new]).succeeds();
+    let diff = cluster.admin(&["schema", "diff", "order", "1", "-o", "json"]).json();
+    assert_eq!((&diff[0]["change"], diff.as_array().unwrap().len()), (&"added".into(), 1));
+    assert!(diff[0]["place"].as_str().unwrap().contains("total"), "{diff}");
+    let validate =
+        |data: &str| mhub_with_input(&endpoint, &["schema", "validate", "order", "-"], Some(data));
+    validate(r#"{"id": 7, "total": 1.5}"#).succeeds();
+    let told = validate(r#"{"total": "x"}"#);
+    assert!(told.stdout().contains("/total"), "{}", told.stdout());
+    told.fails(1, "");
+    let shown = cluster.admin(&["schema", "get", "order"]).succeeds().stdout();
+    assert!(shown.contains("\"total\""), "{shown}");
+    cluster.admin(&["schema", "config", "order", "--compatibility", "full"]).succeeds();
+    cluster.admin(&["schema", "deprecate", "order", "1"]).succeeds();
+    let listed = cluster.admin(&["schema", "ls", "order", "-o", "json"]).json();
+    assert_eq!((&listed[0]["state"], &listed[1]["judges"]), (&"deprecated".into(), &true.into()));
+    let subjects = cluster.admin(&["schema", "ls", "-o", "json"]).json();
+    assert_eq!(subjects[0]["compatibility"], "full");
+    cluster.admin(&["schema", "register", "order", "/nowhere.json"]).fails(2, "/nowhere.json");
+    cluster.admin(&["schema", "get", "unknown"]).fails(3, "SCHEMA_NOT_FOUND");
+}

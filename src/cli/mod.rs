@@ -12,6 +12,7 @@ mod event_args;
 mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
+mod failure;
 mod publish;
 mod queue;
 mod quota;
@@ -19,6 +20,7 @@ mod read;
 mod replay;
 mod retries;
 mod schema;
+mod schema_print;
 mod serve;
 mod service;
 mod service_config;
@@ -33,6 +35,7 @@ mod transaction;
 mod transaction_document;
 mod value;
 
+pub(crate) use self::failure::Failure;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -144,46 +147,6 @@ enum Noun {
         /// The shell.
         shell: clap_complete::Shell,
     },
-}
-
-/// Why a command failed, as its user hears it.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    exit: Exit,
-    message: String,
-    next: Option<&'static str>,
-}
-
-impl Failure {
-    fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), next: None }
-    }
-
-    fn usage(message: impl Into<String>) -> Self {
-        Self::new(Exit::Usage, message)
-    }
-}
-
-impl From<Rejection> for Failure {
-    fn from(rejection: Rejection) -> Self {
-        let next = next_step(rejection.reason);
-        Self { next, ..Self::new(rejection.reason.exit(), rejection.to_string()) }
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::new(Exit::Error, format!("{error:#}"))
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        // Whoever reads our output has had enough.
-        let exit =
-            if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Error };
-        Self::new(exit, error.to_string())
-    }
 }
 
 /// The command that helps on, where there is one.

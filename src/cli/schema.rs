@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::output::{self, Output, instant};
+use super::output::{self, Output};
 use super::read::ConsistencyArg;
+use super::schema_print::{brief, print_subject, state};
 use super::{Done, Failure, Global, confirm};
 use crate::client::Client;
 use crate::model::limits::CALL_BYTES_MAX;
@@ -14,7 +15,7 @@ use crate::model::rejection::Exit;
 use crate::proto::v1::{
     CheckSchemaRequest, Compatibility, DiffSchemasRequest, GetSchemaRequest, GetSubjectRequest,
     ListSubjectsRequest, RegisterSchemaRequest, Schema, SchemaDefinition, SchemaFile, SchemaFormat,
-    SchemaReference, SchemaState, SetCompatibilityRequest, SetSchemaStateRequest, Subject,
+    SchemaReference, SchemaState, SetCompatibilityRequest, SetSchemaStateRequest,
     ValidateDataRequest, schema_change,
 };
 
@@ -448,47 +449,6 @@ async fn validate(client: &Client, output: Output, request: ValidateDataRequest)
         output::item(output, &told)?;
     }
     Ok(if found.violations.is_empty() { Exit::Ok } else { Exit::Error })
-}
-
-fn state(of: SchemaState) -> &'static str {
-    match of {
-        SchemaState::Unspecified => "unknown",
-        SchemaState::Active => "active",
-        SchemaState::Deprecated => "deprecated",
-        SchemaState::Deleted => "deleted",
-    }
-}
-
-/// A version without its text.
-fn brief(schema: &Schema) -> Value {
-    let format =
-        schema.definition.as_ref().map_or("unknown", |definition| match definition.format() {
-            SchemaFormat::Unspecified => "unknown",
-            SchemaFormat::Json => "json",
-            SchemaFormat::Protobuf => "protobuf",
-            SchemaFormat::Avro => "avro",
-        });
-    json!({
-        "subject": schema.subject,
-        "version": schema.version,
-        "format": format,
-        "state": state(schema.state()),
-        "fingerprint": schema.fingerprint,
-        "created_at": instant(schema.created_at_ms),
-    })
-}
-
-fn print_subject(subject: &Subject) -> Value {
-    let compatibility = subject.compatibility().as_str_name();
-    let compatibility = compatibility.trim_start_matches("COMPATIBILITY_").to_lowercase();
-    json!({
-        "subject": subject.name,
-        "compatibility": compatibility,
-        "versions": subject.versions.len(),
-        "judge": (subject.judge > 0).then_some(subject.judge),
-        "revision": subject.revision.to_string(),
-        "updated_at": instant(subject.updated_at_ms),
-    })
 }
 
 #[cfg(test)]

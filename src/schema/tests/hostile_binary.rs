@@ -27,12 +27,13 @@ fn problems_of(definition: &Definition, resolved: &[Resolved]) -> Vec<Problem> {
 #[test]
 fn protobuf_problems_have_their_places() {
     for (name, text, place, part) in [
-        ("syntax", "message M {", "main.proto:2:12", "expected"),
+        ("syntax", "message M {}}", "main.proto:2:13", "expected"),
+        ("end of file", "message M {", "main.proto", "end of file"),
         ("missing import", "\nimport \"a/b.proto\";", "main.proto:3:1", "'a/b.proto' not found"),
         ("import of itself", "import \"main.proto\";", "main.proto", "import cycle"),
         ("unknown type", "message M {\n  Nothing n = 1; }", "main.proto:3:3", "'Nothing'"),
-        ("number twice", "message M { int32 a = 1; int32 b = 1; }", "main.proto:2:23", "already"),
-        ("name twice", "message M {} message M {}", "main.proto:2:9", "more than once"),
+        ("number twice", "message M { int32 a = 1; int32 b = 1; }", "main.proto:2:36", "already"),
+        ("name twice", "message M {} message M {}", "main.proto:2:22", "defined twice"),
     ] {
         let found = problems_of(&files(&[("main.proto", text)]), &[]);
         assert_eq!(found[0].place, place, "{name}: {found:?}");

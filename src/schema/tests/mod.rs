@@ -1,6 +1,7 @@
 //! The tests of the room.
 
 mod compat_avro;
+mod compat_content;
 mod compat_json;
 mod compat_protobuf;
 mod hostile_binary;

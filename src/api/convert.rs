@@ -13,6 +13,7 @@ use crate::model::limits::{HUB_CONSUMER, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use crate::model::name::TopicName;
 use crate::model::outcome::{Published, TopicInfo};
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::schema_rule::SchemaRule;
 use crate::model::topic::TopicPatch;
 use crate::node::follow::{AtEnd, ReadPlan};
 use crate::node::query::{Consistency, From};
@@ -92,6 +93,11 @@ pub(super) fn topic(info: TopicInfo) -> Topic {
             index_ids: Some(info.config.index_ids),
             description: Some(info.config.description),
             labels: info.config.labels.into_iter().collect(),
+            schema: info.config.schema.map(|rule| v1::SchemaRule {
+                mode: rule.mode,
+                subject: rule.subject,
+                message: rule.message,
+            }),
         }),
         name: info.name,
         next_offset: info.next_offset.get(),
@@ -122,6 +128,11 @@ pub(super) fn patch(config: Option<TopicConfig>, labels: Labels) -> TopicPatch {
         description: config.description,
         labels: config.labels.into_iter().collect(),
         replace_labels: labels == Labels::Replace,
+        schema: config.schema.map(|rule| SchemaRule {
+            mode: rule.mode,
+            subject: rule.subject,
+            message: rule.message,
+        }),
     }
 }
 

@@ -13,8 +13,8 @@ use super::convert::{publish, publish_result};
 use crate::model::limits::{STREAM_ANSWERS_QUEUED, STREAM_BYTES_MAX, STREAM_CALLS_MAX};
 use crate::model::outcome::Published;
 use crate::model::rejection::Rejection;
-use crate::node::propose::Ticket;
-use crate::node::{Node, published, validate};
+use crate::node::publish::Publishing;
+use crate::node::{Node, validate};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::publish_answer::Answer;
 use crate::proto::v1::{PublishAnswer, PublishCall};
@@ -63,9 +63,9 @@ async fn run(node: Arc<Node>, service: String, mut calls: Streaming<PublishCall>
                 };
                 let (number, size) = (call.call, call.events.iter().map(bytes::Bytes::len).sum());
                 match begin(&node, &service, call).await {
-                    Ok(ticket) => {
+                    Ok(publishing) => {
                         bytes += size;
-                        waiting.push(wait(number, size, ticket));
+                        waiting.push(wait(&node, number, size, publishing));
                     }
                     Err(rejection) => {
                         if answers.send(answer(number, Err(rejection))).await.is_err() {
@@ -79,12 +79,12 @@ async fn run(node: Arc<Node>, service: String, mut calls: Streaming<PublishCall>
     }
 }
 
-async fn begin(node: &Node, service: &str, call: PublishCall) -> Result<Ticket, Rejection> {
+async fn begin(node: &Node, service: &str, call: PublishCall) -> Result<Publishing, Rejection> {
     node.begin_publish(service, validate::publish(publish(call)?, node.now())?).await
 }
 
-async fn wait(call: u64, bytes: usize, ticket: Ticket) -> Done {
-    Done { call, bytes, result: published(ticket.outcome().await) }
+async fn wait(node: &Node, call: u64, bytes: usize, publishing: Publishing) -> Done {
+    Done { call, bytes, result: publishing.outcome(node).await }
 }
 
 fn answer(call: u64, result: Result<Published, Rejection>) -> PublishAnswer {

@@ -9,15 +9,15 @@ use super::read::ConsistencyArg;
 use super::{Done, Failure, Global, confirm, key_value};
 use crate::model::rejection::Exit;
 use crate::proto::v1::{
-    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Topic, TopicConfig,
-    UpdateTopicRequest,
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, SchemaMode,
+    SchemaRule, Topic, TopicConfig, UpdateTopicRequest,
 };
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum TopicCommand {
     /// Create a topic.
     #[command(
-        after_help = "Settings: max_event_bytes, retention_age_ms, retention_bytes, retention_count,\ndedup_window_ms, index_ids, description, label.NAME\n\nExamples:\n  mhub topic create orders\n  mhub topic create orders --config max_event_bytes=65536 --config index_ids=true"
+        after_help = "Settings: max_event_bytes, retention_age_ms, retention_bytes, retention_count,\ndedup_window_ms, index_ids, description, label.NAME,\nschema.mode (off, warn or enforce), schema.subject (else by event type), schema.message (Protobuf)\n\nExamples:\n  mhub topic create orders\n  mhub topic create orders --config max_event_bytes=65536 --config index_ids=true\n  mhub topic create orders --config schema.mode=enforce --config schema.subject=order"
     )]
     Create {
         /// Dotted tokens, like orders.created.
@@ -44,12 +44,13 @@ pub(super) enum TopicCommand {
     },
     /// Change settings of a topic.
     #[command(
-        after_help = "Example:\n  mhub topic update orders --config description='all orders' --if-revision 3"
+        after_help = "Examples:\n  mhub topic update orders --config description='all orders' --if-revision 3\n  mhub topic update orders --config schema.mode=off"
     )]
     Update {
         /// The topic.
         name: String,
-        /// A setting; may be given many times. Labels, when given, replace the old ones.
+        /// A setting; may be given many times. Labels, when given, replace the old ones; so does
+        /// what is said of schemas.
         #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, required = true)]
         config: Vec<(String, String)>,
         /// Only if the topic has this revision.
@@ -125,7 +126,7 @@ pub(super) async fn run(command: TopicCommand, global: Global) -> Done {
 /// Settings as given; and whether there were labels.
 fn settings(given: Vec<(String, String)>) -> Result<(TopicConfig, bool), Failure> {
     let mut config = TopicConfig::default();
-    let mut labels = HashMap::new();
+    let (mut labels, mut rule) = (HashMap::new(), Vec::new());
     for (key, value) in given {
         let number = || {
             value.parse::<u64>().map_err(|_| {
@@ -144,9 +145,10 @@ fn settings(given: Vec<(String, String)>) -> Result<(TopicConfig, bool), Failure
                 })?);
             }
             "description" => config.description = Some(value),
-            _ => match key.strip_prefix("label.") {
-                Some(name) => drop(labels.insert(name.to_owned(), value)),
-                None => {
+            _ => match (key.strip_prefix("label."), key.strip_prefix("schema.")) {
+                (Some(name), _) => drop(labels.insert(name.to_owned(), value)),
+                (_, Some(part)) => rule.push((part.to_owned(), value)),
+                (None, None) => {
                     return Err(Failure::usage(format!(
                         "--config {key}: there is no such setting; see mhub topic create --help"
                     )));
@@ -156,7 +158,44 @@ fn settings(given: Vec<(String, String)>) -> Result<(TopicConfig, bool), Failure
     }
     let any_labels = !labels.is_empty();
     config.labels = labels;
+    config.schema = if rule.is_empty() { None } else { Some(schema_rule(rule)?) };
     Ok((config, any_labels))
+}
+
+/// What schemas say of events, as given by its parts.
+fn schema_rule(given: Vec<(String, String)>) -> Result<SchemaRule, Failure> {
+    let (mut rule, mut mode) = (SchemaRule::default(), None);
+    for (part, value) in given {
+        match (part.as_str(), value.as_str()) {
+            ("subject", _) => rule.subject = value,
+            ("message", _) => rule.message = value,
+            ("mode", "off") => mode = Some(SchemaMode::Off),
+            ("mode", "warn") => mode = Some(SchemaMode::Warn),
+            ("mode", "enforce") => mode = Some(SchemaMode::Enforce),
+            ("mode", _) => {
+                let text = format!("--config schema.mode={value}: use off, warn or enforce");
+                return Err(Failure::usage(text));
+            }
+            _ => {
+                let text = format!("--config schema.{part}: use mode, subject or message");
+                return Err(Failure::usage(text));
+            }
+        }
+    }
+    let Some(mode) = mode else {
+        let text = "--config schema.…: say schema.mode=enforce or schema.mode=warn, too";
+        return Err(Failure::usage(text));
+    };
+    rule.set_mode(mode);
+    Ok(rule)
+}
+
+fn schema_mode(config: &TopicConfig) -> &'static str {
+    match config.schema.as_ref().map(SchemaRule::mode) {
+        None | Some(SchemaMode::Off) => "off",
+        Some(SchemaMode::Warn) => "warn",
+        Some(SchemaMode::Enforce) => "enforce",
+    }
 }
 
 /// A topic as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
@@ -164,6 +203,7 @@ fn topic(topic: Topic) -> Value {
     let config = topic.config.unwrap_or_default();
     let mut labels: Vec<_> = config.labels.iter().collect();
     labels.sort();
+    let rule = config.schema.clone().unwrap_or_default();
     json!({
         "name": topic.name,
         "next_offset": topic.next_offset.to_string(),
@@ -179,6 +219,7 @@ fn topic(topic: Topic) -> Value {
         "dedup_window_ms": config.dedup_window_ms().to_string(),
         "index_ids": config.index_ids(),
         "description": config.description(),
+        "schema": {"mode": schema_mode(&config), "subject": rule.subject, "message": rule.message},
         "labels": labels.into_iter().map(|(n, v)| (n.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -91,6 +91,7 @@ impl Collector for NodeCollector {
         let node = &self.0;
         let proposals = node.propose_stats();
         let syncs = node.log_stats();
+        let judged = node.judge_stats();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         for (name, help, value) in [
             (
@@ -102,6 +103,17 @@ impl Collector for NodeCollector {
             ("proposed_commands", "Commands proposed", count(&proposals.commands)),
             ("refused_commands", "Commands that the state refused", count(&proposals.refused)),
             ("log_syncs", "Syncs of the Raft log", count(&syncs.syncs)),
+            ("schema_valid_events", "Events that schemas called valid", count(&judged.valid)),
+            (
+                "schema_invalid_events",
+                "Invalid events that were taken, as their topic only warns",
+                count(&judged.invalid),
+            ),
+            (
+                "schema_refused_calls",
+                "Calls that were refused for an event without a schema or against it",
+                count(&judged.refused),
+            ),
         ] {
             put(&mut encoder, name, help, None, &ConstCounter::new(value))?;
         }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::{BufMut as _, Bytes, BytesMut};
+
 use super::limits::{
     ATTRIBUTE_BYTES_MAX, DELIVER_AT_MS_MAX, EXTENSION_NAME_BYTES_MAX, EXTENSIONS_MAX,
     FAIRNESS_KEY_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADERS_MAX, PRIORITY_DEFAULT, PRIORITY_MAX,
@@ -32,6 +34,9 @@ pub const RESERVED_EXTENSIONS: [&str; 19] = [
     "headers",
     "fairnesskey",
 ];
+
+/// The field of an event in which the hub records what its schema said of it.
+pub const VERDICT_TAG: u32 = 25;
 
 /// The attributes of an encoded event, borrowed from it. Absent text is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +71,8 @@ pub struct EventView<'a> {
     pub traceparent: &'a str,
     /// Whose share of a subscription's attention the event takes; empty: nobody's in particular.
     pub fairness_key: &'a str,
+    /// Whether it tells what a schema said of it.
+    pub has_verdict: bool,
     extensions: usize,
     headers: usize,
 }
@@ -158,7 +165,8 @@ impl<'a> EventView<'a> {
                     header(b)?;
                 }
                 (24, Value::Bytes(b)) => view.fairness_key = text("fairness_key", b)?,
-                (1..=9 | 16..=24, _) => return Err(Fault::Malformed),
+                (VERDICT_TAG, Value::Bytes(_)) => view.has_verdict = true,
+                (1..=9 | 16..=VERDICT_TAG, _) => return Err(Fault::Malformed),
                 // A field of a newer version travels along untouched.
                 _ => {}
             }
@@ -317,6 +325,22 @@ pub fn deliver_at_of(encoded: &[u8]) -> Result<Option<u64>, Malformed> {
         }
     }
     Ok(None)
+}
+
+/// An encoded event that was validated before, without what a schema said of it.
+///
+/// # Errors
+/// [`Malformed`] when it was not.
+pub fn without_verdict(encoded: &[u8]) -> Result<Bytes, Malformed> {
+    let (mut kept, mut rest) = (BytesMut::with_capacity(encoded.len()), encoded);
+    loop {
+        let field = rest;
+        match next_field(&mut rest)? {
+            None => return Ok(kept.freeze()),
+            Some((VERDICT_TAG, _)) => {}
+            Some(_) => kept.put_slice(field.get(..field.len() - rest.len()).unwrap_or_default()),
+        }
+    }
 }
 
 /// The key of an encoded event that was validated before; empty: none.

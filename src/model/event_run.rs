@@ -21,10 +21,17 @@ pub fn framed_len(event_len: usize) -> usize {
 
 /// Appends one event to a run.
 pub fn push(run: &mut BytesMut, event: &[u8]) {
-    run.reserve(framed_len(event.len()));
+    push_joined(run, event, &[]);
+}
+
+/// Appends one event to a run, with further fields.
+pub fn push_joined(run: &mut BytesMut, event: &[u8], fields: &[u8]) {
+    let length = event.len() + fields.len();
+    run.reserve(framed_len(length));
     run.put_u8(EVENTS_KEY);
-    encode_varint(event.len() as u64, run);
+    encode_varint(length as u64, run);
     run.put_slice(event);
+    run.put_slice(fields);
 }
 
 /// Frames events into a run.

@@ -17,6 +17,7 @@ pub mod pattern;
 pub mod quota;
 pub mod ranges;
 pub mod schema;
+pub mod schema_rule;
 pub mod subscription;
 
 pub mod command;

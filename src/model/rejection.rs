@@ -108,6 +108,8 @@ reasons! {
     InvalidName = "INVALID_NAME", InvalidArgument, 400, Usage;
     /// A schema is none, or leads to too much.
     SchemaMalformed = "SCHEMA_MALFORMED", InvalidArgument, 400, Usage;
+    /// An event breaks the schema of its topic.
+    SchemaViolated = "SCHEMA_VIOLATED", InvalidArgument, 400, Usage;
     /// A topic's setting is out of its range.
     InvalidConfig = "INVALID_CONFIG", InvalidArgument, 400, Usage;
     /// A request misses something or contradicts itself.

@@ -7,6 +7,7 @@ use super::limits::{
     LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
 };
 use super::rejection::{Reason, Rejection};
+use super::schema_rule::{SchemaMode, SchemaRule};
 
 /// Every setting of a topic, resolved. Meanings, units and ranges are those of
 /// `messagehub.v1.TopicConfig`.
@@ -36,6 +37,9 @@ pub struct TopicConfig {
     /// Free labels.
     #[prost(btree_map = "string, string", tag = "8")]
     pub labels: BTreeMap<String, String>,
+    /// What schemas say of its events; absent: nothing.
+    #[prost(message, optional, tag = "9")]
+    pub schema: Option<SchemaRule>,
 }
 
 impl TopicConfig {
@@ -70,6 +74,9 @@ impl TopicConfig {
                 "description",
                 format!("is longer than {DESCRIPTION_BYTES_MAX} bytes"),
             ));
+        }
+        if let Some(rule) = &self.schema {
+            rule.check().map_err(|why| refuse("schema", why))?;
         }
         check_labels(&self.labels)
     }
@@ -135,6 +142,9 @@ pub struct TopicPatch {
     /// Whether `labels` counts.
     #[prost(bool, tag = "9")]
     pub replace_labels: bool,
+    /// The rule that replaces the old one as a whole.
+    #[prost(message, optional, tag = "10")]
+    pub schema: Option<SchemaRule>,
 }
 
 impl TopicPatch {
@@ -150,6 +160,10 @@ impl TopicPatch {
             index_ids: self.index_ids.unwrap_or(old.index_ids),
             description: self.description.clone().unwrap_or_else(|| old.description.clone()),
             labels: if self.replace_labels { self.labels.clone() } else { old.labels.clone() },
+            schema: match &self.schema {
+                None => old.schema.clone(),
+                Some(rule) => Some(rule.clone()).filter(|rule| rule.mode != SchemaMode::Off as i32),
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod keys;
 #[cfg(feature = "planted")]
 mod planted;
 pub mod propose;
+pub mod publish;
 pub mod quotas;
 pub mod registry;
 mod route;
@@ -40,12 +41,14 @@ use self::quotas::Quotas;
 use self::registry::Registry;
 use self::registry::egress::Egress;
 use self::route::Routed;
+use self::schemas::enforce::Judges;
 use crate::config::Config;
-use crate::model::command::{Kind, Publish};
+use crate::model::command::Kind;
 use crate::model::ids::UnixMs;
 use crate::model::limits::{BLOCKING_READS_MAX, READS_MAX};
-use crate::model::outcome::{Outcome, Published};
+use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::wire::Malformed;
 use crate::raft::log_store::LogStore;
 use crate::raft::{PeerNode, RaftNode, RaftOptions, Timing, Upkeep};
 use crate::runtime::clock;
@@ -68,6 +71,7 @@ pub struct Node {
     proposer: Proposer,
     lead: Lead,
     quotas: Quotas,
+    judges: Judges,
     registry: Registry,
     routed: Routed,
     data_dir: DataDir,
@@ -117,6 +121,7 @@ impl Node {
             clock,
             lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
+            judges: Judges::default(),
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             routed: Routed::default(),
             raft,
@@ -172,29 +177,6 @@ impl Node {
     #[must_use]
     pub fn deadline(&self) -> Instant {
         clock::now() + self.request_timeout
-    }
-
-    /// Appends events of a service that were validated.
-    ///
-    /// # Errors
-    /// `QUOTA_EXCEEDED`, what the state refuses, and everything that keeps a proposal from an
-    /// outcome.
-    pub async fn publish(&self, service: &str, publish: Publish) -> Result<Published, Rejection> {
-        let ticket = self.begin_publish(service, publish).await?;
-        published(ticket.outcome().await)
-    }
-
-    /// Queues events of a service that were validated; the outcome comes with the ticket.
-    ///
-    /// # Errors
-    /// `QUOTA_EXCEEDED`, or when too much is queued already.
-    pub async fn begin_publish(
-        &self,
-        service: &str,
-        publish: Publish,
-    ) -> Result<propose::Ticket, Rejection> {
-        self.admit_publish(service, &publish)?;
-        self.proposer.submit(Kind::Publish(publish)).await
     }
 
     /// Proposes a command and waits for its outcome.
@@ -260,19 +242,13 @@ pub fn wait_closed(patience: Duration) {
     }
 }
 
-/// The outcome of a publish.
-///
-/// # Errors
-/// What the state refused.
-pub fn published(outcome: Result<Outcome, Rejection>) -> Result<Published, Rejection> {
-    match outcome? {
-        Outcome::Published(published) => Ok(published),
-        other => Err(unexpected(&other)),
-    }
-}
-
 fn unexpected(outcome: &Outcome) -> Rejection {
     Rejection::new(Reason::Internal, format!("the state answered {outcome:?}; report this"))
+}
+
+/// What was validated before cannot be read.
+fn unexpected_bytes(error: Malformed) -> Rejection {
+    Rejection::new(Reason::Internal, format!("an event that was checked: {error}; report this"))
 }
 
 fn store_options(config: &Config) -> StoreOptions {

@@ -9,12 +9,12 @@ use super::{Node, unexpected};
 use crate::machine::transaction::{query, record};
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::command::{
-    AbortTransaction, BeginTransaction, CommitTransaction, Kind, Publish, Settle, StageTransaction,
-    Transact,
+    AbortTransaction, BeginTransaction, CommitTransaction, JudgedAgain, Kind, Publish, Settle,
+    StageTransaction, Transact,
 };
 use crate::model::ids::TransactionId;
 use crate::model::limits::{
-    CALL_BYTES_MAX, TRANSACTION_LABEL_BYTES_MAX, TRANSACTION_OPERATIONS_MAX,
+    CALL_BYTES_MAX, SCHEMA_JUDGEMENTS_MAX, TRANSACTION_LABEL_BYTES_MAX, TRANSACTION_OPERATIONS_MAX,
     TRANSACTION_TIMEOUT_MS, TRANSACTION_TIMEOUT_MS_DEFAULT,
 };
 use crate::model::name;
@@ -41,7 +41,7 @@ impl Node {
     /// Appends and settles, all of it or nothing; where the events of each part went.
     ///
     /// # Errors
-    /// `INVALID_REQUEST`, `CALL_TOO_LARGE`, `EVENT_INVALID`, `DEADLINE_PAST`, `QUOTA_EXCEEDED`; one of
+    /// `INVALID_REQUEST`, `CALL_TOO_LARGE`, `EVENT_INVALID`, `SCHEMA_VIOLATED`, `DEADLINE_PAST`, `QUOTA_EXCEEDED`; one of
     /// `TOPIC_NOT_FOUND`, `SUBSCRIPTION_NOT_FOUND`, `EVENT_TOO_LARGE`, `VERSION_CONFLICT`, `LEASE_EXPIRED`
     /// and `LEASE_UNKNOWN` that tells of everything that stands against it; and those of any proposal.
     pub async fn transact(
@@ -53,11 +53,18 @@ impl Node {
     ) -> Result<Vec<Published>, Rejection> {
         validate::request_id(&request_id)?;
         let (parts, settles) = self.judge(service, parts, settles)?;
-        let command = Transact { parts, settles, request_id };
-        check_size(&command)?;
-        match self.execute(Kind::Transact(command)).await? {
-            Outcome::Transacted(parts) => Ok(parts),
-            other => Err(unexpected(&other)),
+        let mut tries = 0;
+        loop {
+            let parts = self.judged_parts(&parts, tries > 0).await?;
+            tries += 1;
+            let (settles, request_id) = (settles.clone(), request_id.clone());
+            let command = Transact { parts, settles, request_id };
+            check_size(&command)?;
+            match self.execute(Kind::Transact(command)).await {
+                Err(refused) if is_stale(&refused, tries) => {}
+                Ok(Outcome::Transacted(parts)) => return Ok(parts),
+                outcome => return Err(unexpected(&outcome?)),
+            }
         }
     }
 
@@ -103,6 +110,7 @@ impl Node {
     ) -> Result<TransactionInfo, Rejection> {
         validate::request_id(&request_id)?;
         let (parts, settles) = self.judge(service, parts, settles)?;
+        let parts = self.judged_parts(&parts, false).await?;
         let command = StageTransaction { id: id.get(), parts, settles, request_id };
         check_size(&command)?;
         transaction(self.execute(Kind::StageTransaction(command)).await?)
@@ -116,8 +124,36 @@ impl Node {
         &self,
         id: TransactionId,
     ) -> Result<TransactionInfo, Rejection> {
-        let commit = CommitTransaction { id: id.get() };
-        transaction(self.execute(Kind::CommitTransaction(commit)).await?)
+        let mut commit = CommitTransaction { id: id.get(), judged_again: None };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.execute(Kind::CommitTransaction(commit.clone())).await {
+                Err(refused) if is_stale(&refused, tries) => {
+                    commit.judged_again = self.judged_again(id).await?;
+                }
+                outcome => return transaction(outcome?),
+            }
+        }
+    }
+
+    /// What is staged for topics, judged by the schemas of now.
+    async fn judged_again(&self, id: TransactionId) -> Result<Option<JudgedAgain>, Rejection> {
+        let staged = self.read(move |db| query::staged_parts(db, id)).await?;
+        let Some(JudgedAgain { stages, parts }) = staged else { return Ok(None) };
+        let parts = self.judged_parts(&parts, true).await?;
+        Ok(Some(JudgedAgain { stages, parts }))
+    }
+
+    /// Parts with what the schemas of their topics say of them.
+    async fn judged_parts(&self, parts: &[Publish], anew: bool) -> Result<Vec<Publish>, Rejection> {
+        let mut judged = Vec::with_capacity(parts.len());
+        for (index, part) in parts.iter().enumerate() {
+            let by_schemas = self.judged(part, anew).await;
+            let by_schemas = by_schemas.map_err(|rejection| rejection.with("part", index))?;
+            judged.push(by_schemas.unwrap_or_else(|| part.clone()));
+        }
+        Ok(judged)
     }
 
     /// Forgets what was staged.
@@ -194,6 +230,11 @@ impl Node {
         let expectations = validate::expectations(part.expectations)?;
         Ok(Publish { topic, expectations, ..Publish::default() })
     }
+}
+
+/// Whether events have to be judged again, after so many tries.
+fn is_stale(refused: &Rejection, tries: u32) -> bool {
+    refused.reason == Reason::SchemaChanged && tries < SCHEMA_JUDGEMENTS_MAX
 }
 
 fn transaction(outcome: Outcome) -> Result<TransactionInfo, Rejection> {

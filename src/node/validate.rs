@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::model::command::{Expectation, Producer, Publish};
-use crate::model::event::EventView;
+use crate::model::event::{self, EventView};
 use crate::model::event_run;
 use crate::model::expectation::Expect;
 use crate::model::ids::UnixMs;
@@ -38,11 +38,11 @@ fn invalid(message: impl Into<String>) -> Rejection {
 /// # Errors
 /// `INVALID_NAME`, `INVALID_REQUEST`, `CALL_TOO_LARGE`, `EVENT_INVALID` (with the index of the
 /// event), `DEADLINE_PAST`.
-pub fn publish(request: PublishRequest, now: UnixMs) -> Result<Publish, Rejection> {
+pub fn publish(mut request: PublishRequest, now: UnixMs) -> Result<Publish, Rejection> {
     let topic = TopicName::parse(&request.topic)?;
     check_size(&request.events)?;
     let (mut keyed, mut special, mut correlated, mut largest) = (false, false, false, 0);
-    for (index, encoded) in request.events.iter().enumerate() {
+    for (index, encoded) in request.events.iter_mut().enumerate() {
         let view = EventView::parse(encoded)
             .and_then(|view| view.check_times(now.get()).map(|()| view))
             .map_err(|rejection| rejection.with("event_index", index))?;
@@ -50,6 +50,11 @@ pub fn publish(request: PublishRequest, now: UnixMs) -> Result<Publish, Rejectio
         special |= view.is_special();
         correlated |= !view.correlation_id.is_empty();
         largest = largest.max(encoded.len() as u64);
+        // What a schema says is the hub's to tell. An event that was read is published again as it is.
+        if view.has_verdict {
+            *encoded =
+                event::without_verdict(encoded).map_err(|error| invalid(error.to_string()))?;
+        }
     }
     if let Some(producer) = &request.producer {
         check_producer(producer)?;
@@ -65,6 +70,7 @@ pub fn publish(request: PublishRequest, now: UnixMs) -> Result<Publish, Rejectio
         events: event_run::encode(&request.events),
         special,
         correlated,
+        judged: None,
     })
 }
 

@@ -145,6 +145,12 @@ fn check_shape(definition: &Definition, place: &str, problems: &mut Problems) {
         );
         problems.push(place, text);
     }
+    for (index, reference) in definition.references.iter().enumerate() {
+        if definition.references.iter().take(index).any(|known| known.name == reference.name) {
+            let text = format!("two references are called {:?}; remove one", reference.name);
+            problems.push(place, text);
+        }
+    }
     let files = definition.files.iter().map(|file| &file.name);
     let references = definition.references.iter().flat_map(|r| [&r.name, &r.subject]);
     for name in files.chain(references) {

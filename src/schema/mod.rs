@@ -131,5 +131,4 @@ pub fn incompatibilities(
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests;

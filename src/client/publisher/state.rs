@@ -472,6 +472,8 @@ fn concerns_one(reason: Reason) -> bool {
             | Reason::DeadlinePast
             | Reason::VersionConflict
             | Reason::InvalidRequest
+            | Reason::SchemaViolated
+            | Reason::SchemaNotFound
     )
 }
 

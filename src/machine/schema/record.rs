@@ -69,6 +69,12 @@ impl SubjectRecord {
         self.versions.get_mut(place(number)?)
     }
 
+    /// The version that judges events: the newest that is not deleted.
+    pub(super) fn judge(&self) -> Option<u32> {
+        let newest = self.versions.iter().rposition(|known| known.state() != SchemaState::Deleted);
+        newest.and_then(|place| u32::try_from(place + 1).ok())
+    }
+
     pub(super) fn info(self, name: &str) -> SubjectInfo {
         let versions = (1..).zip(&self.versions).map(|(number, known)| (number, known.state()));
         SubjectInfo {

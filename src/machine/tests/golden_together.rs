@@ -82,7 +82,7 @@ fn entries() -> Vec<CommandBatch> {
         at(3000, Kind::BeginTransaction(begin("y"))),
         at(4000, Kind::StageTransaction(stage(1))),
         at(4000, Kind::StageTransaction(stage(2))),
-        at(5000, Kind::CommitTransaction(CommitTransaction { id: 1 })),
+        at(5000, Kind::CommitTransaction(CommitTransaction { id: 1, judged_again: None })),
         at(6000, Kind::PutKeySnapshot(snapshot)),
     ]
 }
@@ -109,7 +109,7 @@ fn every_version_is_read() {
         let open = query::transaction(&kv, TransactionId(2)).unwrap().unwrap();
         assert_eq!((open.info.label.as_str(), open.parts[0].events), ("y", 1));
         // And it is gone on from: what is staged is committed, what is committed stays.
-        let commit = |id| CommitTransaction { id };
+        let commit = |id| CommitTransaction { id, judged_again: None };
         let commands = [1, 2].map(|id| Kind::CommitTransaction(commit(id)).into()).to_vec();
         let outcomes = apply(&mut kv, &[CommandBatch { stamp_ms: 8000, commands }], 9).remove(0);
         for (outcome, offset) in outcomes.into_iter().zip([0, 1]) {

@@ -5,6 +5,7 @@ mod golden;
 mod golden_delivery;
 mod golden_registry;
 mod golden_together;
+mod judged;
 mod key_snapshots;
 mod model;
 pub(crate) mod random;

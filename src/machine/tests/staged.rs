@@ -119,7 +119,7 @@ fn stage_of(id: u64, what: &Transact, request_id: &str) -> StageTransaction {
 }
 
 fn commit(hub: &mut Hub, id: u64) -> Outcome {
-    hub.apply(Kind::CommitTransaction(CommitTransaction { id }))
+    hub.apply(Kind::CommitTransaction(CommitTransaction { id, judged_again: None }))
 }
 
 fn abort(hub: &mut Hub, id: u64) -> Outcome {

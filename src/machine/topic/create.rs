@@ -5,6 +5,7 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
 use crate::machine::requests;
+use crate::machine::schema::judged;
 use crate::model::command::CreateTopic;
 use crate::model::limits::TOPICS_MAX;
 use crate::model::outcome::Outcome;
@@ -32,6 +33,9 @@ pub(crate) fn apply<K: Kv>(
             Reason::LimitReached,
             format!("there are {TOPICS_MAX} topics, the most that a hub has; delete one first"),
         )));
+    }
+    if let Some(rejection) = judged::lacks(machine, &config)? {
+        return Ok(Outcome::Rejected(rejection));
     }
     let now = machine.now().get();
     let meta = machine.meta_mut();

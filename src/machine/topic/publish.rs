@@ -15,6 +15,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::producers::{self, Verdict};
 use crate::machine::schedule::specials::SpecialRecord;
+use crate::machine::schema::judged;
 use crate::machine::{schedule, tracking};
 use crate::model::command::Publish;
 use crate::model::event;
@@ -58,6 +59,9 @@ pub(crate) fn check<K: Kv>(
     command: &Publish,
 ) -> Result<Option<Rejection>, Fault> {
     if let Err(rejection) = check_size(topic, command) {
+        return Ok(Some(rejection));
+    }
+    if let Some(rejection) = judged::refusal(machine, topic, command)? {
         return Ok(Some(rejection));
     }
     check_expectations(machine, topic, command)

@@ -5,6 +5,7 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
 use crate::machine::requests;
+use crate::machine::schema::judged;
 use crate::model::command::UpdateTopic;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -18,7 +19,7 @@ pub(crate) fn apply<K: Kv>(
     }
     let UpdateTopic { name, patch, if_revision, request_id } = command;
     let now = machine.now().get();
-    let Some(topic) = machine.topic(&name)? else {
+    let Some(topic) = machine.topic(&name)?.cloned() else {
         return Ok(Outcome::Rejected(not_found(&name)));
     };
     if if_revision != 0 && if_revision != topic.revision {
@@ -38,7 +39,12 @@ pub(crate) fn apply<K: Kv>(
     if let Err(rejection) = config.check() {
         return Ok(Outcome::Rejected(rejection));
     }
-    let mut record = topic.clone();
+    if patch.schema.is_some()
+        && let Some(rejection) = judged::lacks(machine, &config)?
+    {
+        return Ok(Outcome::Rejected(rejection));
+    }
+    let mut record = topic;
     record.config = config;
     record.updated_at_ms = now;
     record.revision += 1;

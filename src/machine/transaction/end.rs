@@ -6,6 +6,7 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
 use crate::machine::kv::{Kv, Table};
+use crate::machine::schema::judged;
 use crate::model::command::{AbortTransaction, CommitTransaction};
 use crate::model::ids::{TransactionId, UnixMs};
 use crate::model::outcome::Outcome;
@@ -26,10 +27,16 @@ pub(crate) fn commit<K: Kv>(
         Ok(open) => open,
         Err(rejection) => return Ok(Outcome::Rejected(rejection)),
     };
-    let whole = match merge::merge(merge::staged(machine.overlay(), id)?) {
+    let mut whole = match merge::merge(merge::staged(machine.overlay(), id)?) {
         Ok(whole) => whole,
         Err(rejection) => return Ok(Outcome::Rejected(rejection)),
     };
+    if let Some(again) = &command.judged_again {
+        if again.stages != transaction.stages {
+            return Ok(Outcome::Rejected(judged::changed("a transaction that was added to")));
+        }
+        whole.parts.clone_from(&again.parts);
+    }
     if let Some(rejection) = transact::refusal(machine, &whole)? {
         return Ok(Outcome::Rejected(rejection.with("transaction", id)));
     }

@@ -13,6 +13,7 @@ use crate::machine::record::{Kind, body};
 use crate::model::command::{Publish, Settle, StageTransaction, Transact};
 use crate::model::ids::TransactionId;
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::schema_rule::Judged;
 
 /// Everything that was staged in a transaction, in order.
 pub(super) fn staged(kv: &impl Kv, id: TransactionId) -> Result<Vec<StageTransaction>, Fault> {
@@ -73,6 +74,11 @@ fn add(known: &mut Publish, part: Publish) -> Result<(), Rejection> {
                 return Err(Rejection::new(Reason::InvalidRequest, text));
             }
         }
+    }
+    match (known.count, part.count) {
+        (_, 0) => {}
+        (0, _) => known.judged = part.judged,
+        _ => Judged::join(&mut known.judged, part.judged),
     }
     known.count += part.count;
     known.keyed |= part.keyed;

@@ -8,6 +8,7 @@ use super::record::{self, TransactionRecord};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::record::Kind;
 use crate::machine::{Fault, key};
+use crate::model::command::JudgedAgain;
 use crate::model::ids::TransactionId;
 use crate::model::limits::TRANSACTIONS_SCANNED_MAX;
 use crate::model::transaction::{StagedPart, TransactionInfo, TransactionState, TransactionView};
@@ -38,6 +39,17 @@ pub fn transaction(kv: &impl Kv, id: TransactionId) -> Result<Option<Transaction
     }
     let settles = settles.into_iter().collect();
     Ok(Some(TransactionView { info: record.info(id), parts, settles }))
+}
+
+/// What is staged in a transaction for topics, joined, and the number of stages; `None`: it is not there, or
+/// its stages contradict each other.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn staged_parts(kv: &impl Kv, id: TransactionId) -> Result<Option<JudgedAgain>, Fault> {
+    let Some(record) = record::get(kv, id)? else { return Ok(None) };
+    let whole = merge::merge(merge::staged(kv, id)?).ok();
+    Ok(whole.map(|whole| JudgedAgain { stages: record.stages, parts: whole.parts }))
 }
 
 /// Up to `limit` transactions after an id, in the order of ids, of one state if it is named; and where the

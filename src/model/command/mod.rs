@@ -27,10 +27,11 @@ pub use self::subscription::{
     SeekSubscription, UpdateSubscription,
 };
 pub use self::transaction::{
-    AbortTransaction, BeginTransaction, CommitTransaction, StageTransaction, Transact,
+    AbortTransaction, BeginTransaction, CommitTransaction, JudgedAgain, StageTransaction, Transact,
 };
 use super::expectation::Expect;
 use super::ids::KeyVersion;
+use super::schema_rule::Judged;
 use super::topic::{TopicConfig, TopicPatch};
 
 /// The content of one Raft entry: commands of many callers, each with an outcome of its own.
@@ -221,6 +222,9 @@ pub struct Publish {
     /// Whether any event has a correlation id.
     #[prost(bool, tag = "9")]
     pub correlated: bool,
+    /// By which schemas the events were judged; absent: by none, as their topic has no rule.
+    #[prost(message, optional, tag = "10")]
+    pub judged: Option<Judged>,
 }
 
 /// Identifies a call across retries.

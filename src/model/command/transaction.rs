@@ -50,11 +50,26 @@ pub struct StageTransaction {
 }
 
 /// Do everything that was staged, or nothing.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct CommitTransaction {
     /// The transaction's number.
     #[prost(uint64, tag = "1")]
     pub id: u64,
+    /// What was staged for topics, joined and judged again, since schemas had changed in between; absent: it
+    /// counts as it was staged.
+    #[prost(message, optional, tag = "2")]
+    pub judged_again: Option<JudgedAgain>,
+}
+
+/// What was staged for topics, judged again.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct JudgedAgain {
+    /// The number of stages that were joined; it counts as long as none was added.
+    #[prost(uint32, tag = "1")]
+    pub stages: u32,
+    /// Each topic once, in the order of first staging.
+    #[prost(message, repeated, tag = "2")]
+    pub parts: Vec<Publish>,
 }
 
 /// Forget what was staged.

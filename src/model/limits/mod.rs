@@ -260,6 +260,12 @@ pub const FAIRNESS_QUANTUM: u64 = 32;
 
 /// How often a schema is judged anew when its subject changes meanwhile.
 pub const SCHEMA_JUDGEMENTS_MAX: u32 = 5;
+/// Compiled schemas that a node keeps to judge events by.
+pub const SCHEMAS_COMPILED_MAX: usize = 4096;
+/// Bytes of events that schemas judge without leaving it to another thread.
+pub const JUDGED_AT_ONCE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of violations that a refusal lists, about.
+pub const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// Bytes of the name of a subject of schemas.
 pub const SUBJECT_BYTES_MAX: usize = 256;
 /// Subjects of schemas.

@@ -6,11 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::ser::{Error, SerializeMap};
 use serde::{Serialize, Serializer};
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::attributes::{attributes, format_time, timestamp};
 use super::is_json;
-use crate::proto::v1::{Event, RecordedEvent};
+use crate::proto::v1::{Event, RecordedEvent, SchemaVerdict};
 
 /// An event in the JSON format of CloudEvents, on one line.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ pub fn to_json(event: &Event) -> serde_json::Value {
 }
 
 /// A recorded event with what the hub knows of it:
-/// `{topic, offset, position, version, recorded_at, headers?, event}`. 64-bit numbers are strings,
+/// `{topic, offset, position, version, recorded_at, schema?, headers?, event}`. 64-bit numbers are strings,
 /// as in the JSON mapping of protobuf.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvelopeJson<'a> {
@@ -84,6 +85,10 @@ impl Serialize for EnvelopeJson<'_> {
         map.serialize_entry("position", &recorded.position.to_string())?;
         map.serialize_entry("version", &recorded.key_version.to_string())?;
         map.serialize_entry("recorded_at", &format_time(&time))?;
+        if let Some(SchemaVerdict { subject, version, violations }) = &event.schema_verdict {
+            let verdict = json!({"subject": subject, "version": version, "violations": violations});
+            map.serialize_entry("schema", &verdict)?;
+        }
         if !event.headers.is_empty() {
             let headers: BTreeMap<_, _> = event.headers.iter().collect();
             map.serialize_entry("headers", &headers)?;

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::schema::definition::{Definition, Resolved};
 use crate::schema::limits::SCHEMA_DEPTH_MAX;
-use crate::schema::report::{Invalid, Problems, join};
+use crate::schema::report::{Invalid, join};
 
 /// What `$schema` may say.
 pub(super) const DIALECTS: &str =
@@ -18,8 +18,7 @@ pub(super) const DIALECTS: &str =
 /// The base of a document that has no absolute `$id`.
 const BASE: &str = "json-schema:///";
 
-/// The most problems with one document come from one cause, so that its parts are not looked at
-/// before the whole is sound.
+/// A result whose error is one problem: a document is looked into only once it is sound as a whole.
 type Checked<T> = Result<T, Invalid>;
 
 /// A document.
@@ -253,7 +252,5 @@ fn absolute_at(base: &Uri<String>, relative: &str, place: &str) -> Checked<Uri<S
 }
 
 fn malformed(error: &jsonschema::ReferencingError) -> Invalid {
-    let mut problems = Problems::default();
-    problems.push("", format!("{error}; correct that $id, $ref or $schema"));
-    problems.into_result().err().unwrap_or(Invalid { problems: Vec::new() })
+    Invalid::one("", format!("{error}; correct that $id, $ref or $schema"))
 }

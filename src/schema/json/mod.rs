@@ -81,7 +81,7 @@ impl Json {
     ///
     /// # Errors
     /// What [`super::Compiled::validate`] describes.
-    pub(super) fn validate_value(&self, value: &Value) -> Result<(), Vec<Violation>> {
+    fn validate_value(&self, value: &Value) -> Result<(), Vec<Violation>> {
         let nesting = nesting(value);
         if nesting.depth > self.depth_max {
             let text = format!(

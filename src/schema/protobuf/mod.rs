@@ -13,6 +13,7 @@ use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
 
 use self::source::{Sources, problem_of};
+use self::wire::Required;
 use super::definition::{Definition, Resolved};
 use super::limits::SCHEMA_NODES_MAX;
 use super::report::{Incompatibility, Invalid, Problems, Violation};
@@ -22,6 +23,7 @@ pub(super) struct Protobuf {
     pool: DescriptorPool,
     /// The definition's own files, the main one first.
     files: Vec<FileDescriptor>,
+    required: Required,
 }
 
 impl Protobuf {
@@ -54,7 +56,8 @@ impl Protobuf {
             );
             return Err(Invalid::one(definition.main_name(), text));
         }
-        Ok(Self { pool, files })
+        let required = wire::required(pool.all_messages());
+        Ok(Self { pool, files, required })
     }
 
     /// Checks a payload.
@@ -73,7 +76,7 @@ impl Protobuf {
             };
             return Err(vec![Violation::new("", &text)]);
         };
-        wire::check(&descriptor, payload)
+        wire::check(&descriptor, &self.required, payload)
     }
 
     /// Why readers with this schema cannot read all that is written with another.

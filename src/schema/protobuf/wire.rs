@@ -16,17 +16,39 @@ use crate::schema::report::{Violation, push_segment, shorten_to};
 /// Levels of messages: the default of the implementations of Protobuf.
 const DEPTH_MAX: usize = 100;
 
+/// The required fields of messages that have any, by the full names of the messages.
+pub(super) type Required = BTreeMap<String, Vec<(u32, String)>>;
+
+/// Finds the required fields of all messages.
+pub(super) fn required(messages: impl Iterator<Item = MessageDescriptor>) -> Required {
+    let mut found = Required::new();
+    for message in messages {
+        let fields = message.fields().filter(FieldDescriptor::is_required);
+        let fields: Vec<_> = fields.map(|f| (f.number(), f.name().to_owned())).collect();
+        if !fields.is_empty() {
+            found.insert(message.full_name().to_owned(), fields);
+        }
+    }
+    found
+}
+
 /// Checks a payload.
 ///
 /// # Errors
 /// Every violation, up to [`VIOLATIONS_MAX`]; in a message whose bytes are broken only the first.
-pub(super) fn check(message: &MessageDescriptor, payload: &[u8]) -> Result<(), Vec<Violation>> {
-    let mut check = Check { path: String::new(), replaced: false, violations: Vec::new() };
+pub(super) fn check(
+    message: &MessageDescriptor,
+    required: &Required,
+    payload: &[u8],
+) -> Result<(), Vec<Violation>> {
+    let (path, replaced, violations) = (String::new(), false, Vec::new());
+    let mut check = Check { required, path, replaced, violations };
     check.message(message, &[payload], 1);
     if check.violations.is_empty() { Ok(()) } else { Err(check.violations) }
 }
 
-struct Check {
+struct Check<'r> {
+    required: &'r Required,
     /// A pointer to the message at hand.
     path: String,
     /// The message at hand was replaced by another member of its oneof: it must decode, but nobody
@@ -57,7 +79,7 @@ struct Seen<'p> {
     parts: BTreeMap<u32, (Field, Vec<&'p [u8]>)>,
 }
 
-impl Check {
+impl Check<'_> {
     /// A message of one part or of several that are merged.
     fn message(&mut self, message: &MessageDescriptor, parts: &[&[u8]], depth: usize) {
         if depth > DEPTH_MAX {
@@ -73,15 +95,14 @@ impl Check {
         for (field, parts) in std::mem::take(&mut seen.parts).into_values() {
             self.parts(&field, &parts, depth);
         }
-        for field in message.fields().filter(FieldDescriptor::is_required) {
-            if !self.replaced && !seen.numbers.contains(&field.number()) {
-                let text = format!(
-                    "required field {} of {} is missing; set it",
-                    field.name(),
-                    message.full_name()
-                );
-                self.violation(Some(field.name()), &text);
-            }
+        if self.replaced || self.required.is_empty() {
+            return;
+        }
+        let required = self.required.get(message.full_name()).into_iter().flatten();
+        for (_, name) in required.filter(|(number, _)| !seen.numbers.contains(number)) {
+            let text =
+                format!("required field {name} of {} is missing; set it", message.full_name());
+            self.violation(Some(name), &text);
         }
     }
 

@@ -271,6 +271,13 @@ const CHANGES: &[(&str, &str, &str, &str, &str)] = &[
         "",
         "type_mismatch",
     ),
+    (
+        "proofs that relied on one that failed",
+        r#"{"type":"record","name":"A","fields":[{"name":"c","type":["null","A"]},{"name":"z","type":"int"}]}"#,
+        r#"[{"type":"record","name":"B","aliases":["A"],"fields":[{"name":"c","type":["null",{"type":"record","name":"G","aliases":["A"],"fields":[{"name":"c","type":["null","B"]}]}]},{"name":"z","type":"string"}]},{"type":"record","name":"D","aliases":["A"],"fields":[{"name":"c","type":["null","G"]}]}]"#,
+        "missing_union_branch",
+        "name_mismatch",
+    ),
 ];
 
 #[test]

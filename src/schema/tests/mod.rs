@@ -57,3 +57,17 @@ fn check_changes(format: Format, changes: &[(&str, &str, &str, &str, &str)]) {
 fn problems(format: Format, text: &str) -> Vec<Problem> {
     compile(&definition(format, text), &[]).err().map_or_else(Vec::new, |e| e.problems)
 }
+
+#[test]
+fn compiled_schemas_are_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>(_: &T) {}
+    for (format, text) in [
+        (Format::Json, "{}"),
+        (Format::Protobuf, "syntax = \"proto3\"; message M {}"),
+        (Format::Avro, "\"int\""),
+    ] {
+        let schema = compiled(format, text);
+        shared(&schema);
+        assert_eq!(schema.format(), format);
+    }
+}

@@ -23,6 +23,10 @@ impl Random {
         &all[usize::try_from(index).unwrap()]
     }
 
+    pub(super) fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
     pub(super) fn chance(&mut self, one_in: u64) -> bool {
         self.below(one_in) == 0
     }

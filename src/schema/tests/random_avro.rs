@@ -278,7 +278,10 @@ pub(super) fn encode(
         Value::String(name) => match name.as_str() {
             "null" => {}
             "boolean" => to.push(u8::from(random.chance(2))),
-            "int" => long(i64::from(random.next() as u32 as i32 >> random.below(32)), to),
+            "int" => {
+                let bytes = [random.byte(), random.byte(), random.byte(), random.byte()];
+                long(i64::from(i32::from_le_bytes(bytes) >> random.below(32)), to)
+            }
             "long" => long(random.next() as i64 >> random.below(64), to),
             "float" => to.extend_from_slice(&1.5_f32.to_le_bytes()),
             "double" => to.extend_from_slice(&2.5_f64.to_le_bytes()),
@@ -332,7 +335,10 @@ fn encode_complex(
             let count = schema["symbols"].as_array().unwrap().len() as u64;
             long(i64::try_from(random.below(count)).unwrap(), to);
         }
-        "fixed" => to.extend(std::iter::repeat_n(7, schema["size"].as_u64().unwrap() as usize)),
+        "fixed" => to.extend(std::iter::repeat_n(
+            7,
+            usize::try_from(schema["size"].as_u64().unwrap()).unwrap(),
+        )),
         _ => {
             for field in schema["fields"].as_array().unwrap() {
                 encode(random, &field["type"], names, below, to);
@@ -349,8 +355,8 @@ fn text(text: &str, to: &mut Vec<u8>) {
 pub(super) fn long(number: i64, to: &mut Vec<u8>) {
     let mut rest = ((number << 1) ^ (number >> 63)) as u64;
     while rest >= 0x80 {
-        to.push((rest & 0x7f) as u8 | 0x80);
+        to.push(rest.to_le_bytes()[0] | 0x80);
         rest >>= 7;
     }
-    to.push(rest as u8);
+    to.push(rest.to_le_bytes()[0]);
 }

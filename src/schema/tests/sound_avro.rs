@@ -128,14 +128,14 @@ fn valid_avro_payloads_decode() {
 
 fn damage(random: &mut Random, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
-        return bytes.push(random.next() as u8);
+        return bytes.push(random.byte());
     }
     let at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
     match random.below(4) {
         0 => bytes[at] ^= 1 << random.below(8),
         1 => bytes.truncate(at),
-        2 => bytes.insert(at, random.next() as u8),
-        _ => bytes.push(random.next() as u8),
+        2 => bytes.insert(at, random.byte()),
+        _ => bytes.push(random.byte()),
     }
 }
 

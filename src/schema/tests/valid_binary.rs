@@ -173,9 +173,9 @@ fn message(random: &mut Random, levels: u64) -> Vec<u8> {
             9 => 3,
             10 => 5,
             11 => 1,
-            _ => random.below(6) as u8,
+            _ => random.byte() % 6,
         };
-        let wire = if random.chance(24) { random.below(8) as u8 } else { wire };
+        let wire = if random.chance(24) { random.byte() % 8 } else { wire };
         bytes.push(number << 3 | wire);
         match wire {
             0 => prost::encoding::encode_varint(random.next() >> random.below(64), &mut bytes),
@@ -184,7 +184,7 @@ fn message(random: &mut Random, levels: u64) -> Vec<u8> {
                 let inner = match random.below(3) {
                     0 => b"text".to_vec(),
                     1 if levels > 0 => message(random, levels - 1),
-                    _ => vec![random.next() as u8; usize::try_from(random.below(3)).unwrap()],
+                    _ => vec![random.byte(); usize::try_from(random.below(3)).unwrap()],
                 };
                 bytes.push(u8::try_from(inner.len()).unwrap_or(u8::MAX));
                 bytes.extend(inner);

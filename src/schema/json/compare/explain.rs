@@ -45,8 +45,11 @@ impl Compare<'_> {
         if self.included(facts, at) {
             return false;
         }
-        if self.explaining >= EXPLAIN_DEPTH_MAX || !self.explained.insert((facts.clone(), at)) {
-            return self.explaining < EXPLAIN_DEPTH_MAX;
+        if self.explaining >= EXPLAIN_DEPTH_MAX {
+            return false;
+        }
+        if !self.explained.insert((facts.clone(), at)) {
+            return true;
         }
         self.explaining += 1;
         let known = self.know(facts);

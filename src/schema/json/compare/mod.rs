@@ -30,7 +30,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::facts::Facts;
 use self::types::Types;
 use super::graph::{Graph, Node, NodeId};
-use crate::schema::limits::{COMPARE_DEPTH_MAX, COMPARE_STEPS_MAX};
+use super::keywords::Slot;
+use crate::schema::limits::{COMPARE_DEPTH_MAX, COMPARE_STEPS_MAX, SCHEMA_DEPTH_MAX};
 use crate::schema::report::Incompatibility;
 
 /// Which of the two schemas.
@@ -139,6 +140,26 @@ impl Compare<'_> {
         }
     }
 
+    /// What a sub-schema that only refers to another refers to: so that the same question is asked
+    /// by the same words.
+    fn followed(&self, mut at: At) -> At {
+        for _ in 0..SCHEMA_DEPTH_MAX {
+            let node = self.node(at);
+            match node.edges.as_slice() {
+                [edge] if edge.slot == Slot::Ref && node.own.is_empty() => at.id = edge.target,
+                _ => break,
+            }
+        }
+        at
+    }
+
+    fn followed_all(&self, facts: &Facts) -> Facts {
+        let mut schemas: Vec<At> = facts.schemas.iter().map(|at| self.followed(*at)).collect();
+        schemas.sort_unstable();
+        schemas.dedup();
+        Facts { schemas, ..facts.clone() }
+    }
+
     /// Takes steps; false when they are used up.
     fn step(&mut self, steps: usize) -> bool {
         self.steps = self.steps.saturating_add(steps);
@@ -147,11 +168,12 @@ impl Compare<'_> {
 
     /// Whether every value that satisfies the facts satisfies the sub-schema.
     fn included(&mut self, facts: &Facts, at: At) -> bool {
+        let at = self.followed(at);
         let node = self.node(at);
         if !node.is_false && node.own.is_empty() && node.edges.is_empty() {
             return true;
         }
-        self.ask(Question::Included(facts.clone(), at))
+        self.ask(Question::Included(self.followed_all(facts), at))
     }
 
     /// Whether no value satisfies the facts.
@@ -159,7 +181,7 @@ impl Compare<'_> {
         if facts.schemas.is_empty() && !facts.types.is_none() {
             return false;
         }
-        self.ask(Question::Empty(facts.clone()))
+        self.ask(Question::Empty(self.followed_all(facts)))
     }
 
     /// [`Self::included`] for a part of the value.
@@ -218,7 +240,8 @@ impl Compare<'_> {
         if let Some(types) = self.types.get(&at) {
             return *types;
         }
-        let types = self.types_within(at, &mut TYPE_LOOKS_MAX.clone());
+        let mut looks = TYPE_LOOKS_MAX;
+        let types = self.types_within(at, &mut looks);
         self.types.insert(at, types);
         types
     }

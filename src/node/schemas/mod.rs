@@ -1,8 +1,12 @@
 //! The registry of schemas: what is registered is compiled and judged here, off the way of the log; the state
 //! makes sure that it is still what it was judged against.
 
+mod compile;
+pub mod enforce;
+
 use std::sync::Arc;
 
+use self::compile::{compiled, definition_of, resolved};
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
 use crate::machine::Fault;
@@ -13,15 +17,8 @@ use crate::model::limits::{CALL_BYTES_MAX, SCHEMA_JUDGEMENTS_MAX};
 use crate::model::name;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
-use crate::model::schema::{
-    Compatibility, SchemaDefinition, SchemaFormat, SchemaInfo, SchemaReference, SchemaState,
-    SubjectInfo,
-};
-use crate::schema::limits::SCHEMA_TREE_MAX;
-use crate::schema::{
-    self, Change, Compiled, Definition, Direction, Format, Incompatibility, Problem, Reference,
-    Resolved, SourceFile, Violation,
-};
+use crate::model::schema::{Compatibility, SchemaDefinition, SchemaInfo, SchemaState, SubjectInfo};
+use crate::schema::{self, Change, Direction, Incompatibility, Problem, Violation};
 
 /// What was found of a schema that somebody wants to register.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -347,66 +344,5 @@ fn asks(rule: Compatibility) -> (&'static [Direction], bool) {
         Compatibility::FullTransitive => (BOTH, true),
         Compatibility::Full => (BOTH, false),
         Compatibility::None => (&[], false),
-    }
-}
-
-/// A registered schema, compiled. That it was once is no promise for a newer hub: that is a refusal.
-fn compiled(kv: &impl Kv, definition: &SchemaDefinition) -> Found<Compiled> {
-    let resolved = match resolved(kv, &definition.references)? {
-        Ok(resolved) => resolved,
-        Err(rejection) => return Ok(Err(rejection)),
-    };
-    Ok(schema::compile(&definition_of(definition), &resolved)
-        .map_err(|invalid| Rejection::new(Reason::SchemaMalformed, invalid.to_string())))
-}
-
-/// What references lead to, and what that refers to in turn. They cannot run in a circle: a schema refers to
-/// what was registered before it.
-fn resolved(kv: &impl Kv, references: &[SchemaReference]) -> Found<Vec<Resolved>> {
-    let mut left = SCHEMA_TREE_MAX;
-    resolve(kv, references, &mut left)
-}
-
-fn resolve(kv: &impl Kv, references: &[SchemaReference], left: &mut usize) -> Found<Vec<Resolved>> {
-    let mut found = Vec::with_capacity(references.len().min(*left));
-    for SchemaReference { name, subject, version } in references {
-        let Some(rest) = left.checked_sub(1) else {
-            let text = format!(
-                "the schema leads to more than {SCHEMA_TREE_MAX} references; refer to fewer"
-            );
-            return Ok(Err(Rejection::new(Reason::SchemaMalformed, text)));
-        };
-        *left = rest;
-        let Some(info) = query::schema(kv, subject, *version)? else {
-            return Ok(Err(query::not_found(subject, Some(*version))));
-        };
-        let resolved = match resolve(kv, &info.definition.references, left)? {
-            Ok(resolved) => resolved,
-            Err(rejection) => return Ok(Err(rejection)),
-        };
-        let definition = definition_of(&info.definition);
-        found.push(Resolved { name: name.clone(), definition, resolved });
-    }
-    Ok(Ok(found))
-}
-
-fn definition_of(stored: &SchemaDefinition) -> Definition {
-    let reference = |reference: &SchemaReference| Reference {
-        name: reference.name.clone(),
-        subject: reference.subject.clone(),
-        version: reference.version,
-    };
-    let file = |file: &crate::model::schema::SchemaFile| SourceFile {
-        name: file.name.clone(),
-        text: file.text.clone(),
-    };
-    Definition {
-        format: match stored.format() {
-            SchemaFormat::Json => Format::Json,
-            SchemaFormat::Protobuf => Format::Protobuf,
-            SchemaFormat::Avro => Format::Avro,
-        },
-        files: stored.files.iter().map(file).collect(),
-        references: stored.references.iter().map(reference).collect(),
     }
 }

@@ -1,0 +1,367 @@
+//! What the schemas of a topic say of its events, before they are proposed.
+//!
+//! What is known of rules and schemas is kept from call to call, and may be old: the state takes events only if
+//! what they were judged by is what judges them at that moment, else they are judged again. A refusal never
+//! comes that far, so it is made sure of here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::query::Consistency;
+use super::super::{Node, unexpected_bytes};
+use super::compile::compiled;
+use crate::machine::kv::Kv;
+use crate::machine::schema::query;
+use crate::machine::{Fault, query as topics};
+use crate::model::command::Publish;
+use crate::model::event::{self, EventView};
+use crate::model::event_run;
+use crate::model::limits::{
+    JUDGED_AT_ONCE_BYTES_MAX, REFUSAL_BYTES_MAX, SCHEMAS_COMPILED_MAX, TOPICS_MAX,
+};
+use crate::model::rejection::{Reason, Rejection};
+use crate::model::schema_rule::{Judged, SchemaMode, SchemaRule, SchemaVerdict, SubjectVersion};
+use crate::runtime::tasks;
+use crate::schema::{Compiled, Violation};
+
+/// What is known of rules and schemas, maybe old.
+#[derive(Default)]
+pub(in crate::node) struct Judges {
+    rules: RwLock<HashMap<String, Option<Arc<SchemaRule>>>>,
+    subjects: RwLock<HashMap<String, Arc<Judge>>>,
+    stats: JudgeStats,
+}
+
+/// How many events schemas judged on this node, whatever became of their calls then.
+#[derive(Debug, Default)]
+pub struct JudgeStats {
+    /// Valid ones.
+    pub valid: AtomicU64,
+    /// Invalid ones that were taken all the same.
+    pub invalid: AtomicU64,
+    /// Calls that were refused for one.
+    pub refused: AtomicU64,
+}
+
+/// What judges the events of a subject.
+struct Judge {
+    /// What is told of a valid event; version 0: nothing judges.
+    verdict: SchemaVerdict,
+    /// The same as a field of the event.
+    field: Bytes,
+    /// Or why there is none.
+    schema: Result<Compiled, Rejection>,
+}
+
+/// By subject.
+type Known = HashMap<String, Arc<Judge>>;
+
+impl Judges {
+    fn rule(&self, topic: &str) -> Option<Option<Arc<SchemaRule>>> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
+    }
+
+    fn of(&self, subjects: &BTreeSet<String>) -> Known {
+        let known = self.subjects.read().unwrap_or_else(PoisonError::into_inner);
+        let found =
+            subjects.iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
+        found.collect()
+    }
+
+    fn learn_rule(&self, topic: &str, rule: Option<Arc<SchemaRule>>) {
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        if rules.len() as u64 >= TOPICS_MAX {
+            rules.clear();
+        }
+        rules.insert(topic.to_owned(), rule);
+    }
+
+    fn learn(&self, new: &Known) {
+        let mut known = self.subjects.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() + new.len() > SCHEMAS_COMPILED_MAX {
+            known.clear();
+        }
+        known.extend(new.iter().map(|(name, judge)| (name.clone(), Arc::clone(judge))));
+    }
+}
+
+impl Node {
+    /// How many events schemas judged.
+    #[must_use]
+    pub fn judge_stats(&self) -> &JudgeStats {
+        &self.judges.stats
+    }
+
+    /// Events with what the schemas of their topic say of them; `None`: its topic has no rule, and they go on
+    /// as they are. With `anew`, nothing that may be old counts.
+    ///
+    /// # Errors
+    /// `SCHEMA_VIOLATED`, `SCHEMA_NOT_FOUND`, and those of [`Node::fresh`].
+    pub(in crate::node) async fn judged(
+        &self,
+        publish: &Publish,
+        anew: bool,
+    ) -> Result<Option<Publish>, Rejection> {
+        // Elsewhere it is refused anyway.
+        if publish.count == 0 || !self.raft.is_leader() {
+            return Ok(None);
+        }
+        let mut sure = anew;
+        loop {
+            let Some((rule, known)) = self.judges_of(publish, sure).await? else { return Ok(None) };
+            match self.judge_events(publish, rule, known).await {
+                Ok(judged) => return Ok(Some(judged)),
+                Err(refused) if sure => {
+                    self.judges.stats.refused.fetch_add(1, Ordering::Relaxed);
+                    return Err(refused);
+                }
+                Err(_) => self.fresh(Consistency::Linearizable, self.deadline()).await?,
+            }
+            sure = true;
+        }
+    }
+
+    /// The rule of a topic, and what judges these events.
+    async fn judges_of(
+        &self,
+        publish: &Publish,
+        anew: bool,
+    ) -> Result<Option<(Arc<SchemaRule>, Known)>, Rejection> {
+        let rule = match self.judges.rule(&publish.topic).filter(|_| !anew) {
+            Some(rule) => rule,
+            None => self.read_rule(&publish.topic).await?,
+        };
+        let Some(rule) = rule else { return Ok(None) };
+        let subjects = subjects(publish, &rule)?;
+        let mut known = self.judges.of(&subjects);
+        if anew || known.len() < subjects.len() {
+            let old = known;
+            let read = self.read(move |db| {
+                let judge = |name: &String| Ok((name.clone(), judge(db, name, old.get(name))?));
+                subjects.iter().map(judge).collect::<Result<Known, Fault>>()
+            });
+            known = read.await?;
+            self.judges.learn(&known);
+        }
+        Ok(Some((rule, known)))
+    }
+
+    async fn read_rule(&self, topic: &str) -> Result<Option<Arc<SchemaRule>>, Rejection> {
+        let name = topic.to_owned();
+        let found = self.read(move |db| topics::topic(db, &name)).await?;
+        let Some(info) = found else { return Ok(None) };
+        let rule = info.config.schema.map(Arc::new);
+        self.judges.learn_rule(topic, rule.clone());
+        Ok(rule)
+    }
+
+    async fn judge_events(
+        &self,
+        publish: &Publish,
+        rule: Arc<SchemaRule>,
+        known: Known,
+    ) -> Result<Publish, Rejection> {
+        let judged = if publish.events.len() <= JUDGED_AT_ONCE_BYTES_MAX {
+            judge_run(publish, &rule, &known)
+        } else {
+            let publish = publish.clone();
+            let work = tasks::spawn_blocking("judge", move || judge_run(&publish, &rule, &known));
+            let stopping =
+                |_| Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
+            work.await.map_err(stopping)?
+        };
+        let (judged, invalid) = judged?;
+        let stats = &self.judges.stats;
+        stats.invalid.fetch_add(invalid, Ordering::Relaxed);
+        stats.valid.fetch_add(u64::from(judged.count).saturating_sub(invalid), Ordering::Relaxed);
+        Ok(judged)
+    }
+}
+
+/// The subjects that judge events.
+fn subjects(publish: &Publish, rule: &SchemaRule) -> Result<BTreeSet<String>, Rejection> {
+    if !rule.subject.is_empty() {
+        return Ok(BTreeSet::from([rule.subject.clone()]));
+    }
+    let mut found = BTreeSet::new();
+    for encoded in event_run::iter(&publish.events) {
+        let view = encoded.and_then(EventView::read).map_err(unexpected_bytes)?;
+        if !found.contains(view.kind) {
+            found.insert(view.kind.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// What judges a subject now; the same as before, if it is.
+fn judge(kv: &impl Kv, subject: &str, old: Option<&Arc<Judge>>) -> Result<Arc<Judge>, Fault> {
+    let version = query::subject(kv, subject)?.and_then(|info| info.judge()).unwrap_or(0);
+    if let Some(old) = old.filter(|old| old.verdict.version == version) {
+        return Ok(Arc::clone(old));
+    }
+    let schema = match query::schema(kv, subject, version)? {
+        Some(info) => compiled(kv, &info.definition)?,
+        None => Err(query::not_found(subject, None)),
+    };
+    let verdict = SchemaVerdict { subject: subject.to_owned(), version, violations: 0 };
+    Ok(Arc::new(Judge { field: verdict.as_field(), verdict, schema }))
+}
+
+/// Judges events; each gets what was said of it. How many of them are invalid.
+fn judge_run(
+    publish: &Publish,
+    rule: &SchemaRule,
+    known: &Known,
+) -> Result<(Publish, u64), Rejection> {
+    let refuses = rule.mode() == SchemaMode::Enforce;
+    let mut run = BytesMut::with_capacity(publish.events.len() + publish.events.len() / 4);
+    let (mut versions, mut invalid) = (BTreeMap::new(), 0);
+    for (index, encoded) in event_run::iter(&publish.events).enumerate() {
+        let encoded = encoded.map_err(unexpected_bytes)?;
+        let view = EventView::read(encoded).map_err(unexpected_bytes)?;
+        let Some(judge) = known.get(rule.subject_of(view.kind)) else {
+            let text = "an event's schema was not looked for; report this";
+            return Err(Rejection::new(Reason::Internal, text));
+        };
+        let field = match &judge.schema {
+            Ok(schema) => match schema.validate(view.data, &rule.message) {
+                Ok(()) => judge.field.clone(),
+                Err(violations) if refuses => {
+                    return Err(violated((index, view.id), &judge.verdict, &violations));
+                }
+                Err(violations) => {
+                    invalid += 1;
+                    let violations = u32::try_from(violations.len()).unwrap_or(u32::MAX);
+                    SchemaVerdict { violations, ..judge.verdict.clone() }.as_field()
+                }
+            },
+            Err(why) if refuses => return Err(why.clone().with("event_index", index)),
+            Err(_) => Bytes::new(),
+        };
+        versions.insert(judge.verdict.subject.as_str(), judge.verdict.version);
+        if view.has_verdict {
+            let bare = event::without_verdict(encoded).map_err(unexpected_bytes)?;
+            event_run::push_joined(&mut run, &bare, &field);
+        } else {
+            event_run::push_joined(&mut run, encoded, &field);
+        }
+    }
+    let version =
+        |(subject, version): (&str, u32)| SubjectVersion { subject: subject.to_owned(), version };
+    let judged =
+        Judged { rule: rule.clone(), versions: versions.into_iter().map(version).collect() };
+    Ok((Publish { events: run.freeze(), judged: Some(judged), ..publish.clone() }, invalid))
+}
+
+/// The refusal of an event, with every violation that there is room for.
+fn violated((index, id): (usize, &str), by: &SchemaVerdict, violations: &[Violation]) -> Rejection {
+    let SchemaVerdict { subject, version, .. } = by;
+    let mut text = format!("event {id:?} is invalid by version {version} of subject {subject}");
+    for (told, Violation { pointer, text: why }) in violations.iter().enumerate() {
+        if text.len() > REFUSAL_BYTES_MAX {
+            text.push_str(&format!("; and {} more", violations.len() - told));
+            break;
+        }
+        text.push_str(if told == 0 { ": " } else { "; " });
+        text.push_str(&super::at(pointer, why));
+    }
+    let refused = Rejection::new(Reason::SchemaViolated, text).with("event_index", index);
+    refused.with("subject", subject).with("version", version).with("violations", violations.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Definition, Format, SourceFile};
+
+    fn known(subject: &str, version: u32, schema: &str) -> Known {
+        let files = vec![SourceFile { name: "s".to_owned(), text: schema.to_owned() }];
+        let definition = Definition { format: Format::Json, files, references: Vec::new() };
+        let schema = crate::schema::compile(&definition, &[]).map_err(|error| panic!("{error}"));
+        let verdict = SchemaVerdict { subject: subject.to_owned(), version, violations: 0 };
+        Known::from([(
+            subject.to_owned(),
+            Arc::new(Judge { field: verdict.as_field(), verdict, schema }),
+        )])
+    }
+
+    fn publish(kind: &str, data: &[&str]) -> Publish {
+        let event = |data: &&str| {
+            let data = Bytes::from((*data).to_owned());
+            let (id, source) = ("i".to_owned(), "/s".to_owned());
+            let event = crate::proto::v1::Event {
+                id,
+                source,
+                r#type: kind.to_owned(),
+                data,
+                ..Default::default()
+            };
+            Bytes::from(prost::Message::encode_to_vec(&event))
+        };
+        let events: Vec<_> = data.iter().map(event).collect();
+        let count = u32::try_from(events.len()).unwrap();
+        Publish { count, events: event_run::encode(&events), ..Publish::default() }
+    }
+
+    fn rule(mode: SchemaMode, subject: &str) -> SchemaRule {
+        SchemaRule { mode: mode as i32, subject: subject.to_owned(), ..SchemaRule::default() }
+    }
+
+    fn verdicts(publish: &Publish) -> Vec<Option<(String, u32, u32)>> {
+        let decode = |encoded: Result<&[u8], _>| {
+            let event: crate::proto::v1::Event = prost::Message::decode(encoded.unwrap()).unwrap();
+            event.schema_verdict.map(|v| (v.subject, v.version, v.violations))
+        };
+        event_run::iter(&publish.events).map(decode).collect()
+    }
+
+    #[test]
+    fn events_get_what_their_schema_says_of_them() {
+        let known = known("order", 3, r#"{"type": "object", "required": ["a", "b"]}"#);
+        let two = publish("order", &[r#"{"a": 1, "b": 2}"#, "{}"]);
+        let (judged, invalid) = judge_run(&two, &rule(SchemaMode::Warn, ""), &known).unwrap();
+        let said = |violations| Some(("order".to_owned(), 3, violations));
+        assert_eq!((verdicts(&judged), invalid), (vec![said(0), said(2)], 1));
+        let by = judged.judged.clone().unwrap();
+        assert_eq!(by.versions, [SubjectVersion { subject: "order".to_owned(), version: 3 }]);
+        // Again, as a commit of what was staged does: one verdict only.
+        let (again, _) = judge_run(&judged, &rule(SchemaMode::Warn, ""), &known).unwrap();
+        assert!(again == judged);
+        let refused = judge_run(&two, &rule(SchemaMode::Enforce, "order"), &known).unwrap_err();
+        assert_eq!(refused.reason, Reason::SchemaViolated);
+        let facts =
+            ["event_index", "subject", "version", "violations"].map(|f| refused.fact(f).unwrap());
+        assert_eq!(facts, ["1", "order", "3", "2"]);
+    }
+
+    #[test]
+    fn an_event_without_a_schema_is_refused_or_not_judged() {
+        let none = Known::from([(
+            "x".to_owned(),
+            Arc::new(Judge {
+                verdict: SchemaVerdict { subject: "x".to_owned(), ..SchemaVerdict::default() },
+                field: Bytes::new(),
+                schema: Err(query::not_found("x", None)),
+            }),
+        )]);
+        let one = publish("x", &["{}"]);
+        let refused = judge_run(&one, &rule(SchemaMode::Enforce, ""), &none).unwrap_err();
+        assert_eq!(refused.reason, Reason::SchemaNotFound);
+        let (judged, invalid) = judge_run(&one, &rule(SchemaMode::Warn, ""), &none).unwrap();
+        assert_eq!((verdicts(&judged), invalid), (vec![None], 0));
+        assert_eq!(judged.judged.unwrap().versions[0].version, 0);
+    }
+
+    #[test]
+    fn a_refusal_is_bounded() {
+        let all: Vec<_> = (0..100)
+            .map(|n| Violation { pointer: format!("/{n}"), text: "x".repeat(200) })
+            .collect();
+        let refused = violated((0, "i"), &SchemaVerdict::default(), &all);
+        assert!(refused.message.len() < REFUSAL_BYTES_MAX + 400, "{}", refused.message.len());
+        assert!(refused.message.contains("; and 8"), "{refused}");
+    }
+}

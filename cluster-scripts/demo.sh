@@ -136,6 +136,14 @@ show mhub events trace order-77
 echo '{"status": "packed"}' | show mhub key snapshot orders order-77 --version 3 -
 show mhub key read orders order-77
 
+step "a topic whose events have to match a schema"
+echo '{"type": "object", "required": ["total"], "properties": {"total": {"type": "integer", "minimum": 0}}}' |
+  show mhub schema register bill -
+show mhub topic create bills --config schema.mode=enforce --config schema.subject=bill >/dev/null
+show mhub events publish bills --type bill --data '{"total": 12}'
+show mhub events publish bills --type bill --data '{"total": "twelve"}' || echo "(refused, as it should be)"
+show mhub events read bills -o jsonl
+
 leader=$(mhub cluster status -o json | sed -n 's/^  "leader_id": "\([0-9]*\)",$/\1/p')
 follower=$((leader % 3 + 1))
 step "read back from a follower (node $follower), linearizably"

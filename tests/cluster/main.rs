@@ -21,6 +21,7 @@ mod corruption;
 mod crash;
 mod delivery;
 mod delivery_crash;
+mod enforcing;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failures;

@@ -19,7 +19,7 @@ const ORDER_MORE: &str = r#"{"type": "object", "properties": {"id": {"type": "in
 const ORDER_OTHER: &str = r#"{"type": "object", "properties": {"id": {"type": "string"}, "note": {"type": "string"}},
     "required": ["id"], "additionalProperties": false}"#;
 
-fn definition(format: SchemaFormat, files: &[(&str, &str)]) -> SchemaDefinition {
+pub(crate) fn definition(format: SchemaFormat, files: &[(&str, &str)]) -> SchemaDefinition {
     let file =
         |(name, text): &(&str, &str)| SchemaFile { name: (*name).into(), text: (*text).into() };
     SchemaDefinition {
@@ -29,11 +29,11 @@ fn definition(format: SchemaFormat, files: &[(&str, &str)]) -> SchemaDefinition 
     }
 }
 
-fn json(text: &str) -> SchemaDefinition {
+pub(crate) fn json(text: &str) -> SchemaDefinition {
     definition(SchemaFormat::Json, &[("main.json", text)])
 }
 
-async fn register(
+pub(crate) async fn register(
     client: &Client,
     subject: &str,
     definition: SchemaDefinition,

@@ -97,6 +97,10 @@ settings! {
     runtime: RuntimeConfig {
         worker_threads: usize = 0, "Async worker threads; 0: one less than there are cores, 1 to 4.";
     }
+    /// Spans of events that carry a trace context.
+    trace: TraceConfig {
+        otlp_endpoint: Option<String> = None, "Collector that spans go to by OTLP over gRPC, like http://127.0.0.1:4317; none: no spans.";
+    }
     /// Logging, to standard error.
     log: LogConfig {
         format: LogFormat = LogFormat::Human, "human or json.";

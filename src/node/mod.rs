@@ -51,13 +51,14 @@ use crate::model::rejection::{Reason, Rejection};
 use crate::model::wire::Malformed;
 use crate::raft::log_store::LogStore;
 use crate::raft::{PeerNode, RaftNode, RaftOptions, Timing, Upkeep};
-use crate::runtime::clock;
 use crate::runtime::fatal::FatalSender;
 use crate::runtime::shutdown::Shutdown;
+use crate::runtime::{clock, tasks};
 use crate::store::data_dir::DataDir;
 use crate::store::log_db::LogDb;
 use crate::store::options::{Compression, StoreOptions};
 use crate::store::shard::ShardState;
+use crate::telemetry::spans::Spans;
 
 /// The one Raft group of a hub today.
 const SHARD: u32 = 0;
@@ -72,6 +73,7 @@ pub struct Node {
     lead: Lead,
     quotas: Quotas,
     judges: Judges,
+    spans: Option<Spans>,
     registry: Registry,
     routed: Routed,
     data_dir: DataDir,
@@ -114,6 +116,8 @@ impl Node {
             fatal: fatal.clone(),
         })
         .await?;
+        let to = config.trace.otlp_endpoint.as_deref();
+        let spans = to.map(|to| Spans::start(to, data_dir.node_id().get())).transpose()?;
         let request_timeout = Duration::from_millis(config.limits.request_timeout_ms);
         let clock = Arc::new(HubClock::default());
         let node = Arc::new(Self {
@@ -122,6 +126,7 @@ impl Node {
             lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
             judges: Judges::default(),
+            spans,
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             routed: Routed::default(),
             raft,
@@ -230,6 +235,9 @@ impl Node {
     /// Answers who waits, then makes everything durable.
     pub async fn stop(&self) {
         self.proposer.drain(DRAIN).await;
+        if let Some(spans) = self.spans.clone() {
+            drop(tasks::spawn_blocking("spans", move || spans.stop()).await);
+        }
         self.raft.flush_and_shutdown().await;
     }
 }

@@ -6,6 +6,8 @@ use crate::model::command::{Kind, Publish};
 use crate::model::limits::SCHEMA_JUDGEMENTS_MAX;
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
+use crate::runtime::clock;
+use crate::telemetry::spans::Traced;
 
 /// Events on their way.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub struct Publishing {
     /// As they came: they are judged again when their schemas changed meanwhile.
     publish: Publish,
     ticket: Ticket,
+    /// See [`Node::traced`].
+    traced: Option<(String, Traced)>,
 }
 
 impl Node {
@@ -34,9 +38,36 @@ impl Node {
         service: &str,
         publish: Publish,
     ) -> Result<Publishing, Rejection> {
-        self.admit_publish(service, &publish)?;
-        let ticket = self.propose_events(&publish, false).await?;
-        Ok(Publishing { publish, ticket })
+        let traced = self.traced(service, &publish);
+        let begun = async {
+            self.admit_publish(service, &publish)?;
+            self.propose_events(&publish, false).await
+        };
+        match begun.await {
+            Ok(ticket) => Ok(Publishing { publish, ticket, traced }),
+            Err(refused) => {
+                self.tell_span(&publish.topic, traced, Err(&refused));
+                Err(refused)
+            }
+        }
+    }
+
+    /// For spans: of which service events are, and what of them is traced.
+    pub(super) fn traced(&self, service: &str, publish: &Publish) -> Option<(String, Traced)> {
+        let traced = self.spans.as_ref()?.traced([&publish.events[..]], clock::wall())?;
+        Some((service.to_owned(), traced))
+    }
+
+    /// Tells what became of traced events: the offset of the first, or why they were refused.
+    pub(super) fn tell_span(
+        &self,
+        topic: &str,
+        of: Option<(String, Traced)>,
+        outcome: Result<u64, &Rejection>,
+    ) {
+        if let (Some(spans), Some((service, traced))) = (&self.spans, of) {
+            spans.published(&traced, (topic, &service), outcome, clock::wall());
+        }
     }
 
     async fn propose_events(&self, publish: &Publish, anew: bool) -> Result<Ticket, Rejection> {
@@ -52,17 +83,29 @@ impl Publishing {
     /// What the state refused, `SCHEMA_VIOLATED` by a schema that came meanwhile, and everything that kept the
     /// proposal from an outcome.
     pub async fn outcome(self, node: &Node) -> Result<Published, Rejection> {
-        let Self { publish, mut ticket } = self;
-        for _ in 1..SCHEMA_JUDGEMENTS_MAX {
-            match ticket.outcome().await {
-                Err(refused) if refused.reason == Reason::SchemaChanged => {
-                    ticket = node.propose_events(&publish, true).await?;
-                }
-                outcome => return published(outcome),
-            }
-        }
-        published(ticket.outcome().await)
+        let Self { publish, ticket, traced } = self;
+        let outcome = settled(node, &publish, ticket).await;
+        let told = outcome.as_ref().map(|published| published.first_offset.get());
+        node.tell_span(&publish.topic, traced, told);
+        outcome
     }
+}
+
+/// The outcome of events, which are judged again where their schemas changed.
+async fn settled(
+    node: &Node,
+    publish: &Publish,
+    mut ticket: Ticket,
+) -> Result<Published, Rejection> {
+    for _ in 1..SCHEMA_JUDGEMENTS_MAX {
+        match ticket.outcome().await {
+            Err(refused) if refused.reason == Reason::SchemaChanged => {
+                ticket = node.propose_events(publish, true).await?;
+            }
+            outcome => return published(outcome),
+        }
+    }
+    published(ticket.outcome().await)
 }
 
 fn published(outcome: Result<Outcome, Rejection>) -> Result<Published, Rejection> {

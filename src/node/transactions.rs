@@ -53,9 +53,24 @@ impl Node {
     ) -> Result<Vec<Published>, Rejection> {
         validate::request_id(&request_id)?;
         let (parts, settles) = self.judge(service, parts, settles)?;
+        let traced: Vec<_> = parts.iter().map(|part| self.traced(service, part)).collect();
+        let outcome = self.transact_judged(&parts, settles, request_id).await;
+        for (index, (part, traced)) in parts.iter().zip(traced).enumerate() {
+            let told = outcome.as_ref().map(|done| done.get(index).map_or(0, first_offset));
+            self.tell_span(&part.topic, traced, told);
+        }
+        outcome
+    }
+
+    async fn transact_judged(
+        &self,
+        parts: &[Publish],
+        settles: Vec<Settle>,
+        request_id: String,
+    ) -> Result<Vec<Published>, Rejection> {
         let mut tries = 0;
         loop {
-            let parts = self.judged_parts(&parts, tries > 0).await?;
+            let parts = self.judged_parts(parts, tries > 0).await?;
             tries += 1;
             let (settles, request_id) = (settles.clone(), request_id.clone());
             let command = Transact { parts, settles, request_id };
@@ -230,6 +245,10 @@ impl Node {
         let expectations = validate::expectations(part.expectations)?;
         Ok(Publish { topic, expectations, ..Publish::default() })
     }
+}
+
+fn first_offset(published: &Published) -> u64 {
+    published.first_offset.get()
 }
 
 /// Whether events have to be judged again, after so many tries.

@@ -4,6 +4,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::ids::UnixMs;
 
+/// The wall clock, for what is told to people.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
 /// The wall clock. Only ever a proposal: the state machine takes the larger of it and what it saw.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]

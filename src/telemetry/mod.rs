@@ -1,7 +1,8 @@
-//! What a node tells of itself: logs and metrics.
+//! What a node tells of itself: logs, metrics, and spans of traced events.
 
 pub mod logs;
 pub mod metrics;
+pub mod spans;
 
 /// Resident memory of this process, bytes; 0 where the system does not tell.
 #[must_use]

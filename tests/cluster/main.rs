@@ -35,6 +35,7 @@ mod routing;
 mod schemas;
 mod service_faults;
 mod services;
+mod spans;
 mod staged;
 mod subscriptions;
 mod tracking;

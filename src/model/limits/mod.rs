@@ -258,6 +258,9 @@ pub const FAIRNESS_WEIGHT_MILLI: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// Events that a fairness key of weight 1 is given in a round.
 pub const FAIRNESS_QUANTUM: u64 = 32;
 
+/// Trace contexts that the spans of a call or a delivery tell of.
+pub const TRACED_CONTEXTS_MAX: usize = 128;
+
 /// How often a schema is judged anew when its subject changes meanwhile.
 pub const SCHEMA_JUDGEMENTS_MAX: u32 = 5;
 /// Compiled schemas that a node keeps to judge events by.

@@ -12,7 +12,7 @@ mod term;
 mod ticker;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -32,6 +32,7 @@ use crate::model::limits::{
 use crate::model::name;
 use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::clock;
+use crate::telemetry::spans::Spans;
 
 /// How long those who consumed from a deposed leader wait for the name of the new one.
 const HINT_PATIENCE: Duration = Duration::from_millis(500);
@@ -120,8 +121,9 @@ impl Node {
             return Err(not_leader(&self.raft));
         }
         let (answer, handed) = oneshot::channel();
+        let began = clock::wall();
         let waiter = Waiter {
-            consumer: request.consumer,
+            consumer: request.consumer.clone(),
             service: request.service,
             held_back: false,
             events: request.max_events,
@@ -132,7 +134,14 @@ impl Node {
         };
         dispatch::enqueue(self, &request.subscription, waiter)?;
         match handed.await {
-            Ok(answer) => answer.map(hand_out::HandOut::take),
+            Ok(answer) => {
+                let taken = answer?.take();
+                if let Some(spans) = &self.spans {
+                    let to = (request.subscription.as_str(), request.consumer.as_str());
+                    tell_spans(spans, to, &taken, began);
+                }
+                Ok(taken)
+            }
             Err(_) => Err(stopping()),
         }
     }
@@ -219,6 +228,19 @@ impl Node {
         // Without a name it is found by asking around.
         drop(tokio::time::timeout(HINT_PATIENCE, named).await);
         not_leader(&self.raft)
+    }
+}
+
+/// Tells what of deliveries is traced, each by itself. A delivery began when there was something to deliver.
+fn tell_spans(spans: &Spans, to: (&str, &str), taken: &[Delivery], asked: SystemTime) {
+    for delivery in taken {
+        let views: Vec<_> = delivery.batches.iter().filter_map(|batch| batch.view().ok()).collect();
+        let newest = views.iter().map(|view| view.recorded_at.get()).max().unwrap_or(0);
+        let began = asked.max(SystemTime::UNIX_EPOCH + Duration::from_millis(newest));
+        let ended = clock::wall().max(began);
+        if let Some(traced) = spans.traced(views.iter().map(|view| view.run), began) {
+            spans.delivered(&traced, to, delivery.events(), ended);
+        }
     }
 }
 

@@ -1,0 +1,172 @@
+//! Spans of events that carry a sampled W3C trace context, for an OpenTelemetry collector.
+//!
+//! After the semantic conventions for messaging: publishing is a child of the context that an event carries, one
+//! span for each context of a call; a delivery is one span with a link to the context of each of its events, and a
+//! child of it if they all have the same. What the collector does not take in time is dropped: it holds up nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::{
+    Link, Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _,
+    TracerProvider as _,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+
+use crate::model::event::EventView;
+use crate::model::event_run;
+use crate::model::limits::TRACED_CONTEXTS_MAX;
+use crate::model::rejection::Rejection;
+
+/// How long the collector may take for a batch of spans.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where spans go.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+    reader: TraceContextPropagator,
+}
+
+/// The trace contexts of events, and since when something is done with them.
+#[derive(Clone, Debug)]
+pub struct Traced {
+    contexts: Vec<SpanContext>,
+    began: SystemTime,
+}
+
+impl Spans {
+    /// Sends spans to an OTLP collector, over gRPC; to be called in a runtime. It may be away.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn start(endpoint: &str, node: u64) -> anyhow::Result<Self> {
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
+        let exporter = exporter
+            .with_timeout(EXPORT_PATIENCE)
+            .build()
+            .with_context(|| format!("setting trace.otlp_endpoint: {endpoint:?}"))?;
+        let resource = Resource::builder_empty().with_service_name("mhub");
+        let resource =
+            resource.with_attribute(KeyValue::new("service.instance.id", node.to_string()));
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource.build())
+            .build();
+        let tracer = provider.tracer("message-hub");
+        Ok(Self { provider, tracer, reader: TraceContextPropagator::new() })
+    }
+
+    /// What of these runs of events is traced; `None`: nothing. Up to `TRACED_CONTEXTS_MAX` contexts count.
+    #[must_use]
+    pub fn traced<'r>(
+        &self,
+        runs: impl IntoIterator<Item = &'r [u8]>,
+        began: SystemTime,
+    ) -> Option<Traced> {
+        let mut contexts = BTreeMap::new();
+        for encoded in runs.into_iter().flat_map(event_run::iter).flatten() {
+            let Ok(view) = EventView::read(encoded) else { continue };
+            if view.traceparent.is_empty() || contexts.contains_key(view.traceparent) {
+                continue;
+            }
+            if contexts.len() == TRACED_CONTEXTS_MAX {
+                break;
+            }
+            if let Some(context) = self.context(view.traceparent) {
+                contexts.insert(view.traceparent, context);
+            }
+        }
+        let contexts: Vec<_> = contexts.into_values().collect();
+        (!contexts.is_empty()).then_some(Traced { contexts, began })
+    }
+
+    /// The context that a `traceparent` tells, if it is one and sampled.
+    fn context(&self, traceparent: &str) -> Option<SpanContext> {
+        let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
+        let context = self.reader.extract_with_context(&Context::new(), &carrier);
+        let found = context.span().span_context().clone();
+        (found.is_valid() && found.is_sampled()).then_some(found)
+    }
+
+    /// A publish is over: its topic and service, the offset of its first event or why it was refused.
+    pub fn published(
+        &self,
+        traced: &Traced,
+        (topic, service): (&str, &str),
+        outcome: Result<u64, &Rejection>,
+        ended: SystemTime,
+    ) {
+        for context in &traced.contexts {
+            let mut attributes = vec![
+                KeyValue::new("messaging.system", "mhub"),
+                KeyValue::new("messaging.operation.name", "publish"),
+                KeyValue::new("messaging.operation.type", "send"),
+                KeyValue::new("messaging.destination.name", topic.to_owned()),
+                KeyValue::new("messaging.client.id", service.to_owned()),
+            ];
+            let status = match outcome {
+                Ok(offset) => {
+                    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+                    attributes.push(KeyValue::new("mhub.first_offset", offset));
+                    Status::Unset
+                }
+                Err(why) => {
+                    attributes.push(KeyValue::new("error.type", why.reason.as_str()));
+                    Status::error(why.message.clone())
+                }
+            };
+            let span = self.tracer.span_builder(format!("publish {topic}"));
+            let span = span.with_kind(SpanKind::Producer).with_start_time(traced.began);
+            let parent = Context::new().with_remote_span_context(context.clone());
+            let mut span =
+                span.with_attributes(attributes).start_with_context(&self.tracer, &parent);
+            span.set_status(status);
+            span.end_with_timestamp(ended);
+        }
+    }
+
+    /// Events of a subscription were handed to a consumer.
+    pub fn delivered(
+        &self,
+        traced: &Traced,
+        (subscription, consumer): (&str, &str),
+        events: u64,
+        ended: SystemTime,
+    ) {
+        let attributes = [
+            KeyValue::new("messaging.system", "mhub"),
+            KeyValue::new("messaging.operation.name", "deliver"),
+            KeyValue::new("messaging.operation.type", "receive"),
+            KeyValue::new("messaging.destination.subscription.name", subscription.to_owned()),
+            KeyValue::new("messaging.client.id", consumer.to_owned()),
+            KeyValue::new(
+                "messaging.batch.message_count",
+                i64::try_from(events).unwrap_or(i64::MAX),
+            ),
+        ];
+        let links = traced.contexts.iter().cloned().map(Link::with_context).collect();
+        let parent = match traced.contexts.as_slice() {
+            [one] => Context::new().with_remote_span_context(one.clone()),
+            _ => Context::new(),
+        };
+        let span = self.tracer.span_builder(format!("deliver {subscription}"));
+        let span = span.with_kind(SpanKind::Consumer).with_start_time(traced.began);
+        let span = span.with_attributes(attributes).with_links(links);
+        span.start_with_context(&self.tracer, &parent).end_with_timestamp(ended);
+    }
+
+    /// Sends what waits; blocks for up to `EXPORT_PATIENCE`.
+    pub fn stop(&self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_PATIENCE) {
+            tracing::debug!(%error, "the last spans are not sent");
+        }
+    }
+}

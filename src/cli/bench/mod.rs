@@ -1,6 +1,7 @@
 //! `mhub bench`: what a running hub does, measured from outside.
 
 mod consume;
+mod document;
 mod publish;
 mod read;
 mod registry;
@@ -24,7 +25,7 @@ use crate::model::rejection::Exit;
 pub(super) enum BenchCommand {
     /// Publish as fast as the hub takes it.
     #[command(
-        after_help = "Examples:\n  mhub bench publish --workers 64                      64 workers, each waits for its ack\n  mhub bench publish --workers 4 --depth 512           2,048 events on their way\n  mhub bench publish --workers 4 --depth 8 --batch 64  calls of 64 events\n  mhub bench publish --workers 64 --keys 10000         append with key and expected version"
+        after_help = "Examples:\n  mhub bench publish --workers 64                      64 workers, each waits for its ack\n  mhub bench publish --workers 4 --depth 512           2,048 events on their way\n  mhub bench publish --workers 4 --depth 8 --batch 64  calls of 64 events\n  mhub bench publish --workers 64 --keys 10000         append with key and expected version\n  mhub bench publish --workers 4 --depth 8 --batch 64 --size 512 --enforce     judged by a schema; beside it: --json"
     )]
     Publish(PublishArgs),
     /// Read a topic from its start as fast as a node gives it.
@@ -117,6 +118,12 @@ pub(super) struct PublishArgs {
     /// Streams to the hub.
     #[arg(long, default_value_t = 1)]
     streams: usize,
+    /// Payloads are JSON documents of ten fields.
+    #[arg(long)]
+    json: bool,
+    /// The same, and the topic enforces a schema of them.
+    #[arg(long, conflicts_with = "topic")]
+    enforce: bool,
     /// The topic; default: one that is made for the run and deleted after it.
     #[arg(long)]
     topic: Option<String>,

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::document;
 use super::{
     LATENCY_MAX_US, PublishArgs, WARM_UP, latencies, mb_per_s, quantile_ms, rate, seconds, wait,
 };
@@ -54,7 +55,9 @@ pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Fa
     }
     let own = args.topic.is_none();
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", uuid::Uuid::new_v4()));
-    if client.topic(GetTopicRequest { name: topic.clone(), options: None }).await.is_err() {
+    if args.enforce {
+        document::enforcing_topic(client, &topic).await?;
+    } else if client.topic(GetTopicRequest { name: topic.clone(), options: None }).await.is_err() {
         client
             .create_topic(CreateTopicRequest { name: topic.clone(), ..Default::default() })
             .await?;
@@ -64,7 +67,7 @@ pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Fa
         common: Event {
             source: "/bench".to_owned(),
             r#type: "bench".to_owned(),
-            data: (0..args.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect(),
+            data: payload(args).into(),
             ..Event::default()
         }
         .encode_to_vec(),
@@ -102,11 +105,21 @@ pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Fa
         if let Err(rejection) = client.delete_topic(request).await {
             output::complain(&format!("topic {topic} is left behind: {rejection}"));
         }
+        if args.enforce {
+            document::forget_schema(client, &topic).await?;
+        }
     }
     if let Some(error) = &all.first_error {
         output::complain(&format!("the first error: {error}"));
     }
     Ok(report(&all, args, took))
+}
+
+fn payload(args: &PublishArgs) -> Vec<u8> {
+    if args.json || args.enforce {
+        return document::document(args.size);
+    }
+    (0..args.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect()
 }
 
 fn new_seen() -> Seen {
@@ -128,6 +141,7 @@ fn report(seen: &Seen, args: &PublishArgs, took: Duration) -> Value {
         "batch": args.batch,
         "size": args.size,
         "keys": args.keys,
+        "enforced": args.enforce,
     })
 }
 

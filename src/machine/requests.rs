@@ -105,7 +105,7 @@ pub(crate) fn first_answer<K: Kv>(
         return transaction::record::outcome(machine.overlay(), TransactionId(id)).map(Some);
     }
     Ok(Some(match record.topic {
-        Some(topic) => Outcome::Topic(topic.info(&record.name)),
+        Some(topic) => Outcome::Topic(Box::new(topic.info(&record.name))),
         None => Outcome::Done,
     }))
 }

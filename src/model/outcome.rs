@@ -22,7 +22,7 @@ pub enum Outcome {
     /// The subject of schemas as it is after the command.
     Subject(Box<SubjectInfo>),
     /// The topic as it is after the command.
-    Topic(TopicInfo),
+    Topic(Box<TopicInfo>),
     /// The subscription as it is after the command.
     Subscription(Box<SubscriptionInfo>),
     /// What a consumer was given.

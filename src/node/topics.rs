@@ -106,7 +106,7 @@ impl Node {
 
 fn topic(outcome: Outcome) -> Result<TopicInfo, Rejection> {
     match outcome {
-        Outcome::Topic(info) => Ok(info),
+        Outcome::Topic(info) => Ok(*info),
         other => Err(unexpected(&other)),
     }
 }

@@ -5,9 +5,8 @@ use message_hub::client::{Client, recorded_events};
 use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::{
     BeginTransactionRequest, CommitTransactionRequest, Compatibility, CreateTopicRequest, Event,
-    ReadRequest, RegisterSchemaRequest, SchemaDefinition, SchemaFile, SchemaFormat, SchemaMode,
-    SchemaRule, SetCompatibilityRequest, StageTransactionRequest, TopicConfig, TransactRequest,
-    UpdateTopicRequest,
+    ReadRequest, SchemaFormat, SchemaMode, SchemaRule, SetCompatibilityRequest,
+    StageTransactionRequest, TopicConfig, TransactRequest, UpdateTopicRequest,
 };
 use prost::Message as _;
 

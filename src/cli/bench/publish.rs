@@ -55,13 +55,7 @@ pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Fa
     }
     let own = args.topic.is_none();
     let topic = args.topic.clone().unwrap_or_else(|| format!("bench-{}", uuid::Uuid::new_v4()));
-    if args.enforce {
-        document::enforcing_topic(client, &topic).await?;
-    } else if client.topic(GetTopicRequest { name: topic.clone(), options: None }).await.is_err() {
-        client
-            .create_topic(CreateTopicRequest { name: topic.clone(), ..Default::default() })
-            .await?;
-    }
+    prepare(client, args, &topic).await?;
     let shared = Arc::new(Shared {
         topic: topic.as_str().into(),
         common: Event {
@@ -113,6 +107,18 @@ pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Fa
         output::complain(&format!("the first error: {error}"));
     }
     Ok(report(&all, args, took))
+}
+
+/// Makes the topic where it is not there.
+async fn prepare(client: &Client, args: &PublishArgs, topic: &str) -> Result<(), Failure> {
+    if args.enforce {
+        return document::enforcing_topic(client, topic).await;
+    }
+    let name = topic.to_owned();
+    if client.topic(GetTopicRequest { name: name.clone(), options: None }).await.is_err() {
+        client.create_topic(CreateTopicRequest { name, ..Default::default() }).await?;
+    }
+    Ok(())
 }
 
 fn payload(args: &PublishArgs) -> Vec<u8> {

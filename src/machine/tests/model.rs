@@ -97,7 +97,7 @@ impl Model {
                 };
                 let info = info(&c.name, &topic);
                 self.topics.insert(c.name, topic);
-                Outcome::Topic(info)
+                Outcome::Topic(Box::new(info))
             }
             Kind::UpdateTopic(c) => match self.topics.get_mut(&c.name) {
                 None => refuse(Reason::TopicNotFound),
@@ -108,7 +108,7 @@ impl Model {
                     t.config = c.patch.onto(&t.config);
                     t.updated = self.now;
                     t.revision += 1;
-                    Outcome::Topic(info(&c.name, t))
+                    Outcome::Topic(Box::new(info(&c.name, t)))
                 }
             },
             Kind::DeleteTopic(c) => match self.topics.remove(&c.name) {

@@ -49,7 +49,7 @@ pub(crate) fn apply<K: Kv>(
         revision: 1,
         ..TopicRecord::default()
     };
-    let outcome = Outcome::Topic(record.info(&name));
+    let outcome = Outcome::Topic(Box::new(record.info(&name)));
     machine.put_topic(&name, record);
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)

@@ -48,7 +48,7 @@ pub(crate) fn apply<K: Kv>(
     record.config = config;
     record.updated_at_ms = now;
     record.revision += 1;
-    let outcome = Outcome::Topic(record.info(&name));
+    let outcome = Outcome::Topic(Box::new(record.info(&name)));
     machine.put_topic(&name, record);
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)

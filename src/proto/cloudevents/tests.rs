@@ -128,7 +128,7 @@ fn data() -> impl Strategy<Value = (String, Vec<u8>)> {
 prop_compose! {
     fn events()(
         required in (".+", ".+", ".+"),
-        texts in (".*", ".*", ".*", ".*", ".*", ".*"),
+        texts in (".*", ".*", ".*", ".*", ".*", ".*", ".*"),
         times in (times(), times(), times()),
         priority in proptest::option::of(0..10_u32),
         extensions in extensions(),
@@ -140,9 +140,9 @@ prop_compose! {
             causation_id: texts.4, traceparent: texts.5,
             time: times.0, deadline: times.1, deliver_at: times.2,
             priority, extensions, datacontenttype, data: data.into(),
-            // The JSON format has no name for it yet.
-            fairness_key: String::new(),
-            headers: Default::default(),
+            fairness_key: texts.6,
+            // The JSON format has no names for these.
+            headers: Default::default(), schema_verdict: None,
         }
     }
 }

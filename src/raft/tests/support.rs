@@ -279,14 +279,10 @@ pub(super) fn publish(topic: &str, events: usize) -> Kind {
     let events: Vec<Bytes> = (0..events).map(event).collect();
     Kind::Publish(Publish {
         topic: topic.to_owned(),
-        producer: None,
-        expectations: Vec::new(),
         count: u32::try_from(events.len()).unwrap(),
-        keyed: false,
         largest_event_bytes: events.iter().map(|event| event.len() as u64).max().unwrap_or(0),
         events: event_run::encode(&events),
-        special: false,
-        correlated: false,
+        ..Publish::default()
     })
 }
 

@@ -138,7 +138,7 @@ show mhub key read orders order-77
 
 step "a topic whose events have to match a schema"
 echo '{"type": "object", "required": ["total"], "properties": {"total": {"type": "integer", "minimum": 0}}}' |
-  show mhub schema register bill -
+  show mhub schema register bill - --format json
 show mhub topic create bills --config schema.mode=enforce --config schema.subject=bill >/dev/null
 show mhub events publish bills --type bill --data '{"total": 12}'
 show mhub events publish bills --type bill --data '{"total": "twelve"}' || echo "(refused, as it should be)"

@@ -277,7 +277,12 @@ async fn transactions_are_judged_and_what_was_staged_is_judged_again() {
 fn the_command_line_shows_it() {
     let cluster = Cluster::start(1, &[]);
     let endpoint = cluster.nodes[0].endpoint();
-    mhub_with_input(&endpoint, &["schema", "register", "order", "-"], Some(INTEGER)).succeeds();
+    mhub_with_input(
+        &endpoint,
+        &["schema", "register", "order", "-", "--format", "json"],
+        Some(INTEGER),
+    )
+    .succeeds();
     let enforce = ["--config", "schema.mode=enforce", "--config", "schema.subject=order"];
     cluster.admin(&[&["topic", "create", "orders"], &enforce[..]].concat()).succeeds();
     let publish = |data: &str| {

@@ -6,6 +6,7 @@ mod compat_json;
 mod compat_protobuf;
 mod hostile_binary;
 mod hostile_json;
+mod official;
 mod random;
 mod random_avro;
 mod registry;

@@ -5,25 +5,38 @@ use super::apply;
 use super::delivery::random::{TestEvent, create_topic, publish_of};
 use super::golden::{rows, stored};
 use crate::machine::mem::MemKv;
+use crate::machine::query::topic as query_topic;
 use crate::machine::schema::query as schema;
 use crate::machine::topic::key_snapshots;
 use crate::machine::tracking::query::trace;
 use crate::machine::transaction::query;
 use crate::model::command::{
-    BeginTransaction, CommandBatch, CommitTransaction, Kind, PutKeySnapshot, RegisterSchema,
-    SetCompatibility, StageTransaction,
+    BeginTransaction, CommandBatch, CommitTransaction, CreateTopic, Kind, Publish, PutKeySnapshot,
+    RegisterSchema, SetCompatibility, StageTransaction,
 };
 use crate::model::ids::{Position, TopicId, TransactionId, UnixMs};
 use crate::model::outcome::Outcome;
 use crate::model::schema::{
     Compatibility, SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference,
 };
+use crate::model::schema_rule::{Judged, SchemaMode, SchemaRule, SubjectVersion};
+use crate::model::topic::TopicConfig;
 use crate::model::transaction::TransactionState;
 
 /// One row a line: table, key, value; the latter two in hexadecimal.
 pub(super) const VERSION_1: &str = include_str!("golden-together-v1.txt");
 /// All of them, the newest last.
 const VERSIONS: &[&str] = &[VERSION_1];
+
+fn rule() -> SchemaRule {
+    let (subject, message) = ("order".into(), "m".into());
+    SchemaRule { mode: SchemaMode::Warn as i32, subject, message }
+}
+
+fn judged() -> Judged {
+    let versions = vec![SubjectVersion { subject: "order".into(), version: 1 }];
+    Judged { rule: rule(), versions }
+}
 
 fn entries() -> Vec<CommandBatch> {
     let at = |stamp_ms, kind: Kind| CommandBatch { stamp_ms, commands: vec![kind.into()] };
@@ -40,8 +53,9 @@ fn entries() -> Vec<CommandBatch> {
         label: label.into(),
         request_id: format!("request-{label}"),
     };
-    let parts = vec![publish_of("t", &[event])];
-    let stage = |id| StageTransaction { id, parts: parts.clone(), ..StageTransaction::default() };
+    let plain = publish_of("t", std::slice::from_ref(&event));
+    let judged = Publish { judged: Some(judged()), ..publish_of("ruled", &[event]) };
+    let stage = |id, parts| StageTransaction { id, parts, ..StageTransaction::default() };
     let snapshot = PutKeySnapshot {
         topic: "t".into(),
         key: "k".into(),
@@ -73,15 +87,18 @@ fn entries() -> Vec<CommandBatch> {
         compatibility: Compatibility::Full as i32,
         ..SetCompatibility::default()
     };
+    let config = TopicConfig { schema: Some(rule()), ..TopicConfig::defaults() };
+    let ruled = CreateTopic { name: "ruled".into(), config, request_id: String::new() };
     vec![
         at(1000, Kind::RegisterSchema(address)),
         at(1000, Kind::RegisterSchema(order)),
         at(1000, Kind::SetCompatibility(full)),
         at(1000, create_topic("t")),
+        at(1000, Kind::CreateTopic(ruled)),
         at(2000, Kind::BeginTransaction(begin("x"))),
         at(3000, Kind::BeginTransaction(begin("y"))),
-        at(4000, Kind::StageTransaction(stage(1))),
-        at(4000, Kind::StageTransaction(stage(2))),
+        at(4000, Kind::StageTransaction(stage(1, vec![plain.clone()]))),
+        at(4000, Kind::StageTransaction(stage(2, vec![plain, judged]))),
         at(5000, Kind::CommitTransaction(CommitTransaction { id: 1, judged_again: None })),
         at(6000, Kind::PutKeySnapshot(snapshot)),
     ]
@@ -106,6 +123,10 @@ fn every_version_is_read() {
         assert_eq!((order.compatibility, order.judge()), (Compatibility::Full, Some(1)));
         let order = schema::schema(&kv, "order", 1).unwrap().unwrap();
         assert_eq!(order.definition.references[0].subject, "address");
+        let ruled = query_topic(&kv, "ruled").unwrap().unwrap();
+        assert_eq!(ruled.config.schema, Some(rule()));
+        let staged = query::staged_parts(&kv, TransactionId(2)).unwrap().unwrap();
+        assert_eq!(staged.parts[1].judged, Some(judged()));
         let open = query::transaction(&kv, TransactionId(2)).unwrap().unwrap();
         assert_eq!((open.info.label.as_str(), open.parts[0].events), ("y", 1));
         // And it is gone on from: what is staged is committed, what is committed stays.
@@ -117,6 +138,6 @@ fn every_version_is_read() {
             assert_eq!(info.state, TransactionState::Committed);
             assert_eq!(info.parts[0].1.first_offset.get(), offset);
         }
-        assert_eq!(trace(&kv, "c", Position(0), 10, UnixMs(8000)).unwrap().events.len(), 2);
+        assert_eq!(trace(&kv, "c", Position(0), 10, UnixMs(8000)).unwrap().events.len(), 3);
     }
 }

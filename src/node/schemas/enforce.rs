@@ -164,16 +164,24 @@ impl Node {
         rule: Arc<SchemaRule>,
         known: Known,
     ) -> Result<Publish, Rejection> {
-        let judged = if publish.events.len() <= JUDGED_AT_ONCE_BYTES_MAX {
-            judge_run(publish, &rule, &known)
+        let (judged, invalid) = if publish.largest_event_bytes <= JUDGED_AT_ONCE_BYTES_MAX {
+            // In portions: another thread would have to be waited for, and others want this one too.
+            let mut run = Run::new(publish, &rule, &known);
+            while run.judge_some(JUDGED_AT_ONCE_BYTES_MAX)? {
+                tokio::task::yield_now().await;
+            }
+            run.judged()
         } else {
             let publish = publish.clone();
-            let work = tasks::spawn_blocking("judge", move || judge_run(&publish, &rule, &known));
-            let stopping =
-                |_| Rejection::new(Reason::ShuttingDown, "the node is stopping; ask another node");
-            work.await.map_err(stopping)?
+            let all = move || {
+                let mut run = Run::new(&publish, &rule, &known);
+                while run.judge_some(u64::MAX)? {}
+                Ok(run.judged())
+            };
+            let stopping = "the node is stopping; ask another node";
+            let stopping = |_| Rejection::new(Reason::ShuttingDown, stopping);
+            tasks::spawn_blocking("judge", all).await.map_err(stopping)??
         };
-        let (judged, invalid) = judged?;
         let stats = &self.judges.stats;
         stats.invalid.fetch_add(invalid, Ordering::Relaxed);
         stats.valid.fetch_add(u64::from(judged.count).saturating_sub(invalid), Ordering::Relaxed);
@@ -210,50 +218,92 @@ fn judge(kv: &impl Kv, subject: &str, old: Option<&Arc<Judge>>) -> Result<Arc<Ju
     Ok(Arc::new(Judge { field: verdict.as_field(), verdict, schema }))
 }
 
-/// Judges events; each gets what was said of it. How many of them are invalid.
-fn judge_run(
-    publish: &Publish,
-    rule: &SchemaRule,
-    known: &Known,
-) -> Result<(Publish, u64), Rejection> {
-    let refuses = rule.mode() == SchemaMode::Enforce;
-    let mut run = BytesMut::with_capacity(publish.events.len() + publish.events.len() / 4);
-    let (mut versions, mut invalid) = (BTreeMap::new(), 0);
-    for (index, encoded) in event_run::iter(&publish.events).enumerate() {
-        let encoded = encoded.map_err(unexpected_bytes)?;
+/// Events that are being judged; each gets what was said of it.
+struct Run<'p> {
+    publish: &'p Publish,
+    rule: &'p SchemaRule,
+    known: &'p Known,
+    /// What is left of the events, and the number of the next one.
+    left: event_run::Events<'p>,
+    next: usize,
+    judged: BytesMut,
+    versions: BTreeMap<&'p str, u32>,
+    invalid: u64,
+}
+
+impl<'p> Run<'p> {
+    fn new(publish: &'p Publish, rule: &'p SchemaRule, known: &'p Known) -> Self {
+        let fields = known.values().map(|judge| judge.field.len()).max().unwrap_or(0);
+        // Of each event its length may take a byte more, too.
+        let more = (fields + 1) * usize::try_from(publish.count).unwrap_or(0);
+        Self {
+            publish,
+            rule,
+            known,
+            left: event_run::iter(&publish.events),
+            next: 0,
+            judged: BytesMut::with_capacity(publish.events.len() + more),
+            versions: BTreeMap::new(),
+            invalid: 0,
+        }
+    }
+
+    /// Judges events of about so many bytes; whether there are more.
+    fn judge_some(&mut self, bytes: u64) -> Result<bool, Rejection> {
+        let mut seen = 0;
+        while seen < bytes {
+            let Some(encoded) = self.left.next() else { return Ok(false) };
+            let encoded = encoded.map_err(unexpected_bytes)?;
+            seen += encoded.len() as u64;
+            self.judge(encoded)?;
+        }
+        Ok(true)
+    }
+
+    fn judge(&mut self, encoded: &[u8]) -> Result<(), Rejection> {
+        let refuses = self.rule.mode() == SchemaMode::Enforce;
         let view = EventView::read(encoded).map_err(unexpected_bytes)?;
-        let Some(judge) = known.get(rule.subject_of(view.kind)) else {
+        let Some(judge) = self.known.get(self.rule.subject_of(view.kind)) else {
             let text = "an event's schema was not looked for; report this";
             return Err(Rejection::new(Reason::Internal, text));
         };
         let field = match &judge.schema {
-            Ok(schema) => match schema.validate(view.data, &rule.message) {
+            Ok(schema) => match schema.validate(view.data, &self.rule.message) {
                 Ok(()) => judge.field.clone(),
                 Err(violations) if refuses => {
-                    return Err(violated((index, view.id), &judge.verdict, &violations));
+                    return Err(violated((self.next, view.id), &judge.verdict, &violations));
                 }
                 Err(violations) => {
-                    invalid += 1;
+                    self.invalid += 1;
                     let violations = u32::try_from(violations.len()).unwrap_or(u32::MAX);
                     SchemaVerdict { violations, ..judge.verdict.clone() }.as_field()
                 }
             },
-            Err(why) if refuses => return Err(why.clone().with("event_index", index)),
+            Err(why) if refuses => return Err(why.clone().with("event_index", self.next)),
             Err(_) => Bytes::new(),
         };
-        versions.insert(judge.verdict.subject.as_str(), judge.verdict.version);
+        self.versions.insert(&judge.verdict.subject, judge.verdict.version);
         if view.has_verdict {
             let bare = event::without_verdict(encoded).map_err(unexpected_bytes)?;
-            event_run::push_joined(&mut run, &bare, &field);
+            event_run::push_joined(&mut self.judged, &bare, &field);
         } else {
-            event_run::push_joined(&mut run, encoded, &field);
+            event_run::push_joined(&mut self.judged, encoded, &field);
         }
+        self.next += 1;
+        Ok(())
     }
-    let version =
-        |(subject, version): (&str, u32)| SubjectVersion { subject: subject.to_owned(), version };
-    let judged =
-        Judged { rule: rule.clone(), versions: versions.into_iter().map(version).collect() };
-    Ok((Publish { events: run.freeze(), judged: Some(judged), ..publish.clone() }, invalid))
+
+    /// All of them, and how many are invalid.
+    fn judged(self) -> (Publish, u64) {
+        let version = |(subject, version): (&str, u32)| SubjectVersion {
+            subject: subject.to_owned(),
+            version,
+        };
+        let versions = self.versions.into_iter().map(version).collect();
+        let judged = Some(Judged { rule: self.rule.clone(), versions });
+        let events = self.judged.freeze();
+        (Publish { events, judged, ..self.publish.clone() }, self.invalid)
+    }
 }
 
 /// The refusal of an event, with every violation that there is room for.
@@ -304,6 +354,17 @@ mod tests {
         let events: Vec<_> = data.iter().map(event).collect();
         let count = u32::try_from(events.len()).unwrap();
         Publish { count, events: event_run::encode(&events), ..Publish::default() }
+    }
+
+    fn judge_run(
+        publish: &Publish,
+        rule: &SchemaRule,
+        known: &Known,
+    ) -> Result<(Publish, u64), Rejection> {
+        let mut run = Run::new(publish, rule, known);
+        // One by one.
+        while run.judge_some(1)? {}
+        Ok(run.judged())
     }
 
     fn rule(mode: SchemaMode, subject: &str) -> SchemaRule {

@@ -173,11 +173,7 @@ impl Node {
             run.judged()
         } else {
             let publish = publish.clone();
-            let all = move || {
-                let mut run = Run::new(&publish, &rule, &known);
-                while run.judge_some(u64::MAX)? {}
-                Ok(run.judged())
-            };
+            let all = move || Run::new(&publish, &rule, &known).judge_all();
             let stopping = "the node is stopping; ask another node";
             let stopping = |_| Rejection::new(Reason::ShuttingDown, stopping);
             tasks::spawn_blocking("judge", all).await.map_err(stopping)??
@@ -258,6 +254,11 @@ impl<'p> Run<'p> {
             self.judge(encoded)?;
         }
         Ok(true)
+    }
+
+    fn judge_all(mut self) -> Result<(Publish, u64), Rejection> {
+        while self.judge_some(u64::MAX)? {}
+        Ok(self.judged())
     }
 
     fn judge(&mut self, encoded: &[u8]) -> Result<(), Rejection> {
@@ -361,10 +362,7 @@ mod tests {
         rule: &SchemaRule,
         known: &Known,
     ) -> Result<(Publish, u64), Rejection> {
-        let mut run = Run::new(publish, rule, known);
-        // One by one.
-        while run.judge_some(1)? {}
-        Ok(run.judged())
+        Run::new(publish, rule, known).judge_all()
     }
 
     fn rule(mode: SchemaMode, subject: &str) -> SchemaRule {

@@ -14,6 +14,7 @@ use jsonschema::JsonType;
 use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, cmp, unique};
 use serde_json::{Map, Value};
 
+use super::payload::is_length_within;
 use crate::schema::report::shorten_to;
 
 thread_local! {
@@ -38,13 +39,13 @@ pub(super) fn is_worthless(instance: &Value) -> bool {
 }
 
 /// Takes steps; false when there are none left.
-fn steps(count: u64) -> bool {
+pub(super) fn steps(count: u64) -> bool {
     let left = STEPS.get();
     STEPS.set(left.saturating_sub(count));
     left > count && ERRORS.get() > 0
 }
 
-fn step() -> bool {
+pub(super) fn step() -> bool {
     steps(1)
 }
 
@@ -184,16 +185,7 @@ impl<'a> Node<'a, Metered> for Part<'a> {
     }
 
     fn string_length_within(&self, min: u64, max: u64) -> Option<bool> {
-        let string = self.0.as_str()?;
-        // A code point has one to four bytes.
-        let (most, fewest) = (string.len() as u64, string.len().div_ceil(4) as u64);
-        if most < min || fewest > max {
-            return Some(false);
-        }
-        if fewest >= min && most <= max {
-            return Some(true);
-        }
-        Some((min..=max).contains(&(string.chars().count() as u64)))
+        Some(is_length_within(self.0.as_str()?, min, max))
     }
 
     fn equals_value(&self, expected: &Value) -> bool {

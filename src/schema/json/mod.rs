@@ -12,16 +12,18 @@ mod documents;
 mod graph;
 mod keywords;
 mod meter;
+mod payload;
 mod walk;
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{Draft, PatternOptions, Regex, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, Regex, Registry, ValidationError, Validator};
 use serde_json::Value;
 
 use self::documents::Documents;
 use self::graph::{Graph, NodeId};
 use self::keywords::Slot;
 use self::meter::{Metered, Part, is_worthless, metered};
+use self::payload::{Borrowed, Payload, Seen};
 use super::definition::{Definition, Resolved};
 use super::limits::{
     JSON_ERRORS_MAX, JSON_STEPS_MAX, PATTERN_BYTES_MAX, SCHEMA_PATTERNS_MAX, TEXT_BYTES_MAX,
@@ -31,6 +33,8 @@ use super::report::{Incompatibility, Invalid, Problems, Violation, display_to, p
 
 /// A JSON Schema, ready to validate and to be compared.
 pub(super) struct Json {
+    /// For the first look, which only tells whether a payload is valid.
+    first: Validator<Borrowed>,
     validator: Validator<Metered>,
     graph: Graph,
     /// Levels that a payload may nest.
@@ -50,19 +54,9 @@ impl Json {
         let depth_max = bounds::check(&graph)?;
         compile_patterns(&mut graph)?;
         let registry = documents.registry()?;
-        let validator = jsonschema::options_for::<Metered>()
-            .with_registry(&registry)
-            .offline()
-            .with_pattern_options(pattern_options())
-            .should_validate_formats(false)
-            .without_content_media_type_support("application/json")
-            .without_content_encoding_support("base64")
-            .build(documents.main())
-            .map_err(|e| {
-                let text = format!("{}; correct the schema there", display_to(&e, TEXT_BYTES_MAX));
-                Invalid::one(e.instance_path().as_str(), text)
-            })?;
-        Ok(Self { validator, graph, depth_max })
+        let first = validator::<Borrowed>(&documents, &registry)?;
+        let validator = validator::<Metered>(&documents, &registry)?;
+        Ok(Self { first, validator, graph, depth_max })
     }
 
     /// Checks a payload.
@@ -70,11 +64,23 @@ impl Json {
     /// # Errors
     /// What [`super::Compiled::validate`] describes.
     pub(super) fn validate(&self, payload: &[u8]) -> Result<(), Vec<Violation>> {
+        if self.is_valid_at_first_sight(payload) {
+            return Ok(());
+        }
         let value: Value = serde_json::from_slice(payload).map_err(|e| {
             let text = format!("payload is not JSON: {e}; send one JSON document");
             vec![Violation::new("", &text)]
         })?;
         self.validate_value(&value)
+    }
+
+    fn is_valid_at_first_sight(&self, payload: &[u8]) -> bool {
+        let Some(payload) = Payload::read(payload) else { return false };
+        if payload.depth() > self.depth_max {
+            return false;
+        }
+        let look = || self.first.is_valid(Seen(&payload));
+        metered(JSON_STEPS_MAX, u64::MAX, look) == (true, true)
     }
 
     /// Checks a parsed payload.
@@ -123,6 +129,25 @@ impl Json {
         }
         violations
     }
+}
+
+/// A validator of payloads in a representation.
+fn validator<F: jsonschema::json::Json>(
+    documents: &Documents,
+    registry: &Registry<'_>,
+) -> Result<Validator<F>, Invalid> {
+    jsonschema::options_for::<F>()
+        .with_registry(registry)
+        .offline()
+        .with_pattern_options(pattern_options())
+        .should_validate_formats(false)
+        .without_content_media_type_support("application/json")
+        .without_content_encoding_support("base64")
+        .build(documents.main())
+        .map_err(|e| {
+            let text = format!("{}; correct the schema there", display_to(&e, TEXT_BYTES_MAX));
+            Invalid::one(e.instance_path().as_str(), text)
+        })
 }
 
 fn violation(error: &ValidationError<'_>) -> Violation {

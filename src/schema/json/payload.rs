@@ -18,20 +18,15 @@ use super::meter::{step, steps};
 const MEMBERS_MAX: usize = 32;
 
 /// A payload, or a part of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Payload<'a> {
+    #[default]
     Null,
     Boolean(bool),
     Number(Number),
     Text(Cow<'a, str>),
     Array(Vec<Self>),
     Object(Vec<(Cow<'a, str>, Self)>),
-}
-
-impl Default for Payload<'_> {
-    fn default() -> Self {
-        Self::Null
-    }
 }
 
 impl<'a> Payload<'a> {

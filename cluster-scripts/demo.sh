@@ -126,6 +126,12 @@ show mhub events read transfers
 show mhub tx commit "$tx"
 show mhub events read transfers
 
+step "a pipeline: each order leads to one invoice, whatever breaks down in between"
+show mhub topic create invoices >/dev/null
+show mhub sub create billing --topic orders --from start --filter '{"exact": {"type": "order.created"}}' >/dev/null
+show mhub tx pipe billing --into invoices --run 'sed "s/^/invoice for /"' --type invoice --wait 1 | tail -n 5
+show mhub events read invoices --limit 2
+
 step "the story of an order: what caused what, and what became of it in every subscription"
 for event in "order.placed o1" "order.paid o2 --causation o1" "order.packed o3 --causation o2"; do
   # shellcheck disable=SC2086

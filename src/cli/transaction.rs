@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::pipe::{self, PipeArgs};
 use super::read::ConsistencyArg;
 use super::value::duration;
 use super::{Done, Failure, Global, output, transaction_document};
@@ -28,6 +29,11 @@ pub(super) enum TransactionCommand {
         #[arg(long, default_value = "", hide_default_value = true)]
         request_id: String,
     },
+    /// Consume, transform, and append the results: each event has one result, whatever breaks down.
+    #[command(
+        after_help = "Results keep key, subject and correlation of their events, which are their cause.\n\nExamples:\n  mhub tx pipe billing --into invoices --run 'jq -c .total'\n  mhub tx pipe billing --into invoices --run ./invoice.sh --type invoice --wait 5"
+    )]
+    Pipe(PipeArgs),
     /// Begin a transaction whose parts come one after the other.
     #[command(
         after_help = "It expires by itself when nobody commits it in time.\n\nExamples:\n  mhub tx begin\n  mhub tx begin --expires 5m --label import -o json"
@@ -109,6 +115,7 @@ pub(super) async fn run(command: TransactionCommand, global: Global) -> Done {
             let document = transaction_document::from_file(&file)?;
             return transact(&client, TransactRequest { request_id, ..document }, &global).await;
         }
+        TransactionCommand::Pipe(args) => return pipe::run(&client, global.output, args).await,
         TransactionCommand::Begin { expires, label, request_id } => {
             // 0 would be the default.
             let timeout_ms = expires.max(1);

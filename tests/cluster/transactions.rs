@@ -241,3 +241,43 @@ async fn a_pipeline_hands_on_each_event_once_through_leaders_that_are_killed() {
     assert_eq!(counts, wanted, "each once, no other");
     cluster.verify();
 }
+
+#[test]
+fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
+    let cluster = Cluster::start(1, &[]);
+    for topic in ["orders", "out"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    let retry = ["--config", "retry.strategy=fixed", "--config", "retry.initial=100ms"];
+    let create = ["sub", "create", "s", "--topic", "orders", "--from", "start"];
+    cluster.admin(&[&create[..], &retry[..]].concat()).succeeds();
+    publish(&cluster, 50, "");
+    // The command fails for one of them, until a file is there, and has nothing to say of another.
+    let dir = tempfile::tempdir().unwrap();
+    let flag = dir.path().join("flag");
+    let command = format!(
+        "read n; case $n in 7) test -e {0} && echo seven;; 8) ;; *) echo \"<$n>\";; esac",
+        flag.display()
+    );
+    let pipe = |extra: &[&str]| {
+        let args = ["tx", "pipe", "s", "--into", "out", "--run", &command, "--type", "result"];
+        cluster.admin(&[&args[..], extra].concat())
+    };
+    pipe(&["--limit", "49", "--batch", "7"]).succeeds();
+    std::fs::write(&flag, "").unwrap();
+    let told = pipe(&["--wait", "2", "-o", "jsonl"]).succeeds().stdout();
+    assert!(told.lines().count() == 1 && told.contains("seven"), "{told}");
+    let read = cluster.admin(&["events", "read", "out", "-o", "jsonl"]).stdout();
+    let events: Vec<serde_json::Value> =
+        read.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(events.len(), 49, "one has no result: {read}");
+    let causes: std::collections::BTreeSet<_> =
+        events.iter().map(|of| of["event"]["causationid"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(causes.len(), 49);
+    assert!(events.iter().all(|of| of["event"]["type"] == "result"));
+    assert_eq!(crate::delivery::counter(&cluster, "acked"), 50);
+    cluster
+        .admin(&["tx", "pipe", "gone", "--into", "out", "--wait", "1"])
+        .fails(3, "SUBSCRIPTION_NOT_FOUND");
+    cluster.admin(&["tx", "pipe", "s", "--into", "out", "--wait", "-1"]).fails(2, "");
+}

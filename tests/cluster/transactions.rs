@@ -248,9 +248,10 @@ fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
     for topic in ["orders", "out"] {
         cluster.admin(&["topic", "create", topic]).succeeds();
     }
-    let retry = ["--config", "retry.strategy=fixed", "--config", "retry.initial=100ms"];
+    let retry =
+        ["retry.strategy=fixed", "retry.initial=100ms", "max_attempts=0"].map(|s| ["--config", s]);
     let create = ["sub", "create", "s", "--topic", "orders", "--from", "start"];
-    cluster.admin(&[&create[..], &retry[..]].concat()).succeeds();
+    cluster.admin(&[&create[..], &retry.concat()[..]].concat()).succeeds();
     publish(&cluster, 50, "");
     // The command fails for one of them, until a file is there, and has nothing to say of another.
     let dir = tempfile::tempdir().unwrap();

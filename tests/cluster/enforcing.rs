@@ -293,7 +293,7 @@ fn the_command_line_shows_it() {
     publish(r#"{"n": true, "of": 3}"#).fails(2, "/n");
     let shown = cluster.admin(&["topic", "info", "orders", "-o", "json"]).json();
     assert_eq!(shown["schema"]["mode"], "enforce");
-    let first = cluster.admin(&["events", "get", "orders", "--offset", "0", "-o", "json"]).json();
+    let first = cluster.admin(&["events", "get", "orders", "0", "-o", "json"]).json();
     assert_eq!(
         (&first["schema"]["subject"], &first["schema"]["version"]),
         (&"order".into(), &1.into())

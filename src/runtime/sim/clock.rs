@@ -1,6 +1,6 @@
 //! The clocks of the node that runs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::model::ids::UnixMs;
 
@@ -15,6 +15,12 @@ pub fn unix_ms() -> UnixMs {
     let offset_ms = super::this_node()
         .and_then(|node| super::WALL_OFFSETS_MS.with_borrow(|offsets| offsets.get(&node).copied()));
     UnixMs(now_ms.saturating_add_signed(offset_ms.unwrap_or(0)))
+}
+
+/// The wall clock, for what is told to people.
+#[must_use]
+pub fn wall() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms().get())
 }
 
 /// The monotonic clock.

@@ -76,12 +76,12 @@ fn publish(events: &[v1::Event], producer: Option<Producer>) -> Kind {
     Kind::Publish(Publish {
         topic: "orders.created".to_owned(),
         producer,
-        expectations: Vec::new(),
         count: u32::try_from(events.len()).expect("few events"),
         keyed: events.iter().any(|e| !e.key.is_empty()),
         largest_event_bytes: encoded.iter().map(|e| e.len() as u64).max().unwrap_or(0),
         events: event_run::encode(&encoded),
         special: events.iter().any(|e| e.priority.is_some()),
+        ..Publish::default()
     })
 }
 

@@ -84,6 +84,18 @@ pub(crate) enum Verdict {
     Refused(Rejection),
 }
 
+/// Whether the state answers a call whatever its events are: it is a repetition, or too late.
+///
+/// # Errors
+/// When the store fails or the row is corrupt.
+pub fn is_answered(kv: &impl Kv, call: &Producer) -> Result<bool, Fault> {
+    let Some(row) = kv.get(Table::Producers, call.id.as_bytes())? else { return Ok(false) };
+    let record = ProducerRecord::decode(&row)?;
+    let known = record.answers.iter().any(|answer| answer.sequence == call.sequence);
+    Ok(call.epoch < record.epoch
+        || (call.epoch == record.epoch && (known || call.sequence < record.floor)))
+}
+
 /// Judges a call by its producer's row; changes nothing.
 pub(crate) fn judge<K: Kv>(
     machine: &mut Machine<'_, K>,

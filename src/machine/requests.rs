@@ -71,6 +71,14 @@ impl RequestRecord {
     }
 }
 
+/// Whether a mutation with this request id was done before.
+///
+/// # Errors
+/// When the store fails.
+pub fn is_answered(kv: &impl Kv, request_id: &str) -> Result<bool, Fault> {
+    Ok(!request_id.is_empty() && kv.get(Table::Requests, request_id.as_bytes())?.is_some())
+}
+
 pub(crate) fn first_answer<K: Kv>(
     machine: &Machine<'_, K>,
     request_id: &str,

@@ -2,6 +2,7 @@
 
 use super::propose::Ticket;
 use super::{Node, unexpected};
+use crate::machine::producers;
 use crate::model::command::{Kind, Publish};
 use crate::model::limits::SCHEMA_JUDGEMENTS_MAX;
 use crate::model::outcome::{Outcome, Published};
@@ -71,8 +72,19 @@ impl Node {
     }
 
     async fn propose_events(&self, publish: &Publish, anew: bool) -> Result<Ticket, Rejection> {
-        let judged = self.judged(publish, anew).await?.unwrap_or_else(|| publish.clone());
+        let judged = match self.judged(publish, anew).await {
+            Ok(judged) => judged,
+            // A repeated call gets its first answer, whatever schemas say of it by now.
+            Err(_) if self.is_repeated(publish).await? => None,
+            Err(refused) => return Err(refused),
+        };
+        let judged = judged.unwrap_or_else(|| publish.clone());
         self.proposer.submit(Kind::Publish(judged)).await
+    }
+
+    async fn is_repeated(&self, publish: &Publish) -> Result<bool, Rejection> {
+        let Some(producer) = publish.producer.clone() else { return Ok(false) };
+        self.read(move |db| producers::is_answered(db, &producer)).await
     }
 }
 

@@ -6,6 +6,7 @@ use super::query::Consistency;
 use super::settle::{check_consumer, check_items};
 use super::validate::{self, PublishRequest};
 use super::{Node, unexpected};
+use crate::machine::requests;
 use crate::machine::transaction::{query, record};
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::command::{
@@ -70,7 +71,7 @@ impl Node {
     ) -> Result<Vec<Published>, Rejection> {
         let mut tries = 0;
         loop {
-            let parts = self.judged_parts(parts, tries > 0).await?;
+            let parts = self.judged_or_repeated(parts, tries > 0, &request_id).await?;
             tries += 1;
             let (settles, request_id) = (settles.clone(), request_id.clone());
             let command = Transact { parts, settles, request_id };
@@ -125,7 +126,7 @@ impl Node {
     ) -> Result<TransactionInfo, Rejection> {
         validate::request_id(&request_id)?;
         let (parts, settles) = self.judge(service, parts, settles)?;
-        let parts = self.judged_parts(&parts, false).await?;
+        let parts = self.judged_or_repeated(&parts, false, &request_id).await?;
         let command = StageTransaction { id: id.get(), parts, settles, request_id };
         check_size(&command)?;
         transaction(self.execute(Kind::StageTransaction(command)).await?)
@@ -158,6 +159,21 @@ impl Node {
         let Some(JudgedAgain { stages, parts }) = staged else { return Ok(None) };
         let parts = self.judged_parts(&parts, true).await?;
         Ok(Some(JudgedAgain { stages, parts }))
+    }
+
+    /// The same as [`Node::judged_parts`]; but a repeated request gets its first answer, whatever schemas say
+    /// of it by now.
+    async fn judged_or_repeated(
+        &self,
+        parts: &[Publish],
+        anew: bool,
+        request_id: &str,
+    ) -> Result<Vec<Publish>, Rejection> {
+        let judged = self.judged_parts(parts, anew).await;
+        let Err(refused) = judged else { return judged };
+        let request_id = request_id.to_owned();
+        let repeated = self.read(move |db| requests::is_answered(db, &request_id)).await?;
+        if repeated { Ok(parts.to_vec()) } else { Err(refused) }
     }
 
     /// Parts with what the schemas of their topics say of them.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::delivery::cases::Hub;
 use super::random::{Dice, TestEvent, publish_of};
-use crate::machine::{query, transaction};
+use crate::machine::{producers, query, requests, transaction};
 use crate::model::command::{
-    BeginTransaction, CommitTransaction, CreateTopic, JudgedAgain, Kind, Publish, RegisterSchema,
-    SetSchemaState, StageTransaction, Transact, UpdateTopic,
+    BeginTransaction, CommitTransaction, CreateTopic, JudgedAgain, Kind, Producer, Publish,
+    RegisterSchema, SetSchemaState, StageTransaction, Transact, UpdateTopic,
 };
 use crate::model::ids::TransactionId;
 use crate::model::outcome::Outcome;
@@ -267,4 +267,48 @@ fn events_are_taken_if_what_judged_them_is_what_judges_them() {
         again += world.judged_again;
     }
     assert!(taken > count && refused > count && again > count / 4, "{taken} {refused} {again}");
+}
+
+/// So a proposer may send a repeated call as it is, although it breaks the schema of now.
+#[test]
+fn a_repeated_call_gets_its_first_answer_although_it_was_not_judged_again() {
+    let mut hub = Hub::plain();
+    let register = |fingerprint: &str, judged_at| RegisterSchema {
+        subject: "a".into(),
+        fingerprint: fingerprint.into(),
+        judged_at,
+        ..RegisterSchema::default()
+    };
+    hub.apply(Kind::RegisterSchema(register("1", 0)));
+    let rule = SchemaRule { mode: 2, subject: "a".into(), message: String::new() };
+    let config = TopicConfig { schema: Some(rule.clone()), ..TopicConfig::defaults() };
+    let (name, request_id) = ("x".to_owned(), String::new());
+    hub.apply(Kind::CreateTopic(CreateTopic { name, config, request_id }));
+    let versions = vec![SubjectVersion { subject: "a".into(), version: 1 }];
+    let judged = Some(Judged { rule, versions });
+    let event = TestEvent { id: "i".into(), kind: "k".into(), ..TestEvent::default() };
+    let producer = Some(Producer { id: "p".into(), sequence: 1, ..Producer::default() });
+    let unjudged = Publish { producer: producer.clone(), ..publish_of("x", &[event]) };
+    let first = Publish { judged, ..unjudged.clone() };
+    let known = |hub: &Hub| producers::is_answered(&hub.kv, producer.as_ref().unwrap()).unwrap();
+    assert!(!known(&hub));
+    assert_eq!(reason(&hub.apply(Kind::Publish(unjudged.clone()))), Some(Reason::SchemaChanged));
+    assert!(!known(&hub));
+    let transact = |part: &Publish| {
+        let part = Publish { producer: None, ..part.clone() };
+        Kind::Transact(Transact {
+            parts: vec![part],
+            request_id: "r".into(),
+            ..Transact::default()
+        })
+    };
+    assert_eq!(reason(&hub.apply(Kind::Publish(first.clone()))), None);
+    assert_eq!(reason(&hub.apply(transact(&first))), None);
+    assert_eq!(reason(&hub.apply(Kind::RegisterSchema(register("2", 1)))), None);
+    assert!(known(&hub) && requests::is_answered(&hub.kv, "r").unwrap());
+    assert!(!requests::is_answered(&hub.kv, "s").unwrap());
+    let Outcome::Published(again) = hub.apply(Kind::Publish(unjudged.clone())) else { panic!() };
+    assert!(again.duplicate && again.count == 1);
+    assert_eq!(reason(&hub.apply(transact(&unjudged))), None);
+    assert_eq!(query::topic(&hub.kv, "x").unwrap().unwrap().next_offset.get(), 2);
 }

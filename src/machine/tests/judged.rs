@@ -7,8 +7,8 @@ use super::delivery::cases::Hub;
 use super::random::{Dice, TestEvent, publish_of};
 use crate::machine::{producers, query, requests, transaction};
 use crate::model::command::{
-    BeginTransaction, CommitTransaction, CreateTopic, JudgedAgain, Kind, Producer, Publish,
-    RegisterSchema, SetSchemaState, StageTransaction, Transact, UpdateTopic,
+    AbortTransaction, BeginTransaction, CommitTransaction, CreateTopic, JudgedAgain, Kind,
+    Producer, Publish, RegisterSchema, SetSchemaState, StageTransaction, Transact, UpdateTopic,
 };
 use crate::model::ids::TransactionId;
 use crate::model::outcome::Outcome;
@@ -172,6 +172,13 @@ impl World {
             panic!("seed {seed}: not begun")
         };
         let (id, topic) = (begun.id.get(), TOPICS[dice.below(2) as usize]);
+        self.commit(hub, dice, (id, topic), seed);
+        // Few may be open at a time; after a commit this says so and changes nothing.
+        hub.apply(Kind::AbortTransaction(AbortTransaction { id }));
+    }
+
+    fn commit(&mut self, hub: &mut Hub, dice: &mut Dice, of: (u64, &'static str), seed: u64) {
+        let (id, topic) = of;
         let mut all_right = true;
         let mut whole = Publish::default();
         for _ in 0..=dice.below(2) {
@@ -190,7 +197,7 @@ impl World {
                 all_right &= same;
                 if !same {
                     // It may be right all the same: what changed may not concern it.
-                    self.commit_again(hub, (id, topic), seed);
+                    self.commit_again(hub, of, seed);
                     return;
                 }
             }
@@ -202,7 +209,7 @@ impl World {
             hub.apply(Kind::CommitTransaction(CommitTransaction { id, judged_again: None }));
         self.note((&outcome, &[topic], all_right), &[&whole], seed);
         if reason(&outcome).is_some() {
-            self.commit_again(hub, (id, topic), seed);
+            self.commit_again(hub, of, seed);
         }
     }
 

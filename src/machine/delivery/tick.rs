@@ -110,9 +110,14 @@ impl Tick {
         id: LeaseId,
     ) -> Result<(), Fault> {
         let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
-        let Some(lease) = leases::get(machine.overlay(), subscription, id)? else { return Ok(()) };
+        let found = leases::get(machine.overlay(), subscription, id)?;
+        let Some(mut lease) = found else { return Ok(()) };
         let ends_at = lease.ends_at(machine.meta());
         if ends_at > machine.now() {
+            // The grace of a new leader; a lease has one timer, and it is where the lease says that it ends.
+            lease.expires_at_ms = ends_at.get();
+            let row = leases::row_key(subscription, id);
+            machine.overlay_mut().put(Table::Leases, row, lease.encode());
             timers::set(machine, ends_at, Due::Lease(subscription, id));
             return Ok(());
         }

@@ -184,7 +184,6 @@ impl Taking<'_> {
                 granted: self.now,
                 expires,
                 deadline,
-                timer: expires,
             };
             sub.leases.insert(sub.last_lease, row);
         }
@@ -241,7 +240,7 @@ fn settle_item(
         let until = now + ms.clamp(1000, 12 * 3_600_000);
         let expires = if lease.deadline > 0 { until.min(lease.deadline) } else { until };
         let done = lease.events.iter().map(|o| Offset(*o)).collect();
-        sub.leases.insert(item.lease_id, LeaseRow { expires, timer: expires, ..lease });
+        sub.leases.insert(item.lease_id, LeaseRow { expires, ..lease });
         return Settled { done, refused: None, expires_at: UnixMs(expires) };
     }
     let wanted = named(&item.ranges);

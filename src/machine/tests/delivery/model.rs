@@ -80,8 +80,6 @@ pub(super) struct LeaseRow {
     pub(super) granted: u64,
     pub(super) expires: u64,
     pub(super) deadline: u64,
-    /// When a tick looks at it.
-    pub(super) timer: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

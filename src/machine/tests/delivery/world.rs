@@ -364,7 +364,7 @@ impl World {
     fn tick(&mut self) -> Said {
         let (now, mut due) = (self.now, Vec::new());
         for sub in self.subscriptions.values() {
-            due.extend(sub.leases.iter().map(|(id, l)| (l.timer, 1, sub.id, *id, 0)));
+            due.extend(sub.leases.iter().map(|(id, l)| (l.expires, 1, sub.id, *id, 0)));
             let retries = sub.stories.iter().filter(|(_, s)| s.status == Status::Retry);
             due.extend(retries.map(|((t, o), s)| (s.due, 2, sub.id, *t, *o)));
             if let Some((_, at)) = sub.pause.filter(|(_, at)| *at > 0) {
@@ -427,7 +427,7 @@ impl World {
         let lease: LeaseRow = sub.leases[&id].clone();
         let ends = ends_at(&lease, self.led_since, self.grace_until);
         if ends > self.now {
-            sub.leases.insert(id, LeaseRow { timer: ends, ..lease });
+            sub.leases.insert(id, LeaseRow { expires: ends, ..lease });
             return;
         }
         let place = topic_of(&self.topics, lease.topic).unwrap();

@@ -3,10 +3,13 @@
 
 use message_hub::client::{Client, recorded_events};
 use message_hub::model::rejection::Reason;
+use message_hub::proto::status::from_status;
+use message_hub::proto::v1::events_client::EventsClient;
 use message_hub::proto::v1::{
     BeginTransactionRequest, CommitTransactionRequest, Compatibility, CreateTopicRequest, Event,
-    ReadRequest, SchemaFormat, SchemaMode, SchemaRule, SetCompatibilityRequest,
-    StageTransactionRequest, TopicConfig, TransactRequest, UpdateTopicRequest,
+    ProducerRef, PublishCall, ReadRequest, SchemaFormat, SchemaMode, SchemaRule,
+    SetCompatibilityRequest, StageTransactionRequest, TopicConfig, TransactRequest,
+    UpdateTopicRequest,
 };
 use prost::Message as _;
 
@@ -271,6 +274,44 @@ async fn transactions_are_judged_and_what_was_staged_is_judged_again() {
     commit(narrow).await.unwrap();
     assert_eq!(judged(&client, "orders").await.last().unwrap().1, 1);
     cluster.verify();
+}
+
+/// Its answer was lost, and what judges changed before the call was made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_call_gets_its_first_answer_although_its_schema_changed() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    let compatibility = Compatibility::None.into();
+    let set =
+        SetCompatibilityRequest { subject: "order".into(), compatibility, ..Default::default() };
+    client.set_compatibility(set).await.unwrap();
+    register(&client, "order", json(r#"{"type": "integer"}"#)).await.unwrap();
+    create(&client, "orders", rule(SchemaMode::Enforce, "order", "")).await;
+    let endpoint = format!("http://{}", cluster.nodes[0].endpoint());
+    let mut events = EventsClient::connect(endpoint).await.unwrap();
+    let number = of_type("t", b"7").encode_to_vec();
+    let call = |sequence| PublishCall {
+        topic: "orders".into(),
+        events: vec![number.clone().into()],
+        producer: Some(ProducerRef { id: "p".into(), epoch: 1, sequence, acknowledged_below: 0 }),
+        ..PublishCall::default()
+    };
+    let transact = async |request_id: &str| {
+        let (parts, request_id) = (vec![part("orders", vec![event(8)])], request_id.to_owned());
+        client.transact(TransactRequest { parts, request_id, ..Default::default() }).await
+    };
+    let once = uuid::Uuid::new_v4().to_string();
+    let published = events.publish(call(1)).await.unwrap().into_inner();
+    let transacted = transact(&once).await.unwrap();
+    register(&client, "order", json(r#"{"type": "string"}"#)).await.unwrap();
+    let refused = from_status(&events.publish(call(2)).await.unwrap_err());
+    assert_eq!(refused.reason, Reason::SchemaViolated, "what is new has to match");
+    assert_eq!(transact("").await.unwrap_err().reason, Reason::SchemaViolated);
+    let again = events.publish(call(1)).await.unwrap().into_inner();
+    assert!(again.duplicate);
+    assert_eq!(again.first_position, published.first_position);
+    assert_eq!(transact(&once).await.unwrap(), transacted);
+    assert_eq!(judged(&client, "orders").await.len(), 2);
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        // Seeds a multiple of the increment apart would be one stream, shifted.
+        Self(seed)
     }
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {

@@ -20,6 +20,7 @@ use prost::Message as _;
 
 use self::model::Model;
 use self::random::{Dice, random_entry};
+use super::Fault;
 use super::apply::Machine;
 use super::kv::{Kv, Order, Table};
 use super::mem::MemKv;
@@ -277,4 +278,18 @@ fn check_golden_reads(kv: &MemKv) {
     assert_eq!((found.position, found.recorded_at), (Position(4), UnixMs(3000)));
     assert_eq!(super::nodes::get(kv, 7.into()).unwrap().unwrap().incarnation, "i");
     assert_eq!(query::next_position(kv).unwrap(), Position(6));
+}
+
+/// No proposer writes such a thing; a log that was damaged may hold it.
+#[test]
+fn a_publish_that_miscounts_its_events_is_a_fault() {
+    let mut kv = MemKv::default();
+    apply(&mut kv, &[random::create("t", 1)], 1);
+    let keyed = random::TestEvent { key: "k".into(), ..random::TestEvent::default() };
+    let mut publish = random::publish_of("t", &[keyed]);
+    publish.count = 2;
+    let entry = CommandBatch { stamp_ms: 2, commands: vec![Kind::Publish(publish).into()] };
+    let mut machine = Machine::load(&kv).unwrap();
+    let applied = machine.apply(LogIndex(2), &Bytes::from(entry.encode_to_vec()));
+    assert!(matches!(applied, Err(Fault::Undecodable(_))));
 }

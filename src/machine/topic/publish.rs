@@ -140,8 +140,11 @@ fn append<K: Kv>(
     let id = topic.topic_id();
     let first_offset = Offset(topic.next_offset);
     let first_position = machine.next_position();
-    let keyed =
-        if command.keyed { append_keys(machine, id, first_offset, run)? } else { Vec::new() };
+    let keyed = if command.keyed {
+        append_keys(machine, id, first_offset, (count, run))?
+    } else {
+        Vec::new()
+    };
     let specials = if command.special {
         schedule::index::note(machine, id, first_offset, run)?
     } else {
@@ -182,7 +185,7 @@ fn append_keys<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: TopicId,
     first: Offset,
-    run: &[u8],
+    (count, run): (u32, &[u8]),
 ) -> Result<Vec<Keyed>, Fault> {
     let mut all = Vec::new();
     let mut offset = first;
@@ -199,6 +202,10 @@ fn append_keys<K: Kv>(
         }
         all.push(keyed);
         offset = offset.next();
+    }
+    if all.len() != count as usize {
+        let what = format!("a publish of {} events that says {count}", all.len());
+        return Err(Fault::Undecodable(what));
     }
     if all.iter().all(|keyed| keyed.version.get() == 0) {
         all.clear();

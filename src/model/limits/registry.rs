@@ -99,8 +99,10 @@ pub const WATCH_STALE_LOOK_MS: u64 = 1000;
 pub const NOTES_QUEUE_MAX: usize = 1024;
 /// Instances whose calls a node gathers before it tells the leader.
 pub const CALLS_GATHERED_MAX: usize = 10_000;
-/// Nodes that check one instance.
+/// Nodes that check one instance; more of them where a majority of the voters is more.
 pub const CHECKERS: usize = 3;
+/// The leader does not wait for the verdict of a node that it has not heard of for so long, milliseconds.
+pub const CHECKER_SILENT_MS: u64 = 5000;
 /// Checks that one node runs at once.
 pub const CHECKS_AT_ONCE_MAX: usize = 256;
 /// A node looks so often which checks are due, milliseconds.

@@ -17,6 +17,15 @@ struct Calls {
     resolved_at: Instant,
 }
 
+/// What is known of an instance; `None`: there are too many.
+fn entry(known: &mut HashMap<u64, Calls>, number: u64, now: Instant) -> Option<&mut Calls> {
+    if known.len() >= CALLS_INSTANCES_MAX && !known.contains_key(&number) {
+        return None;
+    }
+    let new = Calls { latency_us: None, told_at: now, outstanding: 0, resolved_at: now };
+    Some(known.entry(number).or_insert(new))
+}
+
 /// Of all instances, by incarnation.
 #[derive(Debug, Default)]
 pub struct CallStats {
@@ -52,15 +61,7 @@ impl CallStats {
     /// Notes that a caller was sent to an instance.
     pub fn resolved(&self, number: u64, now: Instant) {
         let mut known = self.lock();
-        if known.len() >= CALLS_INSTANCES_MAX && !known.contains_key(&number) {
-            return;
-        }
-        let calls = known.entry(number).or_insert(Calls {
-            latency_us: None,
-            told_at: now,
-            outstanding: 0,
-            resolved_at: now,
-        });
+        let Some(calls) = entry(&mut known, number, now) else { return };
         if now - calls.resolved_at > Duration::from_millis(CALL_PATIENCE_MS) {
             calls.outstanding = 0;
         }
@@ -68,10 +69,11 @@ impl CallStats {
         calls.resolved_at = now;
     }
 
-    /// Notes how so many calls went that took so long in the mean, microseconds; 0: not told.
+    /// Notes how so many calls went that took so long in the mean, microseconds; 0: not told. Callers
+    /// may have been sent there by somebody else.
     pub fn reported(&self, number: u64, count: u32, latency_us: u64, now: Instant) {
         let mut known = self.lock();
-        let Some(calls) = known.get_mut(&number) else { return };
+        let Some(calls) = entry(&mut known, number, now) else { return };
         calls.outstanding = calls.outstanding.saturating_sub(count);
         if latency_us > 0 {
             // Exact below 2^52 microseconds, which are 142 years.
@@ -126,6 +128,13 @@ mod tests {
         assert_eq!(of(late), (Some(500.0), 0));
         stats.forget(7);
         assert_eq!(of(late), (None, 0));
+    }
+
+    #[test]
+    fn what_others_were_sent_to_is_known_by_reports() {
+        let (stats, now) = (CallStats::default(), now());
+        stats.reported(7, 3, 500, now);
+        assert_eq!(stats.of([7].into_iter(), now)[0], (Some(500.0), 0));
     }
 
     #[test]

@@ -29,19 +29,22 @@ use super::Client;
 use super::endpoints::{Endpoints, Target};
 use super::retry::{Attempts, Failure, Repeat, Route, Verdict};
 use super::spawn::{now, spawn};
+use crate::model::limits::INSTANCES_PER_CALL_MAX;
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::status::from_call_error;
 use crate::proto::v1::services_client::ServicesClient;
 use crate::proto::v1::{
-    DeregisterInstancesRequest, Instance, InstanceName, InstanceSpec, InstancesResponse,
-    RegisterInstancesRequest, RenewRequest, Renewal, ResolveAnswer, ResolveRequest,
-    WatchServicesRequest, WatchServicesResponse, instance_result,
+    DeregisterInstancesRequest, Instance, InstanceName, InstanceResult, InstanceSpec,
+    InstancesResponse, RegisterInstancesRequest, RenewRequest, Renewal, ResolveAnswer,
+    ResolveRequest, WatchServicesRequest, WatchServicesResponse, instance_result,
 };
 
 /// Renewals in the time that one lasts.
 const RENEWALS_PER_TTL: u32 = 3;
-/// The pause before instances that could not be registered again are tried anew.
+/// The pause before an instance that could not be registered again is tried anew: at first; it doubles.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The longest such pause.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 /// What happened, that nobody has asked for yet.
 const NEWS_MAX: usize = 1024;
 
@@ -57,7 +60,8 @@ pub enum ServiceNews {
     },
     /// It is registered again, as this.
     Registered(Box<Instance>),
-    /// It could not be registered again; it is tried once more, later.
+    /// One could not be registered again; it is tried once more, later and later. Its facts `service` and
+    /// `instance` tell which.
     Refused(Rejection),
 }
 
@@ -69,7 +73,9 @@ pub struct ServiceHandle {
     instances: watch::Receiver<Vec<Instance>>,
     news: mpsc::Receiver<ServiceNews>,
     /// Ends the renewals when it goes.
-    _stop: mpsc::Sender<()>,
+    stop: Option<mpsc::Sender<()>>,
+    /// Tells when they have ended.
+    ended: watch::Receiver<()>,
     names: Vec<InstanceName>,
     gone: bool,
 }
@@ -107,9 +113,12 @@ impl ServiceHandle {
         let (tell, news) = mpsc::channel(NEWS_MAX);
         let (known, instances) = watch::channel(instances);
         let (stop, stopped) = mpsc::channel(1);
-        let keeper = Keeper { client: client.clone(), specs, known, tell };
+        let (ends, ended) = watch::channel(());
+        let lost = vec![None; specs.len()];
+        let keeper = Keeper { client: client.clone(), specs, known, tell, lost, _ends: ends };
         spawn(keeper.run(stopped));
-        Ok(Self { client: client.clone(), instances, news, _stop: stop, names, gone: false })
+        let (client, stop) = (client.clone(), Some(stop));
+        Ok(Self { client, instances, news, stop, ended, names, gone: false })
     }
 
     /// The instances as they were registered last.
@@ -130,6 +139,9 @@ impl ServiceHandle {
     /// What keeps the hub from answering; the instances run out by themselves then.
     pub async fn deregister(mut self) -> Result<(), Rejection> {
         self.gone = true;
+        // Nobody registers them again meanwhile.
+        self.stop = None;
+        drop(self.ended.changed().await);
         let instances = std::mem::take(&mut self.names);
         let request = DeregisterInstancesRequest { instances, force: false };
         self.client.deregister_instances(request).await.map(drop)
@@ -142,8 +154,11 @@ impl Drop for ServiceHandle {
             // Without a runtime they run out by themselves.
             return;
         }
+        self.stop = None;
         let (client, instances) = (self.client.clone(), std::mem::take(&mut self.names));
+        let mut ended = self.ended.clone();
         spawn(async move {
+            drop(ended.changed().await);
             let request = DeregisterInstancesRequest { instances, force: false };
             // Nobody is there any more to be told.
             drop(client.deregister_instances(request).await);
@@ -153,18 +168,18 @@ impl Drop for ServiceHandle {
 
 /// The instances of an answer, or the first refusal in it.
 fn instances(answer: InstancesResponse) -> Result<Vec<Instance>, Rejection> {
-    let mut found = Vec::with_capacity(answer.results.len());
-    for result in answer.results {
-        match result.result {
-            Some(instance_result::Result::Instance(instance)) => found.push(instance),
-            Some(instance_result::Result::Refused(error)) => return Err(from_call_error(error)),
-            None => {
-                let text = "the hub said nothing of an instance; run the same version as it";
-                return Err(Rejection::new(Reason::Internal, text));
-            }
+    answer.results.into_iter().map(one).collect()
+}
+
+fn one(result: InstanceResult) -> Result<Instance, Rejection> {
+    match result.result {
+        Some(instance_result::Result::Instance(instance)) => Ok(instance),
+        Some(instance_result::Result::Refused(error)) => Err(from_call_error(error)),
+        None => {
+            let text = "the hub said nothing of an instance; run the same version as it";
+            Err(Rejection::new(Reason::Internal, text))
         }
     }
-    Ok(found)
 }
 
 /// Keeps instances registered.
@@ -173,20 +188,44 @@ struct Keeper {
     specs: Vec<InstanceSpec>,
     known: watch::Sender<Vec<Instance>>,
     tell: mpsc::Sender<ServiceNews>,
+    /// Those that are lost, in the places of `specs`.
+    lost: Vec<Option<Lost>>,
+    /// Tells by going that nothing is renewed or registered any more.
+    _ends: watch::Sender<()>,
+}
+
+/// An instance to be registered again: when, and the pause after one refusal more.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    at: Instant,
+    pause: Duration,
 }
 
 impl Keeper {
-    async fn run(self, mut stopped: mpsc::Receiver<()>) {
+    async fn run(mut self, mut stopped: mpsc::Receiver<()>) {
+        let mut renewal = Instant::from_std(now()) + self.pause();
         loop {
+            let again = self.lost.iter().flatten().map(|lost| lost.at).min();
             tokio::select! {
-                () = tokio::time::sleep(self.pause()) => {}
+                () = tokio::time::sleep_until(again.unwrap_or(renewal).min(renewal)) => {}
                 _ = stopped.recv() => return,
             }
+            let due = Instant::from_std(now()) >= renewal;
             tokio::select! {
-                () = self.renew() => {}
+                () = self.step(due) => {}
                 _ = stopped.recv() => return,
+            }
+            if due {
+                renewal = Instant::from_std(now()) + self.pause();
             }
         }
+    }
+
+    async fn step(&mut self, renewal_due: bool) {
+        if renewal_due {
+            self.renew().await;
+        }
+        self.register().await;
     }
 
     /// A third of the shortest time that a renewal lasts, give or take a fifth: so that those who
@@ -198,42 +237,73 @@ impl Keeper {
         pause * u32::try_from(80 + drawn % 41).unwrap_or(100) / 100
     }
 
-    async fn renew(&self) {
+    /// Renews those that are not lost.
+    async fn renew(&mut self) {
         let renewal = |instance: &Instance| {
             let spec = instance.spec.clone().unwrap_or_default();
             Renewal { service: spec.service, id: spec.id, incarnation: instance.incarnation }
         };
-        let renewals = self.known.borrow().iter().map(renewal).collect();
-        // Where nobody answers, the next renewal comes soon enough.
-        let Ok(answer) = self.client.renew(RenewRequest { renewals }).await else { return };
-        let lost: Vec<usize> =
-            answer.lost.into_iter().filter_map(|place| usize::try_from(place).ok()).collect();
-        let lost: Vec<InstanceSpec> =
-            lost.into_iter().filter_map(|place| self.specs.get(place).cloned()).collect();
-        if lost.is_empty() {
-            return;
+        let kept: Vec<(usize, Renewal)> = {
+            let known = self.known.borrow();
+            let all = known.iter().map(renewal).enumerate();
+            all.filter(|(place, _)| self.lost.get(*place).is_some_and(Option::is_none)).collect()
+        };
+        for some in kept.chunks(INSTANCES_PER_CALL_MAX) {
+            let renewals = some.iter().map(|(_, renewal)| renewal.clone()).collect();
+            // Where nobody answers, the next renewal comes soon enough.
+            let Ok(answer) = self.client.renew(RenewRequest { renewals }).await else { continue };
+            let lost = answer.lost.into_iter().filter_map(|place| usize::try_from(place).ok());
+            for (place, renewal) in lost.filter_map(|place| some.get(place)) {
+                let (service, id) = (renewal.service.clone(), renewal.id.clone());
+                self.say(ServiceNews::Lost { service, id });
+                let at = Instant::from_std(now());
+                self.lost[*place] = Some(Lost { at, pause: AGAIN_AFTER });
+            }
         }
-        for InstanceSpec { service, id, .. } in lost.clone() {
-            self.say(ServiceNews::Lost { service, id });
-        }
-        self.register(lost).await;
     }
 
-    async fn register(&self, lost: Vec<InstanceSpec>) {
-        loop {
-            let request = RegisterInstancesRequest { instances: lost.clone() };
-            let answer = self.client.register_instances(request).await;
-            match answer.and_then(instances) {
-                Ok(found) => {
-                    for instance in found {
-                        self.take(&instance);
-                        self.say(ServiceNews::Registered(Box::new(instance)));
+    /// Registers again what is lost and due, each by itself.
+    async fn register(&mut self) {
+        let at = Instant::from_std(now());
+        let due = |lost: &Option<Lost>| lost.as_ref().is_some_and(|lost| lost.at <= at);
+        let due: Vec<usize> = (0..self.lost.len()).filter(|n| due(&self.lost[*n])).collect();
+        for places in due.chunks(INSTANCES_PER_CALL_MAX) {
+            let instances = places.iter().map(|place| self.specs[*place].clone()).collect();
+            let request = RegisterInstancesRequest { instances };
+            match self.client.register_instances(request).await {
+                Ok(answer) => {
+                    for (place, result) in places.iter().zip(answer.results) {
+                        self.registered(*place, one(result));
                     }
-                    return;
                 }
-                Err(rejection) => self.say(ServiceNews::Refused(rejection)),
+                Err(rejection) => {
+                    for place in places {
+                        self.registered(*place, Err(rejection.clone()));
+                    }
+                }
             }
-            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    fn registered(&mut self, place: usize, result: Result<Instance, Rejection>) {
+        match result {
+            Ok(instance) => {
+                self.lost[place] = None;
+                self.take(&instance);
+                self.say(ServiceNews::Registered(Box::new(instance)));
+            }
+            Err(mut rejection) => {
+                let pause = self.lost[place].map_or(AGAIN_AFTER, |lost| lost.pause);
+                let at = Instant::from_std(now()) + pause;
+                self.lost[place] = Some(Lost { at, pause: (pause * 2).min(AGAIN_AFTER_MAX) });
+                let spec = &self.specs[place];
+                for (name, value) in [("service", &spec.service), ("instance", &spec.id)] {
+                    if rejection.fact(name).is_none() {
+                        rejection = rejection.with(name, value);
+                    }
+                }
+                self.say(ServiceNews::Refused(rejection));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use message_hub::client::{Client, ClientOptions, ServiceHandle, Watched};
+use message_hub::client::{Client, ClientOptions, ServiceHandle, ServiceNews, Watched};
 use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::{
     Address, InstanceSpec, RegisterInstancesRequest, ResolveRequest, instance_result,
@@ -92,6 +92,39 @@ async fn registrations_beyond_a_quota_are_refused_one_by_one() {
     let instances = vec![spec("x", 60_000); 1025];
     let all = client.register_instances(RegisterInstancesRequest { instances }).await;
     assert_eq!(all.unwrap_err().reason, Reason::InvalidRequest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_refused_costs_the_others_of_its_handle_nothing() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let specs = ["a", "b"].map(|id| spec(id, 1000)).to_vec();
+    let mut handle = ServiceHandle::register(&client, specs).await.unwrap();
+    let before = handle.instances()[1].incarnation;
+    // Somebody else takes the id of one, unless the handle was faster.
+    loop {
+        cluster.admin(&["service", "deregister", "shop", "a", "--force"]).succeeds();
+        let other = InstanceSpec { owner: "other".to_owned(), ..spec("a", 60_000) };
+        let request = RegisterInstancesRequest { instances: vec![other] };
+        let answer = client.register_instances(request).await.unwrap();
+        let result = answer.results[0].result.clone().unwrap();
+        if matches!(result, instance_result::Result::Instance(_)) {
+            break;
+        }
+    }
+    let refused = loop {
+        if let ServiceNews::Refused(rejection) = handle.news().await.unwrap() {
+            break rejection;
+        }
+    };
+    assert_eq!(refused.reason, Reason::InstanceOwned);
+    assert_eq!((refused.fact("service"), refused.fact("instance")), (Some("shop"), Some("a")));
+    let info = || cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+    assert!(!poll(Duration::from_secs(5), || info()["healthy"] != "2"), "{}", info());
+    assert_eq!(handle.instances()[1].incarnation, before, "it was not registered again");
+    // What is deregistered does not come back; what is somebody else's stays.
+    handle.deregister().await.unwrap();
+    assert!(!poll(Duration::from_secs(2), || info()["healthy"] != "1"), "{}", info());
 }
 
 /// Streams that one client opens at once.

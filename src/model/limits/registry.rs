@@ -89,6 +89,8 @@ pub const EWMA_MS: u64 = 10_000;
 pub const CALL_PATIENCE_MS: u64 = 30_000;
 /// Instances of which one node knows how calls go.
 pub const CALLS_INSTANCES_MAX: usize = 200_000;
+/// When to call again while a breaker is being tried by as many calls as it lets through, milliseconds.
+pub const PROBES_RETRY_MS: u64 = 1000;
 /// Parts that a breaker's window is kept in.
 pub const BREAKER_BUCKETS: u32 = 10;
 /// Instances and services whose calls a leader counts.
@@ -99,8 +101,10 @@ pub const WATCH_STALE_LOOK_MS: u64 = 1000;
 pub const NOTES_QUEUE_MAX: usize = 1024;
 /// Instances whose calls a node gathers before it tells the leader.
 pub const CALLS_GATHERED_MAX: usize = 10_000;
-/// Nodes that check one instance.
+/// Nodes that check one instance; more of them where a majority of the voters is more.
 pub const CHECKERS: usize = 3;
+/// The leader does not wait for the verdict of a node that it has not heard of for so long, milliseconds.
+pub const CHECKER_SILENT_MS: u64 = 5000;
 /// Checks that one node runs at once.
 pub const CHECKS_AT_ONCE_MAX: usize = 256;
 /// A node looks so often which checks are due, milliseconds.

@@ -1,28 +1,31 @@
 //! Checks that the hub itself runs against instances.
 //!
-//! Each instance is checked by up to three nodes, chosen by hashing, so that the load is spread and no
-//! single node's view decides. A node turns its verdict after so many results in a row, and tells the
-//! leader; the leader goes by the majority of those who are to tell.
+//! Each instance is checked by three voters, chosen by hashing, so that the load is spread and no single
+//! node's view decides; in a large cluster by a majority of them, so that one of them is there whenever
+//! there is a quorum. A node turns its verdict after so many results in a row, and tells the leader; the
+//! leader goes by the majority of those whom it hears of.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::egress::Egress;
 use super::probe::probe;
+use super::view::Known;
 use crate::machine::registry::records::InstanceRecord;
 use crate::model::command::HealthChange;
 use crate::model::ids::NodeId;
 use crate::model::limits::{
-    CHECKERS, CHECKS_AT_ONCE_MAX, CHECKS_LOOK_MS, HEALTH_REASON_BYTES_MAX, VERDICTS_KEPT_MS,
-    VERDICTS_TOLD_MS,
+    CHECKER_SILENT_MS, CHECKERS, CHECKS_AT_ONCE_MAX, CHECKS_LOOK_MS, HEALTH_REASON_BYTES_MAX,
+    VERDICTS_KEPT_MS, VERDICTS_TOLD_MS,
 };
 use crate::model::registry::{Address, Check, CheckKind, Mode, Signal};
 use crate::node::Node;
 use crate::proto::peer::{CheckVerdict, Sighting};
+use crate::raft::MemberStatus;
 use crate::runtime::{clock, tasks};
 
 /// What this node thinks of an instance.
@@ -54,11 +57,28 @@ struct Checker {
     outbox: mpsc::Sender<Outcome>,
 }
 
-/// Whether a node is one of those who check an instance: it has one of the largest hashes.
-fn is_checker(node: NodeId, members: &[NodeId], number: u64) -> bool {
+/// An instance that a node checks, and when the next check of it is due.
+struct Checked {
+    due: Instant,
+    known: Arc<Known>,
+    record: Arc<InstanceRecord>,
+}
+
+impl Checked {
+    fn check(&self) -> Option<&Check> {
+        self.known.service.as_ref().map(|service| &service.config.health.check)
+    }
+}
+
+/// Whether a node is one of those who check an instance: a voter with one of the largest hashes.
+fn is_checker(node: NodeId, voters: &[NodeId], number: u64) -> bool {
     let score = |id: NodeId| xxh3_64_with_seed(&id.get().to_be_bytes(), number);
-    let mine = score(node);
-    members.iter().filter(|id| score(**id) > mine).count() < CHECKERS
+    let (mine, count) = (score(node), CHECKERS.max(voters.len() / 2 + 1));
+    voters.contains(&node) && voters.iter().filter(|id| score(**id) > mine).count() < count
+}
+
+fn voters(members: &[MemberStatus]) -> Vec<NodeId> {
+    members.iter().filter(|member| member.voter).map(|member| member.node_id).collect()
 }
 
 /// Starts the task. It ends with the node.
@@ -94,10 +114,9 @@ pub(super) fn start(node: &Arc<Node>) {
 impl Checker {
     /// Starts what is due; what is to be told.
     fn look(&mut self, node: &Node, now: Instant) -> Sighting {
-        let status = node.raft.status();
-        let members: Vec<NodeId> = status.members.iter().map(|member| member.node_id).collect();
+        let voters = voters(&node.raft.status().members);
         let (this, mut seen) = (node.data_dir.node_id(), HashSet::new());
-        let mut sighting = Sighting::default();
+        let (mut sighting, mut due) = (Sighting::default(), Vec::new());
         for (_, known) in node.registry.view.all() {
             let Some(service) = &known.service else { continue };
             let check = &service.config.health.check;
@@ -105,21 +124,24 @@ impl Checker {
                 continue;
             }
             for record in known.instances.iter().filter(|r| r.mode() != Mode::Maintenance) {
-                if !is_checker(this, &members, record.number) {
+                if !is_checker(this, &voters, record.number) {
                     continue;
                 }
                 seen.insert(record.number);
-                self.check(record, check, now);
-                sighting.checks.extend(self.told(record, check, now));
+                let (known, record) = (Arc::clone(&known), Arc::clone(record));
+                sighting.checks.extend(self.told(&record, check, now));
+                due.push(Checked { due: self.due(record.number, now), known, record });
             }
         }
         self.opinions.retain(|number, _| seen.contains(number));
+        due.retain(|checked| checked.due <= now);
+        self.start(due, now);
         sighting
     }
 
-    /// Starts a check when it is due.
-    fn check(&mut self, record: &InstanceRecord, check: &Check, now: Instant) {
-        let opinion = self.opinions.entry(record.number).or_insert(Opinion {
+    /// When the next check of an instance is due.
+    fn due(&mut self, number: u64, now: Instant) -> Instant {
+        let new = || Opinion {
             due: now,
             running: false,
             in_a_row: 0,
@@ -127,11 +149,32 @@ impl Checker {
             verdict: None,
             told_at: None,
             reason: String::new(),
-        });
-        if opinion.running || opinion.due > now {
-            return;
+        };
+        self.opinions.entry(number).or_insert_with(new).due
+    }
+
+    /// Starts checks, as many as may run: what has waited longest comes first, so that no instance
+    /// starves while many others do not answer.
+    fn start(&mut self, mut due: Vec<Checked>, now: Instant) {
+        due.sort_unstable_by_key(|checked| (checked.due, checked.record.number));
+        for checked in due {
+            let Some(check) = checked.check() else { continue };
+            if self.opinions.get(&checked.record.number).is_none_or(|known| known.running) {
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
+            self.check(&checked.record, check, permit, now);
         }
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
+    }
+
+    fn check(
+        &mut self,
+        record: &InstanceRecord,
+        check: &Check,
+        permit: OwnedSemaphorePermit,
+        now: Instant,
+    ) {
+        let Some(opinion) = self.opinions.get_mut(&record.number) else { return };
         opinion.running = true;
         opinion.due = now + Duration::from_millis(check.interval_ms);
         let (address, check) = (asked(record, check), check.clone());
@@ -208,49 +251,68 @@ struct Told {
     at: Instant,
 }
 
-/// What nodes told the leader, by incarnation and node.
+/// What nodes told the leader.
 #[derive(Debug, Default)]
-pub(super) struct Verdicts(HashMap<u64, BTreeMap<NodeId, Told>>);
+pub(super) struct Verdicts {
+    /// By incarnation and node.
+    told: HashMap<u64, BTreeMap<NodeId, Told>>,
+    /// From when on this is about what the leader hears.
+    since: Option<Instant>,
+}
 
 impl Verdicts {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self { told: HashMap::new(), since: Some(clock::now()) };
     }
 
     /// Forgets an instance that is gone.
     pub(super) fn forget(&mut self, number: u64) {
-        self.0.remove(&number);
+        self.told.remove(&number);
     }
 
-    /// Takes a verdict in; what the majority says now, if there is one: of `checkers`, those who are
-    /// to tell. `None` as well where they are evenly divided.
+    /// The voters whom the leader hears of. One that it has never heard of has some time for that.
+    fn heard_of(&self, members: &[MemberStatus], now: Instant) -> Vec<NodeId> {
+        let led = self.since.map_or(Duration::ZERO, |since| now - since);
+        let heard = |member: &&MemberStatus| {
+            member.last_heard.unwrap_or(led) <= Duration::from_millis(CHECKER_SILENT_MS)
+        };
+        members.iter().filter(|m| m.voter).filter(heard).map(|m| m.node_id).collect()
+    }
+
+    /// Takes a verdict in; what the majority says now, if there is one: of those who check the
+    /// instance and are heard of. `None` as well where they are evenly divided.
     fn take(
         &mut self,
         from: NodeId,
         verdict: &CheckVerdict,
-        checkers: usize,
+        (voters, heard_of): (&[NodeId], &[NodeId]),
         now: Instant,
     ) -> Option<(bool, String)> {
-        let told = self.0.entry(verdict.incarnation).or_default();
+        let number = verdict.incarnation;
+        let told = self.told.entry(number).or_default();
         let (passing, reason) = (verdict.passing, verdict.reason.clone());
         told.insert(from, Told { passing, reason, at: now });
         told.retain(|_, told| now - told.at < Duration::from_millis(VERDICTS_KEPT_MS));
-        let enough = |count: usize| count * 2 > checkers;
-        let passing = told.values().filter(|told| told.passing).count();
+        let checkers: Vec<&NodeId> =
+            heard_of.iter().filter(|id| is_checker(**id, voters, number)).collect();
+        let counted: Vec<&Told> = checkers.iter().filter_map(|id| told.get(id)).collect();
+        let enough = |count: usize| count * 2 > checkers.len();
+        let passing = counted.iter().filter(|told| told.passing).count();
         if enough(passing) {
             return Some((true, "checks pass".to_owned()));
         }
-        let failing = told.values().find(|told| !told.passing)?;
-        enough(told.len() - passing).then(|| (false, failing.reason.clone()))
+        let failing = counted.iter().find(|told| !told.passing)?;
+        enough(counted.len() - passing).then(|| (false, failing.reason.clone()))
     }
 }
 
 impl Node {
     /// What verdicts of a node change.
     pub(super) fn weigh(&self, from: NodeId, sighting: &Sighting) -> Vec<HealthChange> {
-        let (now, voters) = (clock::now(), self.raft.status().members.len());
-        let checkers = voters.clamp(1, CHECKERS);
+        let (now, members) = (clock::now(), self.raft.status().members);
+        let voters = voters(&members);
+        let heard_of = self.registry.verdicts().heard_of(&members, now);
         let mut changes = Vec::new();
         for verdict in &sighting.checks {
             let Some(known) = self.registry.view.service(&verdict.service) else { continue };
@@ -258,7 +320,7 @@ impl Node {
             if record.number != verdict.incarnation {
                 continue;
             }
-            let weighed = self.registry.verdicts().take(from, verdict, checkers, now);
+            let weighed = self.registry.verdicts().take(from, verdict, (&voters, &heard_of), now);
             if let Some((passing, reason)) =
                 weighed.filter(|(passing, _)| *passing == record.failing)
             {
@@ -288,8 +350,10 @@ mod tests {
     #[test]
     fn the_majority_of_those_who_are_to_tell_decides() {
         let (mut verdicts, now) = (Verdicts::default(), clock::now());
+        let three: Vec<NodeId> = (1..=3).map(NodeId).collect();
         let mut take = |from, passing, at| {
-            verdicts.take(NodeId(from), &verdict(passing), 3, at).map(|(passing, _)| passing)
+            let said = verdicts.take(NodeId(from), &verdict(passing), (&three, &three), at);
+            said.map(|(passing, _)| passing)
         };
         assert_eq!(take(1, true, now), None, "one of three");
         assert_eq!(take(2, true, now), Some(true));
@@ -299,7 +363,67 @@ mod tests {
         let later = now + Duration::from_millis(VERDICTS_KEPT_MS);
         assert_eq!(take(1, true, later), None);
         let mut alone = Verdicts::default();
-        assert!(!alone.take(NodeId(1), &verdict(false), 1, now).unwrap().0);
+        let one = &three[..1];
+        assert!(!alone.take(NodeId(1), &verdict(false), (one, one), now).unwrap().0);
+    }
+
+    fn member(id: u64, voter: bool, last_heard: Option<Duration>) -> MemberStatus {
+        let addresses = crate::raft::PeerNode::default();
+        let node_id = NodeId(id);
+        MemberStatus { node_id, voter, addresses, leader: false, matched_index: None, last_heard }
+    }
+
+    #[test]
+    fn whom_the_leader_does_not_hear_of_is_not_waited_for() {
+        let (soon, long) = (Some(Duration::ZERO), Some(Duration::from_secs(60)));
+        let silent = [2, 3];
+        let heard = |id| if silent.contains(&id) { long } else { soon };
+        let mut members: Vec<_> = (1..=5).map(|id| member(id, true, heard(id))).collect();
+        members.push(member(6, false, soon));
+        let (mut verdicts, now, voters) = (Verdicts::default(), clock::now(), voters(&members));
+        let heard_of = verdicts.heard_of(&members, now);
+        assert_eq!(heard_of, [1, 4, 5].map(NodeId));
+        for incarnation in 0..1000 {
+            let checkers = || heard_of.iter().filter(|id| is_checker(**id, &voters, incarnation));
+            assert!(checkers().count() > 0, "nobody checks {incarnation}");
+            let said = CheckVerdict { incarnation, passing: false, ..verdict(false) };
+            // Neither a learner nor one who is not heard of counts.
+            for other in [2, 3, 6].map(NodeId) {
+                let weighed = verdicts.take(other, &said, (&voters, &heard_of), now);
+                assert_eq!(weighed, None, "{other} of {incarnation}");
+            }
+            let weigh = |id: &NodeId| verdicts.take(*id, &said, (&voters, &heard_of), now);
+            assert!(!checkers().filter_map(weigh).last().unwrap().0);
+        }
+    }
+
+    #[test]
+    fn a_new_leader_waits_for_those_that_it_has_not_heard_of_yet() {
+        let mut verdicts = Verdicts::default();
+        verdicts.clear();
+        let (members, began) = ([member(1, true, None)], verdicts.since.unwrap());
+        assert_eq!(verdicts.heard_of(&members, began).len(), 1);
+        let later = began + Duration::from_millis(CHECKER_SILENT_MS + 1);
+        assert_eq!(verdicts.heard_of(&members, later).len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_has_waited_longest_is_checked_first() {
+        let (outbox, _outcomes) = mpsc::channel(9);
+        let (egress, permits) = (Arc::new(Egress::default()), Arc::new(Semaphore::new(2)));
+        let mut checker = Checker { egress, opinions: HashMap::new(), permits, outbox };
+        let (now, second) = (clock::now(), Duration::from_secs(1));
+        let service = Some(crate::machine::registry::records::ServiceRecord::default());
+        let known = Arc::new(Known { service, instances: Vec::new() });
+        let mut due = |number: u64, ago: u32| {
+            let due = checker.due(number, now - second * ago);
+            let record = Arc::new(InstanceRecord { number, ..InstanceRecord::default() });
+            Checked { due, known: Arc::clone(&known), record }
+        };
+        let all = vec![due(1, 0), due(2, 2), due(3, 1), due(4, 3)];
+        checker.start(all, now);
+        let running = |number| checker.opinions[&number].running;
+        assert_eq!([1, 2, 3, 4].map(running), [false, true, false, true]);
     }
 
     #[test]
@@ -310,9 +434,13 @@ mod tests {
             let checkers: Vec<_> =
                 members.iter().filter(|id| is_checker(**id, &members, number)).collect();
             assert_eq!(checkers.len(), 3);
+            assert!(!is_checker(NodeId(9), &members, number), "it is no voter");
             checkers.iter().for_each(|id| counts[usize::try_from(id.get()).unwrap() - 1] += 1);
         }
         assert!(counts.iter().all(|count| (2800..3200).contains(count)), "{counts:?}");
         assert!(is_checker(NodeId(1), &members[..1], 9));
+        // Of seven, three may be down: one of four is there.
+        let seven: Vec<NodeId> = (1..=7).map(NodeId).collect();
+        assert_eq!(seven.iter().filter(|id| is_checker(**id, &seven, 9)).count(), 4);
     }
 }

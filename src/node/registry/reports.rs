@@ -1,6 +1,6 @@
 //! How calls went, as callers tell: for balancing here, for breakers at the leader.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -39,6 +39,31 @@ pub(super) fn start(node: &Arc<Node>) {
     });
 }
 
+/// Adds to what the leader is to be told: all of it or, where it is too much, nothing.
+fn gather<'a>(
+    untold: &mut Untold,
+    outcomes: impl Iterator<Item = &'a CallOutcome> + Clone,
+) -> Result<(), Rejection> {
+    let key = |outcome: &CallOutcome| (outcome.service.clone(), outcome.instance.clone());
+    let new = outcomes.clone().map(key).filter(|key| !untold.contains_key(key));
+    if untold.len() + new.collect::<HashSet<_>>().len() > CALLS_GATHERED_MAX {
+        let text = "too many calls wait to be told to the leader; report later";
+        return Err(Rejection::new(Reason::Overloaded, text));
+    }
+    for outcome in outcomes {
+        let failed = u64::from(outcome.failed);
+        let counts = Counts {
+            ok: u64::from(outcome.ok),
+            failed,
+            failed_at_end: failed,
+            not_connected: u64::from(outcome.not_connected),
+        };
+        let sum = untold.entry(key(outcome)).or_default();
+        *sum = sum.then(counts);
+    }
+    Ok(())
+}
+
 /// A move of a breaker that calls led to.
 struct Move {
     service: String,
@@ -57,27 +82,20 @@ impl Node {
         if !outcomes.is_empty() {
             super::check_count(outcomes.len(), "outcomes")?;
         }
-        let now = clock::now();
+        let known = |outcome: &CallOutcome| {
+            let known = self.registry.view.service(&outcome.service)?;
+            Some(known.instance(&outcome.instance)?.number)
+        };
+        let about: Vec<_> = outcomes.iter().filter_map(|o| Some((known(o)?, o))).collect();
         let mut untold = self.registry.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        for outcome in outcomes {
-            let Some(known) = self.registry.view.service(&outcome.service) else { continue };
-            let Some(record) = known.instance(&outcome.instance) else { continue };
+        gather(&mut untold, about.iter().map(|(_, outcome)| *outcome))?;
+        drop(untold);
+        let now = clock::now();
+        for (number, outcome) in about {
             let count = outcome.ok.saturating_add(outcome.failed);
-            self.registry.calls.reported(record.number, count, outcome.latency_us, now);
-            let key = (outcome.service.clone(), outcome.instance.clone());
-            if untold.len() >= CALLS_GATHERED_MAX && !untold.contains_key(&key) {
-                let text = "too many calls wait to be told to the leader; report later";
-                return Err(Rejection::new(Reason::Overloaded, text));
-            }
-            let failed = u64::from(outcome.failed);
-            let counts = Counts {
-                ok: u64::from(outcome.ok),
-                failed,
-                failed_at_end: failed,
-                not_connected: u64::from(outcome.not_connected),
-            };
-            let sum = untold.entry(key).or_default();
-            *sum = sum.then(counts);
+            // Who fails at once is not fast.
+            let latency_us = if outcome.ok > 0 { outcome.latency_us } else { 0 };
+            self.registry.calls.reported(number, count, latency_us, now);
         }
         Ok(())
     }
@@ -152,5 +170,28 @@ impl Node {
             record.and_then(|record| judge(record.number, &record.breaker, Of::Instance));
         let of_service = judge(0, &service.breaker, Of::Service);
         of_instance.into_iter().chain(of_service).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_counts_whole_or_not_at_all() {
+        let outcome = |n: usize| {
+            let (service, instance) = ("s".to_owned(), n.to_string());
+            CallOutcome { service, instance, ok: 1, ..CallOutcome::default() }
+        };
+        let mut untold = Untold::default();
+        let most: Vec<_> = (0..CALLS_GATHERED_MAX - 1).map(outcome).collect();
+        gather(&mut untold, most.iter()).unwrap();
+        let (known, new) = (outcome(0), CALLS_GATHERED_MAX);
+        let much = [known.clone(), outcome(new), outcome(new + 1)];
+        assert_eq!(gather(&mut untold, much.iter()).unwrap_err().reason, Reason::Overloaded);
+        let of_known = |untold: &Untold| untold[&("s".to_owned(), "0".to_owned())].ok;
+        assert_eq!((untold.len(), of_known(&untold)), (CALLS_GATHERED_MAX - 1, 1));
+        gather(&mut untold, [&known, &much[1], &much[1]].into_iter()).unwrap();
+        assert_eq!((untold.len(), of_known(&untold)), (CALLS_GATHERED_MAX, 2));
     }
 }

@@ -12,7 +12,7 @@ use crate::balance::{Candidate, Draw, choose};
 use crate::machine::registry::breaker::lets_through;
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord, service_not_found};
 use crate::model::ids::UnixMs;
-use crate::model::limits::RESOLVE_INSTANCES_MAX;
+use crate::model::limits::{PROBES_RETRY_MS, RESOLVE_INSTANCES_MAX};
 use crate::model::registry::{
     BalancePolicy, BreakerState, Failover, Health, InstanceInfo, Mode, check_requirement, meets,
 };
@@ -90,7 +90,8 @@ impl Registry {
             return Err(Rejection::new(Reason::InvalidRequest, text));
         }
         let revision = self.view.revision();
-        let mut pool = self.pool(wanted, now)?;
+        // Who chooses by itself is told of all.
+        let mut pool = self.pool(wanted, now, (!wanted.all).then_some(at))?;
         // Only now: who will not do for this call is no reason to fall back to another service.
         pool.members.retain(|member| !wanted.except.contains(&member.number));
         let Some(service) = &pool.known.service else {
@@ -107,7 +108,8 @@ impl Registry {
             (some, warmth)
         } else {
             let draw = Draw { dice, turn: self.calls.turn(), key: &wanted.key };
-            (self.draw(&pool, service, policy, (wanted.count, &draw), now, at), Vec::new())
+            let count = wanted.count.min(self.room(&pool.known, at));
+            (self.draw(&pool, service, policy, (count, &draw), now, at), Vec::new())
         };
         let instances = chosen.iter().map(|instance| instance.info(&service.config)).collect();
         let failed_over_to = (pool.name != wanted.service).then(|| pool.name.clone());
@@ -123,63 +125,108 @@ impl Registry {
 
     /// How many instances would be chosen from.
     pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> usize {
-        self.pool(wanted, now).map_or(0, |pool| pool.members.len())
+        self.pool(wanted, now, None).map_or(0, |pool| pool.members.len())
     }
 
-    /// The instances that are chosen from: the service's own, else those that it falls back to.
-    fn pool(&self, wanted: &Wanted, now: UnixMs) -> Result<Pool, Rejection> {
+    /// The instances that are chosen from: the service's own, else those that it falls back to. Without
+    /// an instant, it does not matter what is under way to breakers that are being tried.
+    fn pool(&self, wanted: &Wanted, now: UnixMs, at: Option<Instant>) -> Result<Pool, Rejection> {
         let name = wanted.service.as_str();
         let Some(known) = self.view.service(name) else { return Err(service_not_found(name)) };
         let Some(service) = &known.service else { return Err(service_not_found(name)) };
-        let own = healthy(&known, wanted);
-        let is_back = recovered(service, now);
-        if !own.is_empty() && is_back {
-            return Ok(self.shape(name, Arc::clone(&known), own, wanted));
+        let healthy = healthy(&known, wanted);
+        let own = self.shape(name, &known, &healthy, wanted, at);
+        if own.is_some() && recovered(service, now) {
+            return own.ok_or_else(|| tried(name));
         }
-        if let Some(pool) = self.fall_back(&service.config.failover, wanted) {
+        let found = self.fall_back(&service.config.failover, wanted, at).or(own);
+        if let Some(pool) = found {
             return Ok(pool);
         }
-        if !own.is_empty() {
-            return Ok(self.shape(name, Arc::clone(&known), own, wanted));
-        }
-        // What a breaker shuts off is not called because nobody else is left.
+        // What the breaker of a service shuts off is not called because nobody else is left.
         let panics = service.config.panic_percent > 0 && !wanted.healthy_only && !is_shut(service);
-        let members = if panics { fitting(&known, wanted) } else { Vec::new() };
+        let left = if healthy.is_empty() && panics { unshut(&known, wanted) } else { healthy };
+        let members = self.with_room(&known, &left, at);
         if members.is_empty() {
-            return Err(none(name, service, &known, wanted));
+            let nobody = || none(name, service, &known, wanted);
+            return Err(if left.is_empty() { nobody() } else { tried(name) });
         }
         Ok(Pool { name: name.to_owned(), known: Arc::clone(&known), members, panic: true })
     }
 
     /// The first service of a list that has somebody healthy, one step deep: lists do not run in
     /// circles then.
-    fn fall_back(&self, steps: &[Failover], wanted: &Wanted) -> Option<Pool> {
+    fn fall_back(&self, steps: &[Failover], wanted: &Wanted, at: Option<Instant>) -> Option<Pool> {
         steps.iter().filter(|step| !step.service.is_empty()).find_map(|step| {
             let known = self.view.service(&step.service)?;
-            let members = healthy(&known, wanted);
-            (!members.is_empty()).then(|| self.shape(&step.service, known, members, wanted))
+            self.shape(&step.service, &known, &healthy(&known, wanted), wanted, at)
         })
     }
 
-    /// Narrows down to the zone that comes first, or widens to all when too few are healthy.
+    /// Narrows down to the zone that comes first, or widens to all when too few are healthy; `None`:
+    /// nobody is left.
     fn shape(
         &self,
         name: &str,
-        known: Arc<Known>,
-        healthy: Vec<Arc<InstanceRecord>>,
+        known: &Arc<Known>,
+        healthy: &[Arc<InstanceRecord>],
         wanted: &Wanted,
-    ) -> Pool {
-        let name = name.to_owned();
-        let Some(service) = &known.service else {
-            return Pool { name, known, members: healthy, panic: false };
-        };
-        let all = fitting(&known, wanted);
-        let percent = usize::try_from(service.config.panic_percent).unwrap_or(0);
-        if !wanted.healthy_only && healthy.len() * 100 < all.len() * percent {
-            return Pool { name, known, members: all, panic: true };
+        at: Option<Instant>,
+    ) -> Option<Pool> {
+        let service = known.service.as_ref()?;
+        if healthy.is_empty() {
+            return None;
         }
-        let members = in_zone(service, &healthy, &wanted.zone).unwrap_or(healthy);
-        Pool { name, known, members, panic: false }
+        let all = known.instances.iter().filter(|i| fits(i, wanted)).count();
+        let percent = usize::try_from(service.config.panic_percent).unwrap_or(0);
+        let panic = !wanted.healthy_only && healthy.len() * 100 < all * percent;
+        let members = if panic {
+            self.with_room(known, &unshut(known, wanted), at)
+        } else {
+            let members = self.with_room(known, healthy, at);
+            in_zone(service, &members, &wanted.zone).unwrap_or(members)
+        };
+        let (name, known) = (name.to_owned(), Arc::clone(known));
+        (!members.is_empty()).then_some(Pool { name, known, members, panic })
+    }
+
+    /// How many calls more a service's breaker lets through: while it is being tried, as many as it takes
+    /// to close it are under way at once.
+    fn room(&self, known: &Known, at: Instant) -> usize {
+        let Some(service) = &known.service else { return usize::MAX };
+        if service.config.breaker.disabled || service.breaker.state() != BreakerState::HalfOpen {
+            return usize::MAX;
+        }
+        let stats = self.calls.of(known.instances.iter().map(|member| member.number), at);
+        let under_way =
+            stats.iter().map(|(_, outstanding)| *outstanding).fold(0, u32::saturating_add);
+        let room = service.config.breaker.probes.saturating_sub(under_way);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// Those whose breakers, and whose service's, let one call more through.
+    fn with_room(
+        &self,
+        known: &Known,
+        members: &[Arc<InstanceRecord>],
+        at: Option<Instant>,
+    ) -> Vec<Arc<InstanceRecord>> {
+        let (Some(service), Some(at)) = (&known.service, at) else { return members.to_vec() };
+        if self.room(known, at) == 0 {
+            return Vec::new();
+        }
+        let policy = &service.config.breaker;
+        let is_tried = |member: &InstanceRecord| {
+            !policy.disabled && member.breaker.state() == BreakerState::HalfOpen
+        };
+        if !members.iter().any(|member| is_tried(member)) {
+            return members.to_vec();
+        }
+        let stats = self.calls.of(members.iter().map(|member| member.number), at);
+        let outstanding = stats.into_iter().map(|(_, outstanding)| outstanding);
+        let room = members.iter().zip(outstanding);
+        let room = room.filter(|(member, calls)| !is_tried(member) || *calls < policy.probes);
+        room.map(|(member, _)| Arc::clone(member)).collect()
     }
 
     fn draw(
@@ -203,14 +250,6 @@ impl Registry {
             )
         };
         let mut left: Vec<_> = pool.members.iter().zip(stats).map(candidate).collect();
-        // A breaker that is being tried lets through as many calls as it takes to close it.
-        let tried = |member: &InstanceRecord, outstanding: u32| {
-            member.breaker.state() == BreakerState::HalfOpen
-                && outstanding >= service.config.breaker.probes
-        };
-        if left.iter().any(|(member, _, _, outstanding, _)| !tried(member, *outstanding)) {
-            left.retain(|(member, _, _, outstanding, _)| !tried(member, *outstanding));
-        }
         let mut chosen = Vec::with_capacity(count.min(left.len()));
         while chosen.len() < count {
             let candidates: Vec<_> = left
@@ -241,8 +280,17 @@ fn fits(record: &InstanceRecord, wanted: &Wanted) -> bool {
         && (wanted.protocol.is_empty() || speaks(&wanted.protocol))
 }
 
-fn fitting(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {
-    known.instances.iter().filter(|i| fits(i, wanted)).cloned().collect()
+/// Those that fit and are not shut off, be they healthy or not.
+fn unshut(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {
+    known.instances.iter().filter(|i| fits(i, wanted) && lets_through(i)).cloned().collect()
+}
+
+/// The refusal while a breaker is being tried by as many calls as it lets through.
+fn tried(name: &str) -> Rejection {
+    let text = format!(
+        "a breaker of {name} is being tried, by as many calls as it lets through: call again when they are over"
+    );
+    Rejection::new(Reason::NoInstance, text).with("service", name).retry_after_ms(PROBES_RETRY_MS)
 }
 
 /// Whether the breaker of the service as a whole lets nothing through.

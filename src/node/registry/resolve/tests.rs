@@ -161,6 +161,89 @@ fn a_breaker_that_is_tried_lets_few_calls_through() {
     assert_eq!(of_a, 3);
 }
 
+/// Two instances with the numbers 100 and 101 whose breakers stand as told, and so does the service's.
+fn tried_registry(of_service: BreakerState, of_instances: BreakerState) -> Registry {
+    let back_up = |c: &mut ServiceConfig| {
+        c.failover = vec![Failover { service: "t".into(), zone: String::new() }];
+    };
+    let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
+    let registry = registry(&[("s", back_up, two)]);
+    let known = registry.view.service("s").unwrap();
+    let mut service = known.service.clone().unwrap();
+    service.breaker.state = of_service as i32;
+    let service_after = Some(service);
+    let change = ChangeRecord { service: "s".into(), service_after, ..ChangeRecord::default() };
+    registry.view.add((99, change));
+    for (number, record) in (100..).zip(&known.instances) {
+        let mut record = InstanceRecord { number, ..(**record).clone() };
+        record.breaker.state = of_instances as i32;
+        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let instance_after = Some(record);
+        let change = ChangeRecord { service, instance, instance_after, service_after: None };
+        registry.view.add((number, change));
+    }
+    registry
+}
+
+#[test]
+fn when_all_are_being_tried_by_enough_calls_one_more_is_refused() {
+    for (of_service, of_instances, probes) in [
+        (BreakerState::Closed, BreakerState::HalfOpen, 6),
+        (BreakerState::HalfOpen, BreakerState::Closed, 3),
+        (BreakerState::HalfOpen, BreakerState::HalfOpen, 3),
+    ] {
+        let registry = tried_registry(of_service, of_instances);
+        let one = |w: &mut Wanted| w.count = 1;
+        for _ in 0..probes {
+            resolve(&registry, one).unwrap();
+        }
+        let wanted = Wanted { service: "s".into(), count: 1, ..Wanted::default() };
+        let refused = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap_err();
+        assert_eq!(refused.reason, Reason::NoInstance);
+        assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
+        assert!(registry.takers(&wanted, UnixMs(100_000)) > 0, "it is not down");
+        // One is over: another one may go.
+        for number in [100, 101] {
+            registry.calls.reported(number, 1, 0, clock::now());
+        }
+        resolve(&registry, one).unwrap();
+        // Those of the list get what is too much.
+        let of_t = registry_of_t();
+        of_t.into_iter().for_each(|change| registry.view.add(change));
+        let found: Vec<_> = (0..20).map(|_| resolve(&registry, one).unwrap()).collect();
+        assert!(found.iter().filter(|id| *id != "tb").count() <= probes, "{found:?}");
+        assert_eq!(found.last().unwrap(), "tb");
+    }
+}
+
+/// A service `t` with an instance `b`.
+fn registry_of_t() -> Vec<super::super::view::Change> {
+    let config = ServiceConfig { slow_start_ms: 0, ..ServiceConfig::defaults() };
+    let service_after = Some(ServiceRecord { config, ..ServiceRecord::default() });
+    let spec = InstanceSpec { service: "t".into(), id: "b".into(), ..InstanceSpec::default() };
+    let record = InstanceRecord { spec, number: 200, ..InstanceRecord::default() };
+    let instance_after = Some(InstanceRecord { health: Passing as i32, ..record });
+    let (service, instance) = ("t".to_owned(), "b".to_owned());
+    let of_service =
+        ChangeRecord { service: service.clone(), service_after, ..ChangeRecord::default() };
+    let of_instance = ChangeRecord { service, instance, instance_after, service_after: None };
+    vec![(200, of_service), (201, of_instance)]
+}
+
+#[test]
+fn at_most_as_many_are_given_as_the_breaker_of_a_service_lets_through() {
+    let registry = tried_registry(BreakerState::HalfOpen, BreakerState::Closed);
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,b");
+    let one = resolve(&registry, |_| ()).unwrap();
+    assert!(one == "a" || one == "b", "{one}: three are enough");
+}
+
+#[test]
+fn an_open_breaker_is_not_passed_for_lack_of_others() {
+    let registry = tried_registry(BreakerState::Closed, BreakerState::Open);
+    assert_eq!(resolve(&registry, |_| ()), Err(Reason::NoInstance));
+}
+
 #[test]
 fn warmth_grows() {
     let record = InstanceRecord { health_since_ms: 1000, ..InstanceRecord::default() };

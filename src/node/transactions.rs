@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::query::Consistency;
+use super::schemas::enforce::unjudged;
 use super::settle::{check_consumer, check_items};
 use super::validate::{self, PublishRequest};
 use super::{Node, unexpected};
@@ -181,8 +182,11 @@ impl Node {
         let mut judged = Vec::with_capacity(parts.len());
         for (index, part) in parts.iter().enumerate() {
             let by_schemas = self.judged(part, anew).await;
-            let by_schemas = by_schemas.map_err(|rejection| rejection.with("part", index))?;
-            judged.push(by_schemas.unwrap_or_else(|| part.clone()));
+            let by_schemas = by_schemas.map_err(|rejection| rejection.with("part", index));
+            judged.push(match by_schemas? {
+                Some(part) => part,
+                None => unjudged(part)?,
+            });
         }
         Ok(judged)
     }

@@ -273,6 +273,29 @@ async fn transactions_are_judged_and_what_was_staged_is_judged_again() {
     cluster.admin(&["schema", "rm", "order", "2", "--yes"]).succeeds();
     commit(narrow).await.unwrap();
     assert_eq!(judged(&client, "orders").await.last().unwrap().1, 1);
+    // With the rule switched off, whatever was staged is taken and says nothing of schemas.
+    let (early, mixed) = (staged("13").await.unwrap(), staged("14").await.unwrap());
+    let update = async |config| {
+        let update = UpdateTopicRequest { name: "orders".into(), config, ..Default::default() };
+        client.update_topic(update).await.unwrap();
+    };
+    update(rule(SchemaMode::Off, "", "")).await;
+    let stage = StageTransactionRequest { id: mixed, parts: both("no"), ..Default::default() };
+    client.stage_transaction(stage).await.unwrap();
+    for id in [early, mixed] {
+        commit(id).await.unwrap();
+    }
+    let all = judged(&client, "orders").await;
+    let all: Vec<_> =
+        all.iter().map(|(data, v, _)| (std::str::from_utf8(data).unwrap(), *v)).collect();
+    let bare = [("7", 0), ("13", 0), ("7", 0), ("14", 0), ("7", 0), ("no", 0)];
+    assert_eq!(all[6..], bare);
+    // And switched on again, what was staged without one is judged.
+    let (good, bad) = (staged("15").await.unwrap(), staged("no").await.unwrap());
+    update(rule(SchemaMode::Enforce, "order", "")).await;
+    commit(good).await.unwrap();
+    assert_eq!(judged(&client, "orders").await.last().unwrap().1, 1);
+    assert_eq!(commit(bad).await.unwrap_err().reason, Reason::SchemaViolated);
     cluster.verify();
 }
 

@@ -185,6 +185,19 @@ impl Node {
     }
 }
 
+/// Events of a topic without a rule: what a schema said of them before counts no more.
+pub(in crate::node) fn unjudged(publish: &Publish) -> Result<Publish, Rejection> {
+    if publish.judged.is_none() {
+        return Ok(publish.clone());
+    }
+    let mut bare = BytesMut::with_capacity(publish.events.len());
+    for encoded in event_run::iter(&publish.events) {
+        let event = encoded.and_then(event::without_verdict).map_err(unexpected_bytes)?;
+        event_run::push(&mut bare, &event);
+    }
+    Ok(Publish { events: bare.freeze(), judged: None, ..publish.clone() })
+}
+
 /// The subjects that judge events.
 fn subjects(publish: &Publish, rule: &SchemaRule) -> Result<BTreeSet<String>, Rejection> {
     if !rule.subject.is_empty() {
@@ -394,6 +407,21 @@ mod tests {
         let facts =
             ["event_index", "subject", "version", "violations"].map(|f| refused.fact(f).unwrap());
         assert_eq!(facts, ["1", "order", "3", "2"]);
+    }
+
+    #[test]
+    fn what_was_judged_is_bare_again_where_nothing_judges() {
+        let known = known("order", 3, r#"{"type": "object", "required": ["a"]}"#);
+        let two = publish("order", &["{}", r#"{"a": 1}"#]);
+        let (judged, _) = judge_run(&two, &rule(SchemaMode::Warn, ""), &known).unwrap();
+        assert!(judged != two && unjudged(&judged).unwrap() == two);
+        assert!(unjudged(&two).unwrap() == two);
+        // Of what was staged, some was judged and some not.
+        let mixed = event_run::iter(&judged.events).chain(event_run::iter(&two.events));
+        let mixed: Vec<_> = mixed.map(|event| Bytes::copy_from_slice(event.unwrap())).collect();
+        let mixed = Publish { count: 4, events: event_run::encode(&mixed), ..judged };
+        let bare = unjudged(&mixed).unwrap();
+        assert_eq!((verdicts(&bare), bare.judged), (vec![None; 4], None));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::model::event_run;
 use crate::model::ids::{Offset, Position, TopicId, UnixMs};
 use crate::model::limits::{PAGE_BYTES_TARGET, TRACE_FATES_MAX, TRACE_ROWS_MAX};
 use crate::model::pattern::TopicPattern;
-use crate::model::trace::Fate;
+use crate::model::trace::{Fate, Standing};
 
 /// An event with what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,27 @@ pub struct Traced {
     pub more_fates: bool,
 }
 
+impl Traced {
+    /// What it takes in an answer, at most.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let fates: usize = self.fates.iter().map(bytes_of).sum();
+        OVERHEAD_BYTES + self.topic.len() + self.event.event.len() + fates
+    }
+}
+
+fn bytes_of(fate: &Fate) -> usize {
+    let attempts = fate.attempts.iter().map(|attempt| {
+        let texts = attempt.consumer.len() + attempt.reason.len() + attempt.detail.len();
+        OVERHEAD_BYTES + texts
+    });
+    let holder = match &fate.standing {
+        Standing::Leased(holder) => holder.consumer.len(),
+        _ => 0,
+    };
+    OVERHEAD_BYTES + fate.name.len() + holder + attempts.sum::<usize>()
+}
+
 /// A page of events of a correlation id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
@@ -40,8 +61,11 @@ pub struct Trace {
     pub next: Option<Position>,
 }
 
+/// Bytes that an event, a fate or an attempt takes in an answer beside its texts, at most.
+const OVERHEAD_BYTES: usize = 80;
+
 /// Up to `limit` events of a correlation id from a position on. A page of few may still have a next one: a
-/// bounded number of rows and bytes is looked at.
+/// bounded number of rows is looked at, and what an answer takes is bounded. One event goes out in any case.
 ///
 /// # Errors
 /// When the store fails or a row is corrupt.
@@ -64,7 +88,7 @@ pub fn trace(
         events.push((name, topic, event));
     }
     let mut observers = observers(kv, &events)?;
-    let mut found = Vec::with_capacity(events.len());
+    let (mut found, mut bytes) = (Vec::with_capacity(events.len()), 0);
     for (topic, id, event) in events {
         let mut taking = observers.iter_mut().filter(|(pattern, _)| pattern.matches(&topic));
         let mut fates = Vec::new();
@@ -72,7 +96,13 @@ pub fn trace(
             fates.push(observer.fate(kv, id, &event, now)?);
         }
         let more_fates = taking.next().is_some();
-        found.push(Traced { topic, event, fates, more_fates });
+        let traced = Traced { topic, event, fates, more_fates };
+        bytes += traced.bytes();
+        if bytes > PAGE_BYTES_TARGET && !found.is_empty() {
+            next = Some(traced.event.position);
+            break;
+        }
+        found.push(traced);
     }
     Ok(Trace { events: found, next })
 }

@@ -1,12 +1,19 @@
 //! What a trace says of each event, against what the model knows of it.
 
+use super::cases::{Hub, create, plain};
 use super::model::{Status, Subscription, Topic, World};
-use super::random::CORRELATION;
+use super::random::{CORRELATION, TestEvent};
 use super::world::{matches, passes};
+use crate::machine::delivery::failures::{self, FailureRecord};
+use crate::machine::kv::{Table, Write};
 use crate::machine::mem::MemKv;
+use crate::machine::record::{Kind, encode_message};
 use crate::machine::tests::random::Dice;
 use crate::machine::tracking::query::{Traced, trace};
-use crate::model::ids::{Position, UnixMs};
+use crate::model::delivery::Attempt;
+use crate::model::ids::{Offset, Position, SubscriptionId, TopicId, UnixMs};
+use crate::model::limits::PAGE_BYTES_TARGET;
+use crate::model::subscription::SubscriptionConfig;
 use crate::model::trace::{Fate, Standing};
 
 pub(super) fn check(world: &World, kv: &MemKv, dice: &mut Dice, context: &str) {
@@ -89,4 +96,34 @@ fn check_one(
         }
         (told, is) => panic!("{context}: told {told:?}, is {is:?}"),
     }
+}
+
+#[test]
+fn a_page_is_cut_by_what_its_fates_take() {
+    const EVENTS: u64 = 40;
+    let mut hub = Hub::plain();
+    for name in ["u", "v"] {
+        hub.apply(create(name, SubscriptionConfig::defaults("t"), ""));
+    }
+    let event = TestEvent { correlation_id: CORRELATION.into(), ..plain(1).remove(0) };
+    hub.publish(&vec![event; EVENTS as usize]);
+    let attempt = Attempt { detail: "x".repeat(4 << 10), ..Attempt::default() };
+    let story = FailureRecord { attempts: vec![attempt; 4], ..FailureRecord::default() };
+    let row = encode_message(Kind::Failure, &story);
+    for (subscription, offset) in (1..=3).flat_map(|sub| (0..EVENTS).map(move |at| (sub, at))) {
+        let key = failures::row_key(SubscriptionId(subscription), TopicId(1), Offset(offset));
+        hub.kv.write(vec![Write::Put(Table::Failures, key, row.clone())]);
+    }
+    let (mut offsets, mut from, mut pages) = (Vec::new(), Position(0), 0);
+    loop {
+        let page = trace(&hub.kv, CORRELATION, from, 1000, UnixMs(hub.now_ms)).unwrap();
+        let bytes: usize = page.events.iter().map(Traced::bytes).sum();
+        assert!(bytes <= PAGE_BYTES_TARGET && !page.events.is_empty(), "{bytes} bytes");
+        assert!(page.events.iter().all(|traced| traced.fates.len() == 3));
+        offsets.extend(page.events.iter().map(|traced| traced.event.offset.get()));
+        pages += 1;
+        let Some(next) = page.next else { break };
+        from = next;
+    }
+    assert_eq!((offsets, pages), ((0..EVENTS).collect(), 2));
 }

@@ -42,6 +42,17 @@ pub enum Direction {
     Forward,
 }
 
+impl Direction {
+    /// The same, seen from the other schema.
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Backward => Self::Forward,
+            Self::Forward => Self::Backward,
+        }
+    }
+}
+
 /// Compiles a definition, with everything that it refers to.
 ///
 /// `resolved` has an entry for each of its references; further ones are of use where they are named

@@ -3,8 +3,9 @@
 use message_hub::client::Client;
 use message_hub::model::rejection::{Reason, Rejection};
 use message_hub::proto::v1::{
-    Compatibility, GetSchemaRequest, RegisterSchemaRequest, Schema, SchemaDefinition, SchemaFile,
-    SchemaFormat, SchemaReference, SetCompatibilityRequest, ValidateDataRequest,
+    CheckSchemaRequest, Compatibility, GetSchemaRequest, RegisterSchemaRequest, Schema,
+    SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference, SetCompatibilityRequest,
+    ValidateDataRequest,
 };
 
 use crate::delivery::client;
@@ -165,6 +166,33 @@ async fn schemas_refer_to_registered_ones_and_to_nothing_else() {
         (&"deleted".into(), &"money".into())
     );
     cluster.admin(&["schema", "deprecate", "order", "1", "--undo"]).fails(3, "SCHEMA_NOT_FOUND");
+    // Nothing new refers to what is deleted, and a check says so.
+    let reference =
+        vec![SchemaReference { name: "money.proto".into(), subject: "money".into(), version: 1 }];
+    let late = r#"syntax = "proto3"; import "money.proto"; message Late { shop.Money total = 1; }"#;
+    let mut late = definition(SchemaFormat::Protobuf, &[("late.proto", late)]);
+    late.references = reference;
+    let check =
+        CheckSchemaRequest { subject: "late".into(), definition: Some(late), ..Default::default() };
+    assert_eq!(client.check_schema(check).await.unwrap_err().reason, Reason::SchemaNotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_version_comes_back_only_where_it_fits() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    let undo = |version| cluster.admin(&["schema", "deprecate", "n", version, "--undo"]);
+    let remove = |version| cluster.admin(&["schema", "rm", "n", version, "--yes"]).succeeds();
+    register(&client, "n", json(r#"{"type": "integer"}"#)).await.unwrap();
+    remove("1");
+    register(&client, "n", json(r#"{"type": "string"}"#)).await.unwrap();
+    undo("1").fails(4, "readers with version 2 cannot read it");
+    remove("2");
+    undo("1").succeeds();
+    undo("2").fails(4, "readers with it cannot read version 1");
+    register(&client, "n", json(r#"{"type": "number"}"#)).await.unwrap();
+    remove("1");
+    undo("1").succeeds();
 }
 
 #[test]

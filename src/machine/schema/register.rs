@@ -72,7 +72,7 @@ fn missing(subject: &str, version: u32) -> Fault {
     Fault::Corrupt { record: Kind::Schema, what }
 }
 
-fn changed(name: &str, subject: &SubjectRecord) -> Rejection {
+pub(super) fn changed(name: &str, subject: &SubjectRecord) -> Rejection {
     let text = format!("subject {name} was changed in between; try again");
     let refused = Rejection::new(Reason::SchemaChanged, text);
     refused.with("subject", name).with("revision", subject.revision)

@@ -29,7 +29,8 @@ pub(crate) fn set_compatibility<K: Kv>(
     Ok(outcome)
 }
 
-/// A version that others refer to cannot be deleted; one that refers to a deleted one cannot come back.
+/// A version that others refer to cannot be deleted; one that refers to a deleted one cannot come back, nor one that
+/// was not judged against what stands now.
 pub(crate) fn set_state<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: SetSchemaState,
@@ -38,7 +39,7 @@ pub(crate) fn set_state<K: Kv>(
         return Ok(first);
     }
     let to = command.state();
-    let SetSchemaState { subject: name, version, request_id, .. } = command;
+    let SetSchemaState { subject: name, version, request_id, judged_at, .. } = command;
     let Some(mut subject) = record::subject(machine.overlay(), &name)? else {
         return Ok(Outcome::Rejected(record::not_found(&name, None)));
     };
@@ -50,11 +51,14 @@ pub(crate) fn set_state<K: Kv>(
         return Ok(Outcome::Rejected(rejection));
     }
     let was = found.state;
+    let (gone, goes) = (was == SchemaState::Deleted, to == SchemaState::Deleted);
+    if gone && !goes && subject.revision != judged_at {
+        return Ok(Outcome::Rejected(register::changed(&name, &subject)));
+    }
     if let Some(known) = subject.version_mut(version) {
         known.set_state(to);
     }
     record::put_subject(machine, &name, &mut subject);
-    let (gone, goes) = (was == SchemaState::Deleted, to == SchemaState::Deleted);
     if gone != goes {
         register::count(machine, references, gone)?;
     }

@@ -38,6 +38,11 @@ fn reason(outcome: &Outcome) -> Option<Reason> {
     }
 }
 
+fn revision_of(hub: &Hub, subject: &str) -> u64 {
+    let known = crate::machine::schema::query::subject(&hub.kv, subject).unwrap();
+    known.map_or(0, |known| known.revision)
+}
+
 impl World {
     fn judge(&self, subject: &str) -> u32 {
         let versions = self.versions.get(subject).into_iter().flatten();
@@ -91,11 +96,10 @@ impl World {
         let subject = SUBJECTS[dice.below(3) as usize];
         let known = self.versions.entry(subject).or_default();
         if known.is_empty() || (dice.below(3) == 0 && known.len() < 5) {
-            let revision = crate::machine::schema::query::subject(&hub.kv, subject).unwrap();
             let outcome = hub.apply(Kind::RegisterSchema(RegisterSchema {
                 subject: subject.into(),
                 fingerprint: format!("{subject}{}", known.len()),
-                judged_at: revision.map_or(0, |info| info.revision),
+                judged_at: revision_of(hub, subject),
                 ..RegisterSchema::default()
             }));
             assert_eq!(reason(&outcome), None, "seed {seed}");
@@ -110,6 +114,7 @@ impl World {
             subject: subject.into(),
             version,
             state: state as i32,
+            judged_at: revision_of(hub, subject),
             ..SetSchemaState::default()
         };
         assert_eq!(reason(&hub.apply(Kind::SetSchemaState(set))), None, "seed {seed}");

@@ -124,10 +124,13 @@ impl Model {
         let (name, version) = (SUBJECTS[dice.below(6) as usize], 1 + dice.below(3) as u32);
         let to = STATES[dice.below(3) as usize];
         let before = hub.kv.clone();
+        let revision = query::subject(&hub.kv, name).unwrap().map_or(0, |known| known.revision);
+        let judged_at = if dice.below(8) == 0 { revision + 1 } else { revision };
         let outcome = hub.apply(Kind::SetSchemaState(SetSchemaState {
             subject: name.into(),
             version,
             state: to as i32,
+            judged_at,
             ..SetSchemaState::default()
         }));
         let expected = match self.version(name, version) {
@@ -137,7 +140,8 @@ impl Model {
             }
             Some(known) if to != SchemaState::Deleted && known.state == SchemaState::Deleted => {
                 let dangling = known.definition.references.iter().any(|r| !self.stands(r));
-                dangling.then_some(Reason::SchemaNotFound)
+                let stale = (judged_at != revision).then_some(Reason::SchemaChanged);
+                if dangling { Some(Reason::SchemaNotFound) } else { stale }
             }
             Some(_) => None,
         };

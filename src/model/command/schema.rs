@@ -52,4 +52,7 @@ pub struct SetSchemaState {
     /// Empty: none.
     #[prost(string, tag = "4")]
     pub request_id: String,
+    /// The subject's revision that a deleted version was judged against that comes back.
+    #[prost(uint64, tag = "5")]
+    pub judged_at: u64,
 }

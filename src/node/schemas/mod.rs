@@ -17,8 +17,10 @@ use crate::model::limits::{CALL_BYTES_MAX, SCHEMA_JUDGEMENTS_MAX};
 use crate::model::name;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
-use crate::model::schema::{Compatibility, SchemaDefinition, SchemaInfo, SchemaState, SubjectInfo};
-use crate::schema::{self, Change, Direction, Incompatibility, Problem, Violation};
+use crate::model::schema::{
+    Compatibility, SchemaDefinition, SchemaInfo, SchemaReference, SchemaState, SubjectInfo,
+};
+use crate::schema::{self, Change, Compiled, Direction, Incompatibility, Problem, Violation};
 
 /// What was found of a schema that somebody wants to register.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -248,10 +250,11 @@ impl Node {
         }
     }
 
-    /// Deprecates or deletes a version, or takes that back.
+    /// Deprecates or deletes a version, or takes that back: then it has to be compatible with those that stand, as if it
+    /// had stood all along.
     ///
     /// # Errors
-    /// `SCHEMA_NOT_FOUND`, `SCHEMA_IN_USE`, and those of any proposal.
+    /// `SCHEMA_NOT_FOUND`, `SCHEMA_IN_USE`, `SCHEMA_INCOMPATIBLE`, `SCHEMA_CHANGED`, and those of any proposal.
     pub async fn set_schema_state(
         &self,
         subject: String,
@@ -261,10 +264,30 @@ impl Node {
     ) -> Result<SchemaInfo, Rejection> {
         validate::request_id(&request_id)?;
         name::check_subject(&subject)?;
-        let set = SetSchemaState { subject, version, state: state as i32, request_id };
-        match self.execute(Kind::SetSchemaState(set)).await? {
-            Outcome::Schema(info) => Ok(*info),
-            other => Err(unexpected(&other)),
+        let mut tries = 0;
+        loop {
+            let mut judged_at = 0;
+            if state != SchemaState::Deleted {
+                let name = subject.clone();
+                let judged = self.read(move |db| judge_again(db, &name, version)).await??;
+                if let Some(rejection) = judged.as_ref().and_then(|judged| judged.refusal(&subject))
+                {
+                    return Err(rejection);
+                }
+                judged_at = judged.map_or(0, |judged| judged.judged_at);
+            }
+            let (subject, request_id) = (subject.clone(), request_id.clone());
+            let set =
+                SetSchemaState { subject, version, state: state as i32, request_id, judged_at };
+            tries += 1;
+            match self.execute(Kind::SetSchemaState(set)).await {
+                Ok(Outcome::Schema(info)) => return Ok(*info),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(refused)
+                    if refused.reason == Reason::SchemaChanged && tries < SCHEMA_JUDGEMENTS_MAX => {
+                }
+                Err(refused) => return Err(refused),
+            }
         }
     }
 }
@@ -296,6 +319,13 @@ fn judge(
         fingerprint: schema::fingerprint(&definition),
         ..Judgement::default()
     };
+    for SchemaReference { subject, version, .. } in &wanted.references {
+        let known = query::schema(kv, subject, *version)?;
+        // What refers to it already may go on to; nothing new may.
+        if known.is_some_and(|known| known.state == SchemaState::Deleted) {
+            return Ok(Err(query::not_found(subject, Some(*version))));
+        }
+    }
     let resolved = match resolved(kv, &wanted.references)? {
         Ok(resolved) => resolved,
         Err(rejection) => return Ok(Err(rejection)),
@@ -308,29 +338,81 @@ fn judge(
         }
     };
     let Some(subject) = subject else { return Ok(Ok(judged)) };
-    let rule = rule.unwrap_or(subject.compatibility);
-    let standing = subject.versions.iter().rev().filter(|(_, s)| *s != SchemaState::Deleted);
-    let (directions, all) = asks(rule);
-    for (at, (number, _)) in standing.enumerate() {
-        let Some(old) = query::schema(kv, name, *number)? else { continue };
-        if old.fingerprint == judged.fingerprint {
-            judged.same_as = Some(*number);
-            judged.incompatible.clear();
+    for number in standing(&subject) {
+        let known = query::schema(kv, name, number)?;
+        if known.is_some_and(|known| known.fingerprint == judged.fingerprint) {
+            judged.same_as = Some(number);
             return Ok(Ok(judged));
         }
-        if directions.is_empty() || (at > 0 && !all) {
-            continue;
-        }
-        let old = match compiled(kv, &old.definition)? {
-            Ok(old) => old,
+    }
+    let rule = rule.unwrap_or(subject.compatibility);
+    Ok(compare(kv, &subject, (u32::MAX, &new), rule)?.map(|found| {
+        judged.incompatible = found;
+        judged
+    }))
+}
+
+/// What a deleted version that comes back is judged by; `None`: it is not deleted, or not there.
+fn judge_again(kv: &impl Kv, name: &str, version: u32) -> Found<Option<Judgement>> {
+    let Some(subject) = query::subject(kv, name)? else { return Ok(Ok(None)) };
+    let Some(found) = query::schema(kv, name, version)? else { return Ok(Ok(None)) };
+    if found.state != SchemaState::Deleted {
+        return Ok(Ok(None));
+    }
+    let back = match compiled(kv, &found.definition)? {
+        Ok(back) => back,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    let incompatible = compare(kv, &subject, (version, &back), subject.compatibility)?;
+    Ok(incompatible.map(|incompatible| {
+        let (judged_at, fingerprint) = (subject.revision, found.fingerprint);
+        Some(Judgement { judged_at, fingerprint, incompatible, ..Judgement::default() })
+    }))
+}
+
+/// The versions of a subject that are not deleted, the newest first.
+fn standing(subject: &SubjectInfo) -> impl Iterator<Item = u32> {
+    let stands = |(_, state): &&(u32, SchemaState)| *state != SchemaState::Deleted;
+    subject.versions.iter().rev().filter(stands).map(|(number, _)| *number)
+}
+
+/// Why a version with this number cannot stand beside the others that a rule compares it with.
+fn compare(
+    kv: &impl Kv,
+    subject: &SubjectInfo,
+    (number, it): (u32, &Compiled),
+    rule: Compatibility,
+) -> Found<Vec<(u32, Direction, Incompatibility)>> {
+    let (directions, all) = asks(rule);
+    let mut found = Vec::new();
+    if directions.is_empty() {
+        return Ok(Ok(found));
+    }
+    for other in neighbours(standing(subject).collect(), number, all) {
+        let Some(stored) = query::schema(kv, &subject.name, other)? else { continue };
+        let stored = match compiled(kv, &stored.definition)? {
+            Ok(stored) => stored,
             Err(rejection) => return Ok(Err(rejection)),
         };
-        for direction in directions {
-            let found = schema::incompatibilities(&new, &old, *direction);
-            judged.incompatible.extend(found.into_iter().map(|why| (*number, *direction, why)));
+        for direction in directions.iter().copied() {
+            let (new, old) = if other < number { (it, &stored) } else { (&stored, it) };
+            // Told as what readers with it can do, and what others can do with it.
+            let told = if other < number { direction } else { direction.opposite() };
+            let why = schema::incompatibilities(new, old, direction);
+            found.extend(why.into_iter().map(|why| (other, told, why)));
         }
     }
-    Ok(Ok(judged))
+    Ok(Ok(found))
+}
+
+/// Which of the versions that stand, newest first, one with this number is compared with: all, or those next to it.
+fn neighbours(standing: Vec<u32>, number: u32, all: bool) -> Vec<u32> {
+    let (after, before): (Vec<u32>, Vec<u32>) =
+        standing.into_iter().filter(|other| *other != number).partition(|other| *other > number);
+    if all {
+        return [after, before].concat();
+    }
+    after.last().into_iter().chain(before.first()).copied().collect()
 }
 
 /// In which directions a rule asks, and whether of all versions.
@@ -344,5 +426,36 @@ fn asks(rule: Compatibility) -> (&'static [Direction], bool) {
         Compatibility::FullTransitive => (BOTH, true),
         Compatibility::Full => (BOTH, false),
         Compatibility::None => (&[], false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_compares_with_all_or_with_those_next_to_it() {
+        use Compatibility::{
+            Backward, BackwardTransitive, Forward, ForwardTransitive, Full, FullTransitive, None,
+        };
+        let (back, forth) = (Direction::Backward, Direction::Forward);
+        let cases: [(Compatibility, &[Direction], &[u32], &[u32]); 7] = [
+            (None, &[], &[5], &[5, 2]),
+            (Backward, &[back], &[5], &[5, 2]),
+            (BackwardTransitive, &[back], &[5, 2, 1], &[7, 5, 2, 1]),
+            (Forward, &[forth], &[5], &[5, 2]),
+            (ForwardTransitive, &[forth], &[5, 2, 1], &[7, 5, 2, 1]),
+            (Full, &[back, forth], &[5], &[5, 2]),
+            (FullTransitive, &[back, forth], &[5, 2, 1], &[7, 5, 2, 1]),
+        ];
+        for (rule, directions, of_a_new_one, of_the_third) in cases {
+            let (asked, all) = asks(rule);
+            assert_eq!(asked, directions, "{rule:?}");
+            assert_eq!(neighbours(vec![5, 2, 1], u32::MAX, all), of_a_new_one, "{rule:?}");
+            assert_eq!(neighbours(vec![7, 5, 3, 2, 1], 3, all), of_the_third, "{rule:?}");
+        }
+        assert!(
+            neighbours(Vec::new(), 1, true).is_empty() && neighbours(vec![1], 1, false).is_empty()
+        );
     }
 }

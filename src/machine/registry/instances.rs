@@ -15,7 +15,7 @@ use crate::model::command::{DeregisterInstances, InstanceName, RegisterInstances
 use crate::model::ids::UnixMs;
 use crate::model::limits::{INSTANCES_MAX, INSTANCES_PER_SERVICE_MAX, SERVICES_MAX};
 use crate::model::outcome::{InstanceOutcome, Outcome};
-use crate::model::registry::{BreakerState, CheckKind, InstanceSpec, Mode, ServiceConfig};
+use crate::model::registry::{BreakerState, InstanceSpec, Mode, ServiceConfig};
 use crate::model::rejection::{Reason, Rejection};
 
 /// Registers instances, each by itself; a service that nobody registered gets its defaults.
@@ -88,7 +88,7 @@ fn begin(before: Option<&InstanceRecord>, config: &ServiceConfig, now: UnixMs) -
         Some(before) => before.clone(),
         // What the hub checks has to pass first.
         None => InstanceRecord {
-            failing: config.health.check.kind() != CheckKind::None,
+            failing: config.health.is_checked(),
             health_since_ms: now.get(),
             ..InstanceRecord::default()
         },

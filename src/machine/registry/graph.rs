@@ -85,19 +85,35 @@ impl Node {
     }
 
     /// The chains of services from here to what is wrong: each ends with the one that lacks
-    /// something by itself.
+    /// something by itself. What lacks something of others is gone through once.
     #[must_use]
     pub fn causes(&self) -> Vec<Vec<&Self>> {
-        let optional = |node: &Self| node.dependency.as_ref().is_some_and(|d| d.optional);
-        match &self.lack {
-            None => Vec::new(),
-            Some(Lack::NotReady) => {
-                let bad = self.needs.iter().filter(|need| !optional(need));
-                let chains = bad.flat_map(Self::causes);
-                chains.map(|chain| [vec![self], chain].concat()).collect()
+        let (mut unfolded, mut open) = (BTreeMap::new(), vec![self]);
+        while let Some(node) = open.pop() {
+            if !node.needs.is_empty() {
+                unfolded.insert(node.service.as_str(), node);
             }
-            Some(_) => vec![vec![self]],
+            open.extend(&node.needs);
         }
+        let (mut found, mut passed) = (Vec::new(), BTreeSet::new());
+        let mut open: Vec<Vec<&Self>> = vec![vec![self]];
+        while let Some(chain) = open.pop() {
+            let Some(last) = chain.last() else { continue };
+            match &last.lack {
+                None => {}
+                Some(Lack::NotReady) if passed.insert(last.service.as_str()) => {
+                    // Where it stands for the second time, what it needs is told elsewhere.
+                    let whole = unfolded.get(last.service.as_str()).unwrap_or(last);
+                    let required =
+                        |need: &&Self| need.dependency.as_ref().is_some_and(|d| !d.optional);
+                    let bad = whole.needs.iter().filter(required).rev();
+                    open.extend(bad.map(|need| [chain.as_slice(), &[need]].concat()));
+                }
+                Some(Lack::NotReady) => {}
+                Some(_) => found.push(chain),
+            }
+        }
+        found
     }
 }
 

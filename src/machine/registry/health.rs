@@ -49,7 +49,12 @@ fn take<K: Kv>(
                 }
             }
         }
-        Signal::Check => after.failing = !change.ok,
+        Signal::Check => {
+            // What was checked before the checks were taken away says nothing any more.
+            let known = service(machine.overlay(), &change.service)?;
+            let checked = known.is_some_and(|known| known.config.health.is_checked());
+            after.failing = checked && !change.ok;
+        }
         Signal::Ttl | Signal::Hold => {}
     }
     let after = judge(machine, Some(before), after, &change.reason);
@@ -72,6 +77,18 @@ pub(super) fn expect_gone<K: Kv>(
         if record.lost_at_ms > 0 {
             let at = UnixMs(record.lost_at_ms).plus(patience_ms).max(machine.now());
             timers::set(machine, at, Due::Registry(record.number));
+        }
+    }
+    Ok(())
+}
+
+/// The checks of a service's instances are over, and what they said with them.
+pub(super) fn unchecked<K: Kv>(machine: &mut Machine<'_, K>, service: &str) -> Result<(), Fault> {
+    for before in query::instances(machine.overlay(), service)? {
+        if before.failing {
+            let after = InstanceRecord { failing: false, ..before.clone() };
+            let after = judge(machine, Some(&before), after, "it is not checked any more");
+            change_instance(machine, Some(&before), Some(after))?;
         }
     }
     Ok(())

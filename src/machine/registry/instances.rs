@@ -15,7 +15,7 @@ use crate::model::command::{DeregisterInstances, InstanceName, RegisterInstances
 use crate::model::ids::UnixMs;
 use crate::model::limits::{INSTANCES_MAX, INSTANCES_PER_SERVICE_MAX, SERVICES_MAX};
 use crate::model::outcome::{InstanceOutcome, Outcome};
-use crate::model::registry::{CheckKind, InstanceSpec, Mode, ServiceConfig};
+use crate::model::registry::{BreakerState, InstanceSpec, Mode, ServiceConfig};
 use crate::model::rejection::{Reason, Rejection};
 
 /// Registers instances, each by itself; a service that nobody registered gets its defaults.
@@ -66,8 +66,20 @@ fn register_one<K: Kv>(
         ..begin(before.as_ref(), &config, machine.now())
     };
     let after = judge(machine, before.as_ref(), record, "registered");
+    expect(machine, &after);
     let after = change_instance(machine, before.as_ref(), Some(after))?;
     Ok(after.map(|record| record.info(&config)).ok_or_else(gone))
+}
+
+/// Times anew what goes on under a number that is new: a hold, and an open breaker.
+fn expect<K: Kv>(machine: &mut Machine<'_, K>, record: &InstanceRecord) {
+    let open_until = match record.breaker.state() {
+        BreakerState::Open => record.breaker.until_ms,
+        _ => 0,
+    };
+    for at in [record.held_until_ms, open_until].into_iter().filter(|at| *at > 0) {
+        timers::set(machine, UnixMs(at), Due::Registry(record.number));
+    }
 }
 
 /// What stays of an instance that registers again: it must not wash its history off.
@@ -76,7 +88,7 @@ fn begin(before: Option<&InstanceRecord>, config: &ServiceConfig, now: UnixMs) -
         Some(before) => before.clone(),
         // What the hub checks has to pass first.
         None => InstanceRecord {
-            failing: config.health.check.kind() != CheckKind::None,
+            failing: config.health.is_checked(),
             health_since_ms: now.get(),
             ..InstanceRecord::default()
         },

@@ -26,6 +26,8 @@ pub(crate) fn put<K: Kv>(
     if let Some(rejection) = refuse(machine, &name, &config, known.as_ref(), if_revision)? {
         return Ok(Outcome::Rejected(rejection));
     }
+    let checked = known.as_ref().is_some_and(|record| record.config.health.is_checked());
+    let is_over = checked && !config.health.is_checked();
     let mut record = match known {
         Some(record) => {
             if record.config.health.deregister_after_ms != config.health.deregister_after_ms {
@@ -36,6 +38,10 @@ pub(crate) fn put<K: Kv>(
         None => new(machine, &name, config),
     };
     put_service(machine, &name, &mut record, true);
+    if is_over {
+        health::unchecked(machine, &name)?;
+        record = service(machine.overlay(), &name)?.unwrap_or(record);
+    }
     let outcome = Outcome::Service(Box::new(record.info(&name)));
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)

@@ -14,7 +14,7 @@ use crate::model::command::{
 use crate::model::limits::REGISTRY_LOG_MAX;
 use crate::model::outcome::Outcome;
 use crate::model::registry::{
-    Address, BreakerState, Dependency, Health, InstanceSpec, Mode, ServiceConfig, Signal,
+    Address, BreakerState, CheckKind, Dependency, Health, InstanceSpec, Mode, ServiceConfig, Signal,
 };
 use crate::model::rejection::Reason;
 
@@ -67,6 +67,10 @@ impl World {
             }
         }
         false
+    }
+
+    fn is_checked(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|c| c.health.check.kind() != CheckKind::None)
     }
 
     fn healthy(&self, service: &str) -> u64 {
@@ -124,6 +128,9 @@ fn config(dice: &mut Dice) -> ServiceConfig {
     }
     config.health.deregister_after_ms = dice.below(3) * 20_000;
     config.breaker.ejected_percent = 50;
+    if dice.below(2) == 0 {
+        config.health.check.kind = CheckKind::Tcp as i32;
+    }
     config
 }
 
@@ -172,7 +179,19 @@ fn put(dice: &mut Dice, world: &mut World) -> Said {
     } else if world.circles(&name, &config) {
         Some(Reason::DependencyCycle)
     } else {
+        let was_checked = world.is_checked(&name);
         world.services.insert(name.clone(), config.clone());
+        if was_checked && !world.is_checked(&name) {
+            let now = world.now;
+            let of = world
+                .instances
+                .iter_mut()
+                .filter(|((service, _), k)| *service == name && k.failing);
+            for (_, known) in of {
+                known.failing = false;
+                known.judge(now);
+            }
+        }
         None
     };
     let request_id = String::new();
@@ -196,6 +215,7 @@ fn register(dice: &mut Dice, world: &mut World) -> Said {
     let now = world.now;
     let spec = spec(dice, world.restless);
     let key = (spec.service.clone(), spec.id.clone());
+    let failing = world.is_checked(&key.0);
     let reason = match world.instances.get_mut(&key) {
         Some(known) if known.owner != spec.owner => Some(Reason::InstanceOwned),
         Some(known) => {
@@ -209,9 +229,9 @@ fn register(dice: &mut Dice, world: &mut World) -> Said {
             let known = Known {
                 owner: spec.owner.clone(),
                 lost_at: None,
-                failing: false,
+                failing,
                 mode: Mode::Up,
-                passing: true,
+                passing: !failing,
                 changed: vec![now],
                 held_until: 0,
                 holds: 0,
@@ -268,10 +288,11 @@ fn set_health(dice: &mut Dice, world: &mut World, kv: &MemKv) -> Said {
     let stale = dice.below(8) == 0;
     let incarnation = found.map_or(7, |record| record.number + u64::from(stale));
     let (check, ok) = (dice.below(2) == 0, dice.below(2) == 0);
+    let checked = world.is_checked(&name.service);
     let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
     if let Some(known) = known.filter(|_| !stale) {
         if check {
-            known.failing = !ok;
+            known.failing = checked && !ok;
         } else if ok {
             known.lost_at = None;
         } else {

@@ -1,12 +1,14 @@
-//! What somebody who watches the registry knows, against what is there.
+//! What somebody who watches the registry, or asks it, knows, against what is there.
 
 use std::collections::BTreeMap;
 
+use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::changes::ChangeRecord;
-use crate::machine::registry::{query, watch};
+use crate::machine::registry::{graph, query, watch};
+use crate::model::command::{CommandBatch, Kind, PutService, RegisterInstances};
 use crate::model::limits::REGISTRY_LOG_MAX;
-use crate::model::registry::ServiceConfig;
+use crate::model::registry::{Address, Dependency, InstanceSpec, ServiceConfig};
 use crate::model::rejection::Reason;
 
 /// Watching from any kept revision, and applying what is told, leads to what is there.
@@ -71,4 +73,39 @@ impl View {
             None => drop(self.instances.remove(&(service, instance))),
         }
     }
+}
+
+#[test]
+fn a_cause_is_named_where_what_needs_it_was_unfolded_for_somebody_optional() {
+    let mut kv = MemKv::default();
+    let needs = |service: &str, optional| {
+        let service = service.to_owned();
+        Dependency { service, requirement: String::new(), optional }
+    };
+    let services = [
+        ("b", vec![needs("e", false)], false),
+        ("d", vec![needs("b", true), needs("e", false)], true),
+        ("e", vec![needs("a", false)], true),
+    ];
+    let mut commands = Vec::new();
+    for (name, dependencies, has_instance) in services {
+        let config = ServiceConfig { dependencies, ..ServiceConfig::defaults() };
+        let put = PutService { name: name.to_owned(), config, ..PutService::default() };
+        commands.push(Kind::PutService(put).into());
+        let instance = InstanceSpec {
+            service: name.to_owned(),
+            id: "i".to_owned(),
+            addresses: vec![Address { protocol: "http".into(), address: "10.0.0.1:80".into() }],
+            weight_milli: 1000,
+            ..InstanceSpec::default()
+        };
+        let instances = if has_instance { vec![instance] } else { Vec::new() };
+        commands.push(Kind::RegisterInstances(RegisterInstances { instances }).into());
+    }
+    apply(&mut kv, &[CommandBatch { stamp_ms: 1, commands }], 1);
+    let tree = graph::tree(&kv, "d").unwrap().unwrap();
+    let names = |chain: &Vec<&graph::Node>| {
+        chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(tree.causes().iter().map(names).collect::<Vec<_>>(), ["d e a"]);
 }

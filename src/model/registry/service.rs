@@ -269,6 +269,12 @@ impl ServiceConfig {
 }
 
 impl HealthPolicy {
+    /// Whether the hub checks instances.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.check.kind() != CheckKind::None
+    }
+
     fn check(&self) -> Result<(), Rejection> {
         within("health.ttl_ms", self.ttl_ms, &INSTANCE_TTL_MS)?;
         within("health.deregister_after_ms", self.deregister_after_ms, &DEREGISTER_AFTER_MS)?;

@@ -1,5 +1,7 @@
 //! Between the messages of services and the words of the hub.
 
+use std::collections::BTreeMap;
+
 use super::convert::invalid;
 use crate::machine::registry::graph::{self, Lack};
 use crate::model::command::InstanceName;
@@ -335,12 +337,13 @@ pub(super) fn outcomes(given: Vec<v1::CallOutcome>) -> Vec<CallOutcome> {
     given.into_iter().map(one).collect()
 }
 
-fn change((revision, known): Change) -> ServiceChange {
-    let defaults = model::ServiceConfig::defaults();
+fn change((revision, known): Change, ttls_ms: &BTreeMap<String, u64>) -> ServiceChange {
+    let mut config = model::ServiceConfig::defaults();
+    config.health.ttl_ms = ttls_ms.get(&known.service).copied().unwrap_or(config.health.ttl_ms);
     ServiceChange {
         revision,
         service_after: known.service_after.map(|record| service(record.info(&known.service))),
-        instance_after: known.instance_after.map(|record| instance(record.info(&defaults))),
+        instance_after: known.instance_after.map(|record| instance(record.info(&config))),
         service: known.service,
         instance: known.instance,
     }
@@ -348,7 +351,7 @@ fn change((revision, known): Change) -> ServiceChange {
 
 pub(super) fn watched(part: WatchPart) -> WatchServicesResponse {
     WatchServicesResponse {
-        changes: part.changes.into_iter().map(change).collect(),
+        changes: part.changes.into_iter().map(|one| change(one, &part.ttls_ms)).collect(),
         revision: part.revision,
         snapshot_continues: part.continues,
         stale: part.stale,

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use super::records::{InstanceRecord, ServiceRecord, instances_of, service};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::{Fault, key};
+use crate::model::limits::DEPENDENCY_CHAIN_MAX;
 use crate::model::registry::{Dependency, meets};
 
 /// The circle that a service would be in with these dependencies: from it back to it.
@@ -33,6 +34,40 @@ pub fn cycle(
         }
     }
     Ok(None)
+}
+
+/// How many services stand on the longest chain through a service, if it had these dependencies; no more are counted
+/// than one over what is allowed on either side of it. There are no circles.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn chain(kv: &impl Kv, name: &str, dependencies: &[Dependency]) -> Result<usize, Fault> {
+    let declared = edges(kv, "")?.unwrap_or_default();
+    let declared = declared.iter().filter(|(from, _)| from != name);
+    let declared = declared.map(|(from, dependency)| (from.as_str(), dependency.service.as_str()));
+    let (mut needs, mut needed_by): (Steps<'_>, Steps<'_>) = Default::default();
+    let own = dependencies.iter().map(|dependency| (name, dependency.service.as_str()));
+    for (from, to) in declared.chain(own) {
+        needs.entry(from).or_default().push(to);
+        needed_by.entry(to).or_default().push(from);
+    }
+    Ok(steps(&needs, name) + 1 + steps(&needed_by, name))
+}
+
+/// Which services come directly after one.
+type Steps<'a> = BTreeMap<&'a str, Vec<&'a str>>;
+
+/// The most steps that can be gone from a service.
+fn steps(next: &Steps<'_>, from: &str) -> usize {
+    let (mut reached, mut count) = (BTreeSet::from([from]), 0);
+    while count < DEPENDENCY_CHAIN_MAX {
+        reached = reached.iter().filter_map(|at| next.get(at)).flatten().copied().collect();
+        if reached.is_empty() {
+            break;
+        }
+        count += 1;
+    }
+    count
 }
 
 /// What is needed, and by whom; the last first, to be taken from the end.

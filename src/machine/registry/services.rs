@@ -7,7 +7,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
 use crate::machine::{Fault, requests};
 use crate::model::command::{DeleteService, PutService};
-use crate::model::limits::SERVICES_MAX;
+use crate::model::limits::{DEPENDENCY_CHAIN_MAX, SERVICES_MAX};
 use crate::model::outcome::Outcome;
 use crate::model::quota::check_service;
 use crate::model::registry::ServiceConfig;
@@ -87,15 +87,27 @@ fn refuse<K: Kv>(
     if known.is_none() && machine.meta().services >= SERVICES_MAX {
         return Ok(Some(too_many()));
     }
-    Ok(graph::cycle(machine.overlay(), name, &config.dependencies)?.map(|path| {
+    if config.dependencies.is_empty()
+        || known.is_some_and(|record| record.config.dependencies == config.dependencies)
+    {
+        return Ok(None);
+    }
+    if let Some(path) = graph::cycle(machine.overlay(), name, &config.dependencies)? {
         let path = path.join(" -> ");
         let text =
             format!("the dependencies of {name} would run in a circle: {path}; remove one of them");
-        Rejection::new(Reason::DependencyCycle, text).with("path", path)
+        return Ok(Some(Rejection::new(Reason::DependencyCycle, text).with("path", path)));
+    }
+    let chain = graph::chain(machine.overlay(), name, &config.dependencies)?;
+    Ok((chain > DEPENDENCY_CHAIN_MAX).then(|| {
+        let text = format!(
+            "a chain of more than {DEPENDENCY_CHAIN_MAX} services would lead through {name}, each requiring the next; declare fewer dependencies"
+        );
+        Rejection::new(Reason::LimitReached, text)
     }))
 }
 
-/// Deletes a service that has no instances and that nobody requires.
+/// Deletes a service that has no instances. Those that require it lack it from then on.
 pub(crate) fn delete<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: DeleteService,

@@ -7,7 +7,8 @@ use crate::machine::mem::MemKv;
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::{graph, query, watch};
 use crate::model::command::{CommandBatch, Kind, PutService, RegisterInstances};
-use crate::model::limits::REGISTRY_LOG_MAX;
+use crate::model::limits::{DEPENDENCY_CHAIN_MAX, REGISTRY_LOG_MAX};
+use crate::model::outcome::Outcome;
 use crate::model::registry::{Address, Dependency, InstanceSpec, ServiceConfig};
 use crate::model::rejection::Reason;
 
@@ -108,4 +109,39 @@ fn a_cause_is_named_where_what_needs_it_was_unfolded_for_somebody_optional() {
         chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(tree.causes().iter().map(names).collect::<Vec<_>>(), ["d e a"]);
+}
+
+#[test]
+fn a_chain_of_dependencies_is_bounded_from_either_end_and_in_the_middle() {
+    let put = |kv: &mut MemKv, entry: u64, name: usize, on: Option<usize>| {
+        let dependencies =
+            on.map(|on| Dependency { service: format!("s{on}"), ..Default::default() });
+        let config = ServiceConfig {
+            dependencies: dependencies.into_iter().collect(),
+            ..ServiceConfig::defaults()
+        };
+        let put = PutService { name: format!("s{name}"), config, ..PutService::default() };
+        let commands = vec![Kind::PutService(put).into()];
+        match apply(kv, &[CommandBatch { stamp_ms: 1, commands }], entry).remove(0).remove(0) {
+            Outcome::Rejected(rejection) => Some(rejection.reason),
+            _ => None,
+        }
+    };
+    let most = DEPENDENCY_CHAIN_MAX;
+    let middle = most / 2;
+    // Two halves: s1 -> s2 ... up to the middle, and from behind it to the last, which needs nobody.
+    let mut kv = MemKv::default();
+    let links = (1..most).filter(|at| *at != middle);
+    for (entry, at) in (1..).zip(links.collect::<Vec<_>>().into_iter().rev()) {
+        assert_eq!(put(&mut kv, entry, at, Some(at + 1)), None);
+    }
+    assert_eq!(put(&mut kv, 100, middle, Some(middle + 1)), None, "of {most} services");
+    assert_eq!(put(&mut kv, 101, 0, Some(1)), Some(Reason::LimitReached));
+    assert_eq!(put(&mut kv, 102, most, Some(most + 1)), Some(Reason::LimitReached));
+    // A longer half may be joined in the middle no more, and what is there may be put again.
+    assert_eq!(put(&mut kv, 103, middle, None), None);
+    assert_eq!(put(&mut kv, 104, most, Some(most + 1)), None);
+    assert_eq!(put(&mut kv, 105, middle, Some(middle + 1)), Some(Reason::LimitReached));
+    assert_eq!(put(&mut kv, 106, 1, Some(2)), None);
+    assert!(graph::tree(&kv, "s1").unwrap().is_some());
 }

@@ -42,6 +42,8 @@ pub const FAILOVER_MAX: usize = 16;
 pub const FAILOVER_HOLD_MS: std::ops::RangeInclusive<u64> = 0..=3_600_000;
 /// Dependencies of one service.
 pub const DEPENDENCIES_MAX: usize = 64;
+/// Services on a chain of dependencies.
+pub const DEPENDENCY_CHAIN_MAX: usize = 32;
 /// The range of counts of calls in the settings of a breaker.
 pub const BREAKER_CALLS: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// The range of a breaker's window, milliseconds.

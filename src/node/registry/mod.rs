@@ -311,8 +311,12 @@ impl Node {
             .await?;
         let mut lost = Vec::new();
         for (place, record) in found {
-            // The view hears of it and tracks it; it has all of its time left.
-            let known = record.is_some_and(|r| r.number > self.registry.renewals().newest());
+            let known = record.is_some_and(|record| {
+                let (mut renewals, now) = (self.registry.renewals(), clock::now());
+                let (number, spec) = (record.number, &record.spec);
+                // The view hears of it and tracks it, with all of its time left, or has done so meanwhile.
+                number > renewals.newest() || renewals.renew(number, &spec.service, &spec.id, now)
+            });
             if !known {
                 lost.push(place);
             }

@@ -1,6 +1,6 @@
 //! Watching the registry: what is there, and every change after it, without gaps.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::node::Node;
 pub struct WatchPart {
     /// In order.
     pub changes: Vec<Change>,
+    /// Of the services whose instances changed: how long those may be silent that do not say, as it is now.
+    pub ttls_ms: BTreeMap<String, u64>,
     /// All changes up to here were told.
     pub revision: u64,
     /// The rest of what was there at the beginning is still to come.
@@ -179,6 +181,13 @@ impl Watch {
 
     fn part(&self, changes: Vec<Change>) -> WatchPart {
         let (revision, continues, stale) = (self.revision, !self.begun, self.stale);
-        WatchPart { changes, revision, continues, stale }
+        let told = changes.iter().filter(|(_, change)| change.instance_after.is_some());
+        let services: BTreeSet<_> = told.map(|(_, change)| change.service.as_str()).collect();
+        let ttl_ms = |name: &str| {
+            let known = self.node.registry.view.service(name)?;
+            Some((name.to_owned(), known.service.as_ref()?.config.health.ttl_ms))
+        };
+        let ttls_ms = services.into_iter().filter_map(ttl_ms).collect();
+        WatchPart { changes, ttls_ms, revision, continues, stale }
     }
 }

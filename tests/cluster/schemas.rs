@@ -182,7 +182,9 @@ async fn a_deleted_version_comes_back_only_where_it_fits() {
     let cluster = Cluster::start(1, &[]);
     let client = client(&cluster);
     let undo = |version| cluster.admin(&["schema", "deprecate", "n", version, "--undo"]);
-    let remove = |version| cluster.admin(&["schema", "rm", "n", version, "--yes"]).succeeds();
+    let remove = |version| {
+        cluster.admin(&["schema", "rm", "n", version, "--yes"]).succeeds();
+    };
     register(&client, "n", json(r#"{"type": "integer"}"#)).await.unwrap();
     remove("1");
     register(&client, "n", json(r#"{"type": "string"}"#)).await.unwrap();

@@ -439,7 +439,8 @@ mod tests {
             Backward, BackwardTransitive, Forward, ForwardTransitive, Full, FullTransitive, None,
         };
         let (back, forth) = (Direction::Backward, Direction::Forward);
-        let cases: [(Compatibility, &[Direction], &[u32], &[u32]); 7] = [
+        type Case<'a> = (Compatibility, &'a [Direction], &'a [u32], &'a [u32]);
+        let cases: [Case<'_>; 7] = [
             (None, &[], &[5], &[5, 2]),
             (Backward, &[back], &[5], &[5, 2]),
             (BackwardTransitive, &[back], &[5, 2, 1], &[7, 5, 2, 1]),

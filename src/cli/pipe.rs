@@ -129,7 +129,10 @@ impl Pipe<'_> {
                 let event = decode(&recorded.event)?;
                 match self.transform(event.data.clone()).await? {
                     Some(data) => {
-                        let new = (!data.is_empty()).then(|| self.result(event, data));
+                        let new = (!data.is_empty()).then(|| {
+                            let place = (lease.topic_id, recorded.offset);
+                            self.result(&recorded.topic, place, event, data)
+                        });
                         made.done.push((recorded, new));
                     }
                     None => made.failed.push(recorded),
@@ -157,9 +160,17 @@ impl Pipe<'_> {
         Ok(output.status.success().then(|| output.stdout.into()))
     }
 
-    /// The event that is appended: the same story goes on, with the consumed one as the cause.
-    fn result(&self, event: Event, data: Bytes) -> Event {
+    /// The event that is appended: the same story goes on, with the consumed one as the cause. Its id
+    /// is that of the consumed one's place: ids of events repeat from source to source.
+    fn result(
+        &self,
+        topic: &str,
+        (topic_id, offset): (u64, u64),
+        event: Event,
+        data: Bytes,
+    ) -> Event {
         Event {
+            id: format!("{topic}/{topic_id}/{offset}"),
             source: format!("/mhub/pipe/{}", self.args.subscription),
             r#type: self.args.kind.clone().unwrap_or(event.r#type),
             causation_id: event.id.clone(),
@@ -204,7 +215,13 @@ impl Pipe<'_> {
         if !made.failed.is_empty() {
             let nack = Nack { reason: FAILED.to_owned(), ..Nack::default() };
             let nacked = self.settle(lease, made.failed.iter(), Action::Nack(nack));
-            self.client.settle(nacked).await?;
+            match self.client.settle(nacked).await {
+                // They come again in any case, at the latest once the lease is over.
+                Err(lost) if is_lost(&lost) => {
+                    complain(&format!("it is not known whether failures were noted: {lost}"));
+                }
+                settled => drop(settled?),
+            }
         }
         Ok(())
     }

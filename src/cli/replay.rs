@@ -1,7 +1,7 @@
 //! `mhub events replay`.
 
 use std::collections::VecDeque;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -40,7 +40,8 @@ pub(super) struct ReplayArgs {
     /// Where to begin: start, an offset, pos=POSITION, or @TIME.
     #[arg(long, default_value = "start")]
     from: FromArg,
-    /// Where to end, not included: end (as it is now), an offset (a position with --all), or @TIME.
+    /// Where to end, not included: end (as it is now), an offset (a position with --all),
+    /// pos=POSITION, or @TIME.
     #[arg(long, default_value = "end")]
     until: UntilArg,
     /// Only events of this key.
@@ -87,10 +88,13 @@ impl FromStr for UntilArg {
         if let Some(time) = text.strip_prefix('@') {
             return instant(time).map(|ms| Self(Until::Time(ms)));
         }
-        let place = text.strip_prefix("pos=").unwrap_or(text).parse();
-        place
-            .map(|place| Self(Until::Place(place)))
-            .map_err(|_| format!("{text:?} is none of end, an offset, a position, @TIME"))
+        let until = match text.strip_prefix("pos=") {
+            Some(position) => position.parse().map(Until::Position),
+            None => text.parse().map(Until::Place),
+        };
+        until
+            .map(Self)
+            .map_err(|_| format!("{text:?} is none of end, an offset, pos=POSITION, @TIME"))
     }
 }
 
@@ -124,9 +128,12 @@ impl Kept {
             return Ok(());
         }
         self.saved = Some(now);
-        let next = self.path.with_extension("next");
+        let mut next = self.path.clone().into_os_string();
+        next.push(".next");
         let text = serde_json::to_vec(cursor).map_err(std::io::Error::other)?;
-        std::fs::write(&next, text)?;
+        let mut file = std::fs::File::create(&next)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
         Ok(std::fs::rename(&next, &self.path)?)
     }
 }

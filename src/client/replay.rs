@@ -11,8 +11,11 @@ use super::{Client, ReadPart, Reader, recorded_events};
 use crate::model::event::EventView;
 use crate::model::filter::Compiled;
 use crate::model::rejection::{Reason, Rejection};
+use crate::proto::v1::read_options::Consistency::{AtLeastPosition, Stale};
 use crate::proto::v1::read_request::From;
-use crate::proto::v1::{GetTopicRequest, ReadOptions, ReadRequest, RecordedEvent, StatusRequest};
+use crate::proto::v1::{
+    End, GetTopicRequest, ReadOptions, ReadRequest, RecordedEvent, StatusRequest,
+};
 
 /// The rest before a node that lags is asked again.
 const LAG: Duration = Duration::from_millis(50);
@@ -27,6 +30,8 @@ pub enum Until {
     End,
     /// Before this offset; of the whole hub, this position.
     Place(u64),
+    /// Before the first event at or after this position of the hub.
+    Position(u64),
     /// Before the first event that was recorded at or after this instant, Unix milliseconds.
     Time(u64),
 }
@@ -116,13 +121,14 @@ impl Replay {
     ) -> Result<Self, Rejection> {
         let ReplayOptions { topic, from, until, selection, pace, options } = options;
         let whole_hub = topic.is_empty();
-        let (end_now, created_at_ms) = if whole_hub {
-            (client.status(StatusRequest {}).await?.applied_position, 0)
+        let (first, end_now, created_at_ms) = if whole_hub {
+            (0, hub_end(client, options).await?, 0)
         } else {
             let name = topic.clone();
             let found = client.topic(GetTopicRequest { name, ..Default::default() }).await?;
-            (found.next_offset, found.created_at_ms)
+            (found.first_offset, found.next_offset, found.created_at_ms)
         };
+        let range = Range { client, topic: &topic, first, end_now };
         if let Some(cursor) = &cursor
             && (cursor.topic != topic || cursor.created_at_ms != created_at_ms)
         {
@@ -132,37 +138,27 @@ impl Replay {
             );
             return Err(invalid(text));
         }
-        let end = match until {
-            Until::Place(place) => place.min(end_now),
-            Until::End | Until::Time(_) => end_now,
-        };
-        let begins = match (&cursor, &from) {
-            (Some(cursor), _) => Some(cursor.next),
-            (None, Some(From::Offset(place))) if !whole_hub => Some(*place),
-            (None, Some(From::Position(place))) if whole_hub => Some(*place),
-            (None, _) => None,
-        };
-        if let Some(begins) = begins {
-            if begins > end_now {
-                let text = format!("{begins} lies beyond {end_now}, the end; begin earlier");
-                return Err(Rejection::new(Reason::BeyondEnd, text).with("end", end_now));
-            }
-            if cursor.is_none() && matches!(until, Until::Place(place) if place < begins) {
-                return Err(invalid(format!("the range ends before {begins}, where it begins")));
-            }
-        }
-        let from = match &cursor {
-            Some(cursor) if whole_hub => Some(From::Position(cursor.next)),
-            Some(cursor) => Some(From::Offset(cursor.next)),
-            None => from,
-        };
-        if let (Some(From::TimeMs(begins)), Until::Time(ends)) = (&from, until)
+        let times = (&from, until);
+        if let (None, (Some(From::TimeMs(begins)), Until::Time(ends))) = (&cursor, times)
             && ends < *begins
         {
             return Err(invalid(format!("the range ends before {begins}, where it begins")));
         }
+        let next = match &cursor {
+            Some(cursor) => cursor.next,
+            None => range.place(from).await?,
+        };
+        if next > end_now {
+            let text = format!("{next} lies beyond {end_now}, the end; begin earlier");
+            return Err(Rejection::new(Reason::BeyondEnd, text).with("end", end_now));
+        }
+        let end = range.end(until).await?;
+        if cursor.is_none() && end < next {
+            return Err(invalid(format!("the range ends before {next}, where it begins")));
+        }
+        let options = range.reading(options);
+        let from = Some(if whole_hub { From::Position(next) } else { From::Offset(next) });
         let request = ReadRequest { topic: topic.clone(), from, options, ..Default::default() };
-        let next = begins.unwrap_or(0);
         Ok(Self {
             client: client.clone(),
             reader: client.read(request),
@@ -178,7 +174,7 @@ impl Replay {
         })
     }
 
-    /// Where the range ends; before that as far as it is known.
+    /// Where the range ends.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
@@ -204,7 +200,7 @@ impl Replay {
                 match self.reader.next().await? {
                     Some(part) => self.take(&part)?,
                     // A node that lags has not got all of the range yet.
-                    None if !self.whole_hub && self.has_begun() => {
+                    None if !self.whole_hub && self.cursor.next < self.end => {
                         tokio::time::sleep(LAG).await;
                         let from = Some(From::Offset(self.cursor.next));
                         let (topic, options) = (self.cursor.topic.clone(), self.options);
@@ -219,11 +215,6 @@ impl Replay {
                 Err(wait) => tokio::time::sleep(wait).await,
             }
         }
-    }
-
-    /// Whether anything of the range was seen: it has no gaps, so the rest will come.
-    fn has_begun(&self) -> bool {
-        self.cursor.next > 0 && self.cursor.next < self.end
     }
 
     fn place(&self, event: &RecordedEvent) -> u64 {
@@ -245,6 +236,72 @@ impl Replay {
         }
         self.ended |= self.cursor.next >= self.end;
         Ok(())
+    }
+}
+
+/// What a range is part of, as it is when the replay begins.
+struct Range<'a> {
+    client: &'a Client,
+    topic: &'a str,
+    first: u64,
+    end_now: u64,
+}
+
+impl Range<'_> {
+    /// The offset (of the whole hub, position) that is meant.
+    async fn place(&self, from: Option<From>) -> Result<u64, Rejection> {
+        match from {
+            None | Some(From::Start(_)) => Ok(self.first),
+            Some(From::End(_)) => Ok(self.end_now),
+            Some(From::Offset(place)) if !self.topic.is_empty() => Ok(place),
+            Some(From::Position(place)) if self.topic.is_empty() => Ok(place),
+            Some(from) => self.looked_up(from).await,
+        }
+    }
+
+    /// Where the first event of the range is; the end if there is none.
+    async fn looked_up(&self, from: From) -> Result<u64, Rejection> {
+        let topic = self.topic.to_owned();
+        let request = ReadRequest { topic, from: Some(from), limit: 1, ..Default::default() };
+        let part = self.client.read(request).next().await?;
+        let first = part.as_ref().and_then(|part| part.batches.first());
+        let first = first.map(|batch| match self.topic {
+            "" => batch.first_position,
+            _ => batch.first_offset,
+        });
+        Ok(first.map_or(self.end_now, |first| first.min(self.end_now)))
+    }
+
+    async fn end(&self, until: Until) -> Result<u64, Rejection> {
+        let end = match until {
+            Until::Place(place) => place,
+            Until::Position(place) => self.place(Some(From::Position(place))).await?,
+            Until::End | Until::Time(_) => self.end_now,
+        };
+        Ok(end.min(self.end_now))
+    }
+
+    /// A topic has no gaps, so it shows when a node lags. The whole hub has: whoever is asked for what
+    /// it has must have got to the end.
+    fn reading(&self, options: Option<ReadOptions>) -> Option<ReadOptions> {
+        let stale = |options: &ReadOptions| matches!(options.consistency, Some(Stale(_)));
+        match self.end_now.checked_sub(1) {
+            Some(last) if self.topic.is_empty() && options.as_ref().is_some_and(stale) => {
+                Some(ReadOptions { consistency: Some(AtLeastPosition(last)) })
+            }
+            _ => options,
+        }
+    }
+}
+
+/// Where the whole hub ends, to a node that is as fresh as it is asked to be.
+async fn hub_end(client: &Client, options: Option<ReadOptions>) -> Result<u64, Rejection> {
+    let from = Some(From::End(End {}));
+    let last = ReadRequest { from, backward: true, limit: 1, options, ..Default::default() };
+    match client.read(last).next().await? {
+        Some(part) => Ok(part.applied_position),
+        // There is no event at all.
+        None => Ok(client.status(StatusRequest {}).await?.applied_position),
     }
 }
 

@@ -86,6 +86,14 @@ async fn ranges_selections_and_paces() {
     let filtered = ["--filter", r#"{"exact": {"key": "a"}}"#, "--original", "--speed", "100"];
     let filtered = [&["events", "replay", "orders", "-o", "jsonl"][..], &filtered].concat();
     assert_eq!(cluster.admin(&filtered).succeeds().stdout().lines().count(), 50);
+    // Positions mean the hub's, also on a topic.
+    cluster.admin(&["topic", "create", "mail"]).succeeds();
+    cluster.admin(&["events", "publish", "mail", "--data", "x"]).succeeds();
+    let until = |until: &str| {
+        let args = ["events", "replay", "mail", "--until", until, "-o", "jsonl"];
+        cluster.admin(&args).succeeds().stdout().lines().count()
+    };
+    assert_eq!((until("pos=1"), until("pos=1000000")), (0, 1));
     // An empty range is one.
     let empty = ["events", "replay", "orders", "--from", "7", "--until", "7", "-o", "jsonl"];
     assert_eq!(cluster.admin(&empty).succeeds().stdout(), "");
@@ -151,4 +159,20 @@ fn copies_go_on_where_they_were_broken_off() {
         .collect();
     assert!(from.iter().cloned().eq((0..3000).map(|n| format!("orders/{n}"))), "{}", from.len());
     cluster.verify();
+}
+
+#[test]
+fn a_cursor_without_events_says_where_to_go_on() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    publish(&cluster, 10, "");
+    let dir = tempfile::tempdir().unwrap();
+    for (from, name) in [("end", "a.x"), ("@4000000000000", "a.y"), ("pos=1000000", "a")] {
+        let path = dir.path().join(name);
+        let path = path.to_str().unwrap();
+        let args = ["events", "replay", "orders", "--from", from, "--cursor", path, "-o", "jsonl"];
+        for _ in 0..2 {
+            assert_eq!(cluster.admin(&args).succeeds().stdout(), "", "{from}");
+        }
+    }
 }

@@ -275,6 +275,10 @@ fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
     let causes: std::collections::BTreeSet<_> =
         events.iter().map(|of| of["event"]["causationid"].as_str().unwrap().to_owned()).collect();
     assert_eq!(causes.len(), 49);
+    // Also of events of several sources with one id.
+    let ids = events.iter().map(|of| of["event"]["id"].as_str().unwrap());
+    let offsets = ids.map(|id| id.rsplit_once('/').unwrap().1.parse::<u64>().unwrap());
+    assert_eq!(offsets.collect::<std::collections::BTreeSet<_>>().len(), 49);
     assert!(events.iter().all(|of| of["event"]["type"] == "result"));
     assert_eq!(crate::delivery::counter(&cluster, "acked"), 50);
     cluster

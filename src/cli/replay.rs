@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use prost::Message as _;
 
@@ -144,6 +145,8 @@ struct Copies {
     topic: String,
     /// With where to go on once it is there, in order.
     pending: VecDeque<(Pending, Cursor)>,
+    /// Where to go on after what is there.
+    reached: Option<Cursor>,
 }
 
 impl Copies {
@@ -158,16 +161,21 @@ impl Copies {
         Ok(())
     }
 
-    /// Waits until at most so many are on their way; where to go on after what is there.
-    async fn settle(&mut self, left: usize) -> Result<Option<Cursor>, Failure> {
-        let mut reached = None;
-        while self.pending.len() > left
-            && let Some((pending, after)) = self.pending.pop_front()
-        {
-            pending.await?;
-            reached = Some(after);
+    /// Takes note of those that are there, and waits until at most so many are on their way.
+    async fn settle(&mut self, left: usize) -> Result<(), Failure> {
+        while let Some((pending, _)) = self.pending.front_mut() {
+            let receipt = match pending.now_or_never() {
+                Some(receipt) => receipt,
+                None if self.pending.len() > left => match self.pending.front_mut() {
+                    Some((pending, _)) => pending.await,
+                    None => break,
+                },
+                None => break,
+            };
+            receipt?;
+            self.reached = self.pending.pop_front().map(|(_, after)| after);
         }
-        Ok(reached)
+        Ok(())
     }
 }
 
@@ -204,62 +212,103 @@ fn options(args: &ReplayArgs) -> Result<ReplayOptions, Failure> {
 
 pub(super) async fn run(client: &Client, output: Output, args: ReplayArgs) -> Done {
     let cursor = args.cursor.as_deref().map(Kept::load).transpose()?.flatten();
-    let mut kept = args.cursor.clone().map(|path| Kept { path, saved: None });
-    let mut replay = Replay::begin(client, options(&args)?, cursor).await?;
-    let bar = bar(&replay);
-    let mut lines = Lines::new(output, EVENT);
-    let mut copies = args.into.clone().map(|topic| Copies {
+    let kept = args.cursor.clone().map(|path| Kept { path, saved: None });
+    let replay = Replay::begin(client, options(&args)?, cursor).await?;
+    let copies = args.into.clone().map(|topic| Copies {
         publisher: client.publisher(),
         topic,
         pending: VecDeque::new(),
+        reached: None,
     });
-    let mut count = 0_u64;
-    let stopped = loop {
-        let next = tokio::select! {
-            next = replay.next() => next?,
-            stop = tokio::signal::ctrl_c() => {
-                stop?;
-                break true;
-            }
-        };
-        let Some(events) = next else { break false };
-        let mut reached = Some(replay.cursor());
-        for event in &events {
-            match &mut copies {
-                Some(copies) => {
-                    let at = if args.all { event.position } else { event.offset };
-                    let after = Cursor { next: at + 1, ..replay.cursor() };
-                    copies.send(event, after).await?;
-                }
-                None => print(&mut lines, output, event)?,
-            }
-        }
-        match &mut copies {
-            Some(copies) => reached = copies.settle(COPIES_MAX).await?,
-            None => lines.flush()?,
-        }
-        count += events.len() as u64;
-        bar.set_position(replay.cursor().next);
-        if let (Some(kept), Some(cursor)) = (&mut kept, &reached) {
-            kept.save(cursor, false)?;
-        }
-    };
-    let mut reached = Some(replay.cursor());
-    if let Some(copies) = &mut copies {
-        // Those that are not chosen count as done once all before them are.
-        let last = copies.settle(0).await?;
-        reached = if stopped { last } else { reached };
-    }
-    if let (Some(kept), Some(cursor)) = (&mut kept, &reached) {
-        kept.save(cursor, true)?;
-    }
+    let (bar, lines) = (bar(&replay), Lines::new(output, EVENT));
+    let (all, count, printed) = (args.all, 0, None);
+    let mut player = Player { replay, output, lines, copies, kept, all, count, printed };
+    let played = player.play(&bar).await;
     bar.finish_and_clear();
-    lines_end(lines, args.into.is_some())?;
-    output::complain(&format!("{count} events replayed; the next one is {}", replay.cursor().next));
+    // However it ended: what is there is not to come again.
+    let ended = player.end(matches!(played, Ok(false))).await;
+    let (stopped, ()) = (played?, ended?);
+    let (count, next) = (player.count, player.replay.cursor().next);
+    if player.copies.is_none() {
+        player.lines.end()?;
+    }
+    output::complain(&format!("{count} events replayed; the next one is {next}"));
     Ok(if stopped { Exit::Partial } else { Exit::Ok })
 }
 
-/// Nothing was printed where copies were published.
-fn lines_end(lines: Lines, copied: bool) -> Result<(), Failure> {
-    if copied { Ok(()) } else { lines.end() }
+/// A replay, and what it is played to.
+struct Player {
+    replay: Replay,
+    output: Output,
+    lines: Lines,
+    copies: Option<Copies>,
+    kept: Option<Kept>,
+    all: bool,
+    count: u64,
+    /// Where to go on after what was printed.
+    printed: Option<Cursor>,
+}
+
+impl Player {
+    /// Plays until the range ends or somebody stops it; whether the latter.
+    async fn play(&mut self, bar: &ProgressBar) -> Result<bool, Failure> {
+        loop {
+            let next = tokio::select! {
+                next = self.replay.next() => next?,
+                stop = tokio::signal::ctrl_c() => {
+                    stop?;
+                    return Ok(true);
+                }
+            };
+            let Some(events) = next else { return Ok(false) };
+            for event in &events {
+                match &mut self.copies {
+                    Some(copies) => {
+                        let at = if self.all { event.position } else { event.offset };
+                        let after = Cursor { next: at + 1, ..self.replay.cursor() };
+                        copies.send(event, after).await?;
+                    }
+                    None => print(&mut self.lines, self.output, event)?,
+                }
+            }
+            match &mut self.copies {
+                Some(copies) => copies.settle(COPIES_MAX).await?,
+                None => {
+                    self.lines.flush()?;
+                    self.printed = Some(self.replay.cursor());
+                }
+            }
+            self.count += events.len() as u64;
+            bar.set_position(self.replay.cursor().next);
+            self.save(self.reached(), false)?;
+        }
+    }
+
+    /// Waits for copies that are on their way, and keeps where to go on; `whole`: the range was played to its end.
+    async fn end(&mut self, whole: bool) -> Result<(), Failure> {
+        let settled = match &mut self.copies {
+            Some(copies) => copies.settle(0).await,
+            None => Ok(()),
+        };
+        // Those that are not chosen count as done once all before them are.
+        let whole = whole && settled.is_ok();
+        let reached = if whole { Some(self.replay.cursor()) } else { self.reached() };
+        self.save(reached, true)?;
+        settled
+    }
+
+    /// Where to go on after what is there.
+    fn reached(&self) -> Option<Cursor> {
+        match &self.copies {
+            Some(copies) => copies.reached.clone(),
+            None => self.printed.clone(),
+        }
+    }
+
+    fn save(&mut self, reached: Option<Cursor>, at_once: bool) -> Result<(), Failure> {
+        match (&mut self.kept, reached) {
+            (Some(kept), Some(cursor)) => kept.save(&cursor, at_once),
+            _ => Ok(()),
+        }
+    }
 }

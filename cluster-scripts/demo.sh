@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # demo.sh: installs what is missing, builds, and shows the hub at work: three nodes on this machine, events in, events
-# out of a follower, a work queue with failures, services that find each other, the leader killed, and on it goes.
+# out of a follower, a work queue with failures, services that find each other, schemas and transactions, a trace and a
+# replay, the leader killed, and on it goes.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 build_mhub
 export MHUB_BIN=$mhub

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::handle::{Core, RaftNode};
 use super::quorum::View;
-use super::types::{PeerNode, TypeConfig};
+use super::types::{LogId, PeerNode, TypeConfig};
 use crate::model::ids::NodeId;
 use crate::model::limits::{CATCH_UP_ENTRIES_MAX, NODES_MAX};
 use crate::model::rejection::{Reason, Rejection};
@@ -338,7 +338,16 @@ impl Core {
         let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: seen };
         let retain = former == Former::Learner;
         let changed = self.raft.change_membership_if(change, retain, [unchanged]).await;
-        changed.map(|_| ()).map_err(|error| self.write_rejection(error))
+        let changed = changed.map_err(|error| self.write_rejection(error))?;
+        self.membership_seen(changed.log_id).await
+    }
+
+    /// Waits until the metrics tell of a change that was answered: the answer comes from who
+    /// applies it, and the next change is judged by the metrics.
+    async fn membership_seen(&self, change: LogId) -> Result<(), Rejection> {
+        let mut metrics = self.raft.metrics();
+        let seen = metrics.wait_until(|now| *now.membership_config.log_id() >= Some(change)).await;
+        seen.map(|_| ()).map_err(|_| stopping())
     }
 
     /// Leads a change to its end that a former leader has left half done.

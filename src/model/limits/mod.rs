@@ -68,6 +68,8 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 pub const REQUEST_ID_KEPT_MS: u64 = 24 * 3600 * 1000;
 /// Rows that one housekeeping command looks at, per table.
 pub const HOUSEKEEPING_ROWS_MAX: usize = 1024;
+/// Rows of correlation ids that one housekeeping command looks at, after a topic was deleted.
+pub const CORRELATIONS_SWEPT_MAX: usize = if cfg!(test) { 4 } else { 8192 };
 
 /// Bytes of the commands that are gathered into one Raft entry; one larger command goes alone.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;

@@ -73,8 +73,9 @@ pub const CORRELATIONS_SWEPT_MAX: usize = if cfg!(test) { 4 } else { 8192 };
 
 /// Bytes of the commands that are gathered into one Raft entry; one larger command goes alone.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
-/// Bytes of a Raft entry's commands; what is above is refused at the door.
-pub const ENTRY_BYTES_MAX: usize = CALL_BYTES_MAX + (64 << 10);
+/// Bytes of one command in a Raft entry; what is above is refused at the door. The largest call with everything that
+/// the hub adds to it is well below.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 /// Commands in one Raft entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Bytes of one stored batch of events, unless a single call is larger.

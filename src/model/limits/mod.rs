@@ -302,7 +302,7 @@ pub const LEASE_EVENTS_MAX: u64 = 4096;
 pub const SETTLE_ITEMS_MAX: usize = 4096;
 /// Timers that one tick fires.
 pub const TICK_TIMERS_MAX: usize = 1024;
-/// Events that one tick moves, unless a single timer moves more.
+/// Events that one tick moves, and stages of transactions that it drops, unless a single timer takes more.
 pub const TICK_EVENTS_MAX: u64 = 4096;
 /// Dead letters that one redrive or purge handles.
 pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;

@@ -268,6 +268,8 @@ pub const TRACED_CONTEXTS_MAX: usize = 128;
 pub const SCHEMA_JUDGEMENTS_MAX: u32 = 5;
 /// Compiled schemas that a node keeps to judge events by.
 pub const SCHEMAS_COMPILED_MAX: usize = 4096;
+/// Bytes of the texts that they were made of.
+pub const SCHEMAS_COMPILED_BYTES_MAX: usize = if cfg!(test) { 1000 } else { 64 << 20 };
 /// Bytes of events that schemas judge before others get their turn; a larger event is another thread's.
 pub const JUDGED_AT_ONCE_BYTES_MAX: u64 = 32 << 10;
 /// Bytes of violations that a refusal lists, about.

@@ -4,89 +4,24 @@
 //! what they were judged by is what judges them at that moment, else they are judged again. A refusal never
 //! comes that far, so it is made sure of here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
 use super::super::query::Consistency;
 use super::super::{Node, unexpected_bytes};
-use super::compile::compiled;
-use crate::machine::kv::Kv;
-use crate::machine::schema::query;
+use super::judges::{JudgeStats, Known, judge};
 use crate::machine::{Fault, query as topics};
 use crate::model::command::Publish;
 use crate::model::event::{self, EventView};
 use crate::model::event_run;
-use crate::model::limits::{
-    JUDGED_AT_ONCE_BYTES_MAX, REFUSAL_BYTES_MAX, SCHEMAS_COMPILED_MAX, TOPICS_MAX,
-};
+use crate::model::limits::{JUDGED_AT_ONCE_BYTES_MAX, REFUSAL_BYTES_MAX};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::schema_rule::{Judged, SchemaMode, SchemaRule, SchemaVerdict, SubjectVersion};
 use crate::runtime::tasks;
-use crate::schema::{Compiled, Violation};
-
-/// What is known of rules and schemas, maybe old.
-#[derive(Default)]
-pub(in crate::node) struct Judges {
-    rules: RwLock<HashMap<String, Option<Arc<SchemaRule>>>>,
-    subjects: RwLock<HashMap<String, Arc<Judge>>>,
-    stats: JudgeStats,
-}
-
-/// How many events schemas judged on this node, whatever became of their calls then.
-#[derive(Debug, Default)]
-pub struct JudgeStats {
-    /// Valid ones.
-    pub valid: AtomicU64,
-    /// Invalid ones that were taken all the same.
-    pub invalid: AtomicU64,
-    /// Calls that were refused for one.
-    pub refused: AtomicU64,
-}
-
-/// What judges the events of a subject.
-struct Judge {
-    /// What is told of a valid event; version 0: nothing judges.
-    verdict: SchemaVerdict,
-    /// The same as a field of the event.
-    field: Bytes,
-    /// Or why there is none.
-    schema: Result<Compiled, Rejection>,
-}
-
-/// By subject.
-type Known = HashMap<String, Arc<Judge>>;
-
-impl Judges {
-    fn rule(&self, topic: &str) -> Option<Option<Arc<SchemaRule>>> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
-    }
-
-    fn of(&self, subjects: &BTreeSet<String>) -> Known {
-        let known = self.subjects.read().unwrap_or_else(PoisonError::into_inner);
-        let found =
-            subjects.iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
-        found.collect()
-    }
-
-    fn learn_rule(&self, topic: &str, rule: Option<Arc<SchemaRule>>) {
-        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        if rules.len() as u64 >= TOPICS_MAX {
-            rules.clear();
-        }
-        rules.insert(topic.to_owned(), rule);
-    }
-
-    fn learn(&self, new: &Known) {
-        let mut known = self.subjects.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() + new.len() > SCHEMAS_COMPILED_MAX {
-            known.clear();
-        }
-        known.extend(new.iter().map(|(name, judge)| (name.clone(), Arc::clone(judge))));
-    }
-}
+use crate::schema::Violation;
 
 impl Node {
     /// How many events schemas judged.
@@ -213,20 +148,6 @@ fn subjects(publish: &Publish, rule: &SchemaRule) -> Result<BTreeSet<String>, Re
     Ok(found)
 }
 
-/// What judges a subject now; the same as before, if it is.
-fn judge(kv: &impl Kv, subject: &str, old: Option<&Arc<Judge>>) -> Result<Arc<Judge>, Fault> {
-    let version = query::subject(kv, subject)?.and_then(|info| info.judge()).unwrap_or(0);
-    if let Some(old) = old.filter(|old| old.verdict.version == version) {
-        return Ok(Arc::clone(old));
-    }
-    let schema = match query::schema(kv, subject, version)? {
-        Some(info) => compiled(kv, &info.definition)?,
-        None => Err(query::not_found(subject, None)),
-    };
-    let verdict = SchemaVerdict { subject: subject.to_owned(), version, violations: 0 };
-    Ok(Arc::new(Judge { field: verdict.as_field(), verdict, schema }))
-}
-
 /// Events that are being judged; each gets what was said of it.
 struct Run<'p> {
     publish: &'p Publish,
@@ -338,19 +259,10 @@ fn violated((index, id): (usize, &str), by: &SchemaVerdict, violations: &[Violat
 
 #[cfg(test)]
 mod tests {
+    use super::super::judges::Judge;
+    use super::super::judges::tests::known;
     use super::*;
-    use crate::schema::{Definition, Format, SourceFile};
-
-    fn known(subject: &str, version: u32, schema: &str) -> Known {
-        let files = vec![SourceFile { name: "s".to_owned(), text: schema.to_owned() }];
-        let definition = Definition { format: Format::Json, files, references: Vec::new() };
-        let schema = crate::schema::compile(&definition, &[]).map_err(|error| panic!("{error}"));
-        let verdict = SchemaVerdict { subject: subject.to_owned(), version, violations: 0 };
-        Known::from([(
-            subject.to_owned(),
-            Arc::new(Judge { field: verdict.as_field(), verdict, schema }),
-        )])
-    }
+    use crate::machine::schema::query;
 
     fn publish(kind: &str, data: &[&str]) -> Publish {
         let event = |data: &&str| {

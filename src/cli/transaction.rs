@@ -31,7 +31,7 @@ pub(super) enum TransactionCommand {
     },
     /// Consume, transform, and append the results: each event has one result, whatever breaks down.
     #[command(
-        after_help = "Results keep key, subject and correlation of their events, which are their cause.\n\nExamples:\n  mhub tx pipe billing --into invoices --run 'jq -c .total'\n  mhub tx pipe billing --into invoices --run ./invoice.sh --type invoice --wait 5"
+        after_help = "Results keep key, subject and correlation of their events, which are their cause. An event whose result\nthe topic refuses for what it is (its schema, its size) is a dead letter, and the others go on.\n\nExamples:\n  mhub tx pipe billing --into invoices --run 'jq -c .total'\n  mhub tx pipe billing --into invoices --run ./invoice.sh --type invoice --wait 5"
     )]
     Pipe(PipeArgs),
     /// Begin a transaction whose parts come one after the other.

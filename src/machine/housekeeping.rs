@@ -9,6 +9,7 @@ use super::producers::ProducerRecord;
 use super::requests::RequestRecord;
 use super::topic::ids::forget;
 use super::topic::record::TopicRecord;
+use super::tracking;
 use super::transaction::record::TransactionRecord;
 use crate::model::ids::UnixMs;
 use crate::model::limits::{
@@ -39,6 +40,7 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
             Ok((1..old).contains(&TransactionRecord::decode(row)?.ended_at_ms))
         })?;
     forget_ids(machine, now)?;
+    tracking::index::sweep(machine)?;
     Ok(Outcome::Done)
 }
 

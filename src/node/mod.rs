@@ -41,7 +41,7 @@ use self::quotas::Quotas;
 use self::registry::Registry;
 use self::registry::egress::Egress;
 use self::route::Routed;
-use self::schemas::enforce::Judges;
+use self::schemas::judges::Judges;
 use crate::config::Config;
 use crate::model::command::Kind;
 use crate::model::ids::UnixMs;

@@ -286,3 +286,60 @@ fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
         .fails(3, "SUBSCRIPTION_NOT_FOUND");
     cluster.admin(&["tx", "pipe", "s", "--into", "out", "--wait", "-1"]).fails(2, "");
 }
+
+#[test]
+fn an_event_whose_result_is_refused_is_a_dead_letter_and_the_others_are_handed_on() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    let register = ["schema", "register", "number", "-", "--format", "json"];
+    mhub_with_input(&cluster.nodes[0].endpoint(), &register, Some(r#"{"type": "integer"}"#))
+        .succeeds();
+    let settings = ["schema.mode=enforce", "schema.subject=number", "max_event_bytes=300000"];
+    let settings = settings.map(|setting| ["--config", setting]);
+    cluster.admin(&[&["topic", "create", "out"], &settings.concat()[..]].concat()).succeeds();
+    cluster.admin(&["sub", "create", "s", "--topic", "orders", "--from", "start"]).succeeds();
+    publish(&cluster, 40, "");
+    // Two break the schema, one is over the topic's bound, one over that of any call; the last eight are too much at
+    // once, and one has no result.
+    let command = "read n; case $n in 3|17) echo '\"no\"';; 8) ;; 30) printf '%400000s' 1;; \
+        31) printf '%1100000s' 1;; 3[2-9]) printf '%200000s' 1;; *) echo $n;; esac";
+    let args = ["tx", "pipe", "s", "--into", "out", "--run", command, "--batch", "40"];
+    let pipe = || cluster.admin(&[&args[..], &["--wait", "1", "-o", "jsonl"]].concat());
+    let first = pipe();
+    let told = first.succeeds().stderr();
+    assert!(told.contains("event 17 of topic orders is a dead letter now"), "{told}");
+    assert_eq!(first.stdout().lines().count(), 36, "{told}");
+    let dead = cluster.admin(&["dlq", "ls", "s", "-o", "json"]).json();
+    let mut dead: Vec<_> = dead
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| {
+            let offset: u64 = letter["offset"].as_str().unwrap().parse().unwrap();
+            let (reason, error) = letter["error"].as_str().unwrap().split_once(' ').unwrap();
+            assert!(letter["reason"] == "REJECTED" && !error.is_empty(), "{letter}");
+            (offset, reason.to_owned())
+        })
+        .collect();
+    dead.sort_unstable();
+    let reasons = [
+        (3, "SCHEMA_VIOLATED"),
+        (17, "SCHEMA_VIOLATED"),
+        (30, "EVENT_TOO_LARGE"),
+        (31, "CALL_TOO_LARGE"),
+    ];
+    assert_eq!(dead, reasons.map(|(offset, reason)| (offset, reason.to_owned())));
+    // Each of the others has one result, in their order, and nothing comes again.
+    assert_eq!(pipe().succeeds().stdout(), "");
+    let read = cluster.admin(&["events", "read", "out", "-o", "jsonl"]).stdout();
+    let from = read.lines().map(|line| {
+        let of: serde_json::Value = serde_json::from_str(line).unwrap();
+        let id = of["event"]["id"].as_str().unwrap();
+        id.rsplit_once('/').unwrap().1.parse::<u64>().unwrap()
+    });
+    let without = [3, 8, 17, 30, 31];
+    let wanted: Vec<_> = (0..40).filter(|offset| !without.contains(offset)).collect();
+    assert_eq!(from.collect::<Vec<_>>(), wanted);
+    assert_eq!(crate::delivery::counter(&cluster, "acked"), 36);
+    assert_eq!(crate::delivery::counter(&cluster, "rejected"), 4);
+}

@@ -98,7 +98,10 @@ impl Tick {
                 forget(machine, work, number)
             }
             Due::Registry(number) => registry::health::due(machine, number),
-            Due::Transaction(id) => transaction::end::expire(machine, id),
+            Due::Transaction(id) => {
+                self.events += transaction::end::expire(machine, id)?;
+                Ok(())
+            }
         }
     }
 

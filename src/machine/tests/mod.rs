@@ -1,5 +1,6 @@
 //! Random commands against a naive model, and the laws of determinism.
 
+mod correlations;
 mod delivery;
 mod golden;
 mod golden_delivery;

@@ -215,6 +215,39 @@ async fn a_lease_that_is_not_held_publishes_nothing() {
     assert_eq!(counter(&cluster, "acked"), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_settles_what_it_pulled_with_what_it_appends_once() {
+    let cluster = shop(1, 3, &[]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    let pull = |more: &[&str]| {
+        let args = ["events", "pull", "s", "--lease", "1m", "--consumer", "me"];
+        cluster.admin(&[&args[..], more].concat())
+    };
+    let taken = pull(&["--limit", "2", "-o", "json"]).json();
+    let offsets: Vec<_> =
+        taken["events"].as_array().unwrap().iter().map(|e| &e["offset"]).collect();
+    assert_eq!(offsets, ["0", "1"]);
+    let event = r#"{"specversion":"1.0","id":"1","source":"/t","type":"t","data":"x"}"#;
+    let document = format!(
+        r#"{{"parts": [{{"topic": "out", "events": [{event}]}}], "settles": {}}}"#,
+        taken["settles"]
+    );
+    let endpoint = cluster.nodes[0].endpoint();
+    let run = || mhub_with_input(&endpoint, &["tx", "run", "-"], Some(&document));
+    run().succeeds();
+    // They are settled: once more it would append the same again, and is refused.
+    run().fails(4, "LEASE_EXPIRED");
+    assert_eq!(payloads(&client(&cluster), "out").await.len(), 1);
+    assert_eq!((counter(&cluster, "acked"), counter(&cluster, "in_flight")), (2, 0));
+    let table = pull(&[]).succeeds().stdout();
+    assert!(table.contains("LEASE_ID") && table.lines().count() == 2, "{table}");
+    let nothing = pull(&["-o", "json"]);
+    nothing.fails(3, "nothing is ready");
+    let nothing: serde_json::Value = serde_json::from_str(&nothing.stdout()).unwrap();
+    assert_eq!(nothing, serde_json::json!({"events": [], "settles": []}));
+    cluster.admin(&["events", "pull", "gone"]).fails(3, "SUBSCRIPTION_NOT_FOUND");
+}
+
 /// An acknowledgement as the document of a transaction has it.
 fn json_of(item: &Settlement) -> serde_json::Value {
     serde_json::json!({

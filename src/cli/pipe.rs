@@ -113,8 +113,7 @@ impl Pipe<'_> {
             }
             for lease in &pulled.leased {
                 let made = self.make(lease).await?;
-                left = left.saturating_sub(made.done.len() as u64);
-                self.hand_on(lease, made, lines).await?;
+                left = left.saturating_sub(self.hand_on(lease, made, lines).await?);
             }
         }
         Ok(())
@@ -183,13 +182,15 @@ impl Pipe<'_> {
         }
     }
 
-    /// Appends and acknowledges in one transaction; what failed comes again as the subscription says.
+    /// Appends and acknowledges in one transaction; what failed comes again as the subscription says. How many
+    /// events are done with.
     async fn hand_on(
         &self,
         lease: &LeasedEvents,
         made: Made,
         lines: &mut Lines,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
+        let mut count = made.done.len() as u64;
         let events: Vec<Bytes> =
             made.done.iter().filter_map(|(_, new)| new.as_ref()).map(encoded).collect();
         if !made.done.is_empty() {
@@ -205,6 +206,10 @@ impl Pipe<'_> {
                     self.print(&made.done, first, lines)?;
                 }
                 Err(refused) if is_lost(&refused) => {
+                    // Of an unknown outcome they may be done.
+                    if refused.reason != Reason::OutcomeUnknown {
+                        count = 0;
+                    }
                     complain(&format!(
                         "the lease ended before the work did, the events come again: {refused}"
                     ));
@@ -223,7 +228,7 @@ impl Pipe<'_> {
                 settled => drop(settled?),
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     fn settle<'e>(

@@ -408,6 +408,21 @@ async fn a_piping_process_hands_on_each_event_once_through_leaders_that_are_kill
 }
 
 #[test]
+fn a_pipe_counts_what_it_handed_on_not_what_it_lost() {
+    let cluster = shop(1, 2, &["lease=1s", "retry.initial=100ms"]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    // The first try outlasts its lease.
+    let dir = tempfile::tempdir().unwrap();
+    let tried = dir.path().join("tried");
+    let command = format!("test -e {0} || {{ touch {0}; sleep 2; }}; cat", tried.display());
+    let pipe = ["tx", "pipe", "s", "--into", "out", "--batch", "1", "--run", &command];
+    let piped = cluster.admin(&[&pipe[..], &["--limit", "2", "-o", "jsonl"]].concat());
+    assert!(piped.succeeds().stderr().contains("LEASE_EXPIRED"), "{}", piped.all());
+    assert_eq!(piped.stdout().lines().count(), 2, "{}", piped.all());
+    assert_eq!((counter(&cluster, "acked"), counter(&cluster, "expired")), (2, 1));
+}
+
+#[test]
 fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
     let cluster = Cluster::start(1, &[]);
     for topic in ["orders", "out"] {

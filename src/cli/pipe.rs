@@ -208,6 +208,10 @@ impl Pipe<'_> {
                     self.print(pairs, first, lines)?;
                 }
                 Err(refused) if is_lost(&refused) => {
+                    // Of an unknown outcome they may be done.
+                    if refused.reason != Reason::OutcomeUnknown {
+                        ended -= pairs.len() as u64;
+                    }
                     complain(&format!(
                         "the lease ended before the work did, the events come again: {refused}"
                     ));
@@ -270,7 +274,7 @@ impl Pipe<'_> {
             }
             settled => drop(settled?),
         }
-        Ok(())
+        Ok(count)
     }
 
     fn settle<'e>(

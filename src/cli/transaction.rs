@@ -20,7 +20,7 @@ use crate::proto::v1::{
 pub(super) enum TransactionCommand {
     /// Append to topics and settle deliveries, all of it or nothing.
     #[command(
-        after_help = "The document:\n  {\"parts\": [{\"topic\": \"accounts\", \"expect\": {\"alice\": 7, \"bob\": \"exists\", \"carol\": \"none\"}, \"events\": [CLOUDEVENT, …]}, …],\n   \"settles\": [{\"subscription\": \"s\", \"consumer\": \"c\", \"items\": [{\"lease_id\": \"1\", \"term\": \"1\", \"topic_id\": \"1\", \"action\": \"ack\"}]}]}\nActions: ack, nack, reject, release; nack and reject may have a \"reason\".\n\nExamples:\n  mhub tx run transfer.json\n  echo '{\"parts\": [{\"topic\": \"a\", \"expect\": {\"k\": \"none\"}}, {\"topic\": \"b\", \"events\": [{\"specversion\": \"1.0\", \"id\": \"1\", \"source\": \"/x\", \"type\": \"t\"}]}]}' | mhub tx run -"
+        after_help = "The document:\n  {\"parts\": [{\"topic\": \"accounts\", \"expect\": {\"alice\": 7, \"bob\": \"exists\", \"carol\": \"none\"}, \"events\": [CLOUDEVENT, …]}, …],\n   \"settles\": [{\"subscription\": \"s\", \"consumer\": \"c\", \"items\": [{\"lease_id\": \"1\", \"term\": \"1\", \"topic_id\": \"1\", \"action\": \"ack\"}]}]}\nActions: ack, nack, reject, release; nack and reject may have a \"reason\". Leases come from: mhub events pull SUBSCRIPTION -o json\n\nExamples:\n  mhub tx run transfer.json\n  echo '{\"parts\": [{\"topic\": \"a\", \"expect\": {\"k\": \"none\"}}, {\"topic\": \"b\", \"events\": [{\"specversion\": \"1.0\", \"id\": \"1\", \"source\": \"/x\", \"type\": \"t\"}]}]}' | mhub tx run -"
     )]
     Run {
         /// A file, or - for standard input.

@@ -99,7 +99,7 @@ settings! {
     }
     /// Spans of events that carry a trace context.
     trace: TraceConfig {
-        otlp_endpoint: Option<String> = None, "Collector that spans go to by OTLP over gRPC, like http://127.0.0.1:4317; none: no spans.";
+        otlp_endpoint: Option<String> = None, "Collector that spans go to by OTLP over gRPC, like http://127.0.0.1:4317, without TLS; none: no spans.";
     }
     /// Logging, to standard error.
     log: LogConfig {
@@ -155,6 +155,33 @@ impl Config {
                 return Err((key, why));
             }
         }
-        Ok(())
+        match self.trace.otlp_endpoint.as_deref().map(collector) {
+            Some(Err(why)) => Err(("trace.otlp_endpoint", why)),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
+}
+
+/// Whether spans can be sent there; else why not.
+fn collector(endpoint: &str) -> Result<(), String> {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(format!(
+            "{endpoint:?} needs TLS, which mhub has not; give http://HOST:PORT of a collector on this machine or a trusted network, which may send them on by https"
+        ));
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host,
+        Some(_) if authority.ends_with(']') => authority,
+        Some(_) => "",
+        None => authority,
+    };
+    if !scheme.eq_ignore_ascii_case("http") || host.is_empty() || host.contains(char::is_whitespace)
+    {
+        return Err(format!(
+            "{endpoint:?} is no address of a collector; give one like http://127.0.0.1:4317"
+        ));
+    }
+    Ok(())
 }

@@ -5,10 +5,12 @@ mod document;
 mod publish;
 mod read;
 mod registry;
+mod replay;
 mod resolve;
 mod route;
 mod stage;
 mod tail;
+mod trace;
 mod transact;
 
 use std::time::Duration;
@@ -82,6 +84,14 @@ pub(super) enum BenchCommand {
         after_help = "Examples:\n  mhub bench tx --workers 16           beside it: mhub bench publish --workers 16 --batch 10\n  mhub bench tx --workers 16 --staged"
     )]
     Transact(transact::TransactArgs),
+    /// Ask for the trace of a correlation id of many events.
+    #[command(after_help = "Example:\n  mhub bench trace --events 1000 --node 127.0.0.1:7500")]
+    Trace(trace::TraceArgs),
+    /// Publish at full load, alone and beside a replay, and compare.
+    #[command(
+        after_help = "Example:\n  mhub bench replay --workers 4 --depth 8 --batch 64 --node 127.0.0.1:7500     a node that does not lead"
+    )]
+    Replay(replay::ReplayArgs),
     /// Follow a topic while it is published to at full load: how far behind the tail is.
     #[command(
         after_help = "Example:\n  mhub bench tail --workers 4 --depth 512 --reader 127.0.0.1:7500"
@@ -165,6 +175,12 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
         }
         BenchCommand::Transact(args) => {
             output::item(global.output, &transact::run(&client, &args).await?)?;
+        }
+        BenchCommand::Trace(args) => {
+            output::item(global.output, &trace::run(&global, &client, &args).await?)?;
+        }
+        BenchCommand::Replay(args) => {
+            output::item(global.output, &replay::run(&global, &client, &args).await?)?;
         }
         BenchCommand::Tail { publish, reader } => {
             let reader = match reader {

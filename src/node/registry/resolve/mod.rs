@@ -123,9 +123,9 @@ impl Registry {
         })
     }
 
-    /// How many instances would be chosen from.
-    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> usize {
-        self.pool(wanted, now, None).map_or(0, |pool| pool.members.len())
+    /// Whose instances would be chosen from, and how many; `None`: nobody's.
+    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> Option<(String, usize)> {
+        self.pool(wanted, now, None).ok().map(|pool| (pool.name, pool.members.len()))
     }
 
     /// The instances that are chosen from: the service's own, else those that it falls back to. Without

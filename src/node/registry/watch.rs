@@ -93,7 +93,8 @@ impl Node {
             begin,
             begun: after.is_some(),
             behind: after.is_some_and(|after| after < revision),
-            stale: false,
+            // What is there may be old: it says so from the first part on.
+            stale: after.is_none() && self.is_cut_off(),
             _permit: permit,
         })
     }

@@ -3,6 +3,7 @@
 
 pub mod validate;
 
+mod bounded_call;
 pub mod failures;
 mod hub_clock;
 pub mod keys;

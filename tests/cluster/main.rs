@@ -31,6 +31,7 @@ mod process;
 mod quotas;
 mod reads;
 mod replaying;
+mod route_faults;
 mod routing;
 mod schemas;
 mod service_faults;

@@ -101,8 +101,8 @@ async fn what_an_operator_forces_holds_until_it_is_left_alone_again() {
     let settings = settings.map(|setting| ["--config", setting]).concat();
     service(&cluster, &[&["register", "shop"][..], &settings].concat()).succeeds();
     // Open: nothing comes through, of the instance and of the service alike.
-    let of_instance = (&["breaker", "shop", "a"][..], "shut off by a breaker");
-    let of_service = (&["breaker", "shop"][..], "behind the service's breaker");
+    let of_instance = (&["breaker", "shop", "a"][..], "1 are shut off by a breaker;");
+    let of_service = (&["breaker", "shop"][..], "1 are behind the service's breaker;");
     for (n, (breaker, why)) in (0..).zip([of_instance, of_service]) {
         service(&cluster, &[breaker, &["open"]].concat()).succeeds();
         let resolve = || service(&cluster, &["resolve", "shop"]);

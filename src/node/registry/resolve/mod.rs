@@ -359,11 +359,9 @@ fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> 
             (_, Mode::Draining) => "draining",
             (_, Mode::Maintenance) => "in maintenance",
             _ if !lets_through(instance) => "shut off by a breaker",
+            _ if is_shut(service) => "behind the service's breaker",
             _ => "without such an address",
         });
-    }
-    if is_shut(service) {
-        why.insert("behind the service's breaker");
     }
     let why = if why.is_empty() {
         "there are none".to_owned()

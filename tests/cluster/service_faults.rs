@@ -28,10 +28,11 @@ fn pinned(cluster: &Cluster, index: usize) -> Client {
     Client::with_options([cluster.nodes[index].endpoint()], options).unwrap()
 }
 
-/// The first that a node tells who begins to watch.
-async fn begin_to_watch(client: &Client) -> WatchServicesResponse {
-    let mut watch = client.watch_services(vec!["shop".to_owned()], None);
-    let Watched::Changes(part) = watch.next().await.unwrap() else { panic!("begun anew") };
+/// The first that a node tells who begins to watch; it comes at once.
+async fn begin_to_watch(client: &Client, after: Option<u64>) -> WatchServicesResponse {
+    let mut watch = client.watch_services(vec!["shop".to_owned()], after);
+    let told = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+    let Watched::Changes(part) = told.unwrap() else { panic!("begun anew") };
     part
 }
 
@@ -67,9 +68,11 @@ async fn a_node_that_is_cut_off_says_so_and_forgets_nobody() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Who begins to watch it now is told at once that what is there may be old.
-    let begin = begin_to_watch(&left).await;
+    let begin = begin_to_watch(&left, None).await;
     let named = begin.changes.iter().filter(|change| change.instance_after.is_some()).count();
     assert_eq!((begin.stale, named), (true, 2));
+    let goes_on = begin_to_watch(&left, Some(begin.revision)).await;
+    assert_eq!((goes_on.stale, goes_on.revision), (true, begin.revision));
     let watch = ["service", "watch", "shop", "--limit", "3", "-o", "jsonl"];
     let told = cluster.mhub(0, &watch);
     assert_eq!(told.succeeds().stdout().lines().count(), 3, "{}", told.all());
@@ -78,12 +81,14 @@ async fn a_node_that_is_cut_off_says_so_and_forgets_nobody() {
     cluster.nodes[2].start();
     hear(false).await;
     cluster.await_serving();
-    assert!(!begin_to_watch(&left).await.stale);
+    for after in [None, Some(begin.revision)] {
+        assert!(!begin_to_watch(&left, after).await.stale);
+    }
     // A node that starts anew and hears of nobody, too, whatever it knows by then.
     cluster.nodes.iter_mut().for_each(crate::support::Node::kill);
     cluster.nodes[0].start();
     cluster.await_answering(0);
-    assert!(begin_to_watch(&left).await.stale);
+    assert!(begin_to_watch(&left, None).await.stale);
     cluster.nodes[1].start();
     cluster.nodes[2].start();
     cluster.await_serving();

@@ -3,6 +3,7 @@
 
 pub mod validate;
 
+mod bounded_call;
 pub mod failures;
 mod hub_clock;
 pub mod keys;
@@ -206,10 +207,11 @@ impl Node {
         if self.raft.status().has_quorum { Ok(()) } else { Err(self.not_leader_or_quorum()) }
     }
 
-    /// Whether this node hears of no leader, or leads without a quorum: what it knows may be old.
+    /// Whether this node heard of no leader lately, or leads without a quorum: what it knows may be old.
+    /// One that was just started remembers who led, but has not heard of it.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
-        if self.raft.is_leader() { !self.raft.has_quorum() } else { self.raft.leader().is_none() }
+        !self.raft.has_quorum()
     }
 
     fn not_leader_or_quorum(&self) -> Rejection {

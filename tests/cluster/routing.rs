@@ -16,15 +16,15 @@ use crate::delivery::{client, counter, publish};
 use crate::support::target::{Behaviour, Target};
 use crate::support::{Cluster, mhub_with_input, poll};
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-fn ok() -> Behaviour {
+pub(crate) fn ok() -> Behaviour {
     Behaviour::Answer(204, String::new())
 }
 
 /// A cluster that may connect to this machine, with a topic `orders` and a subscription `s` to it that
 /// is delivered to the service `shop`.
-fn hub(settings: &[&str]) -> Cluster {
+pub(crate) fn hub(settings: &[&str]) -> Cluster {
     let cluster = Cluster::start(3, &[("MHUB_EGRESS_ALLOW", "127.0.0.0/8")]);
     cluster.admin(&["topic", "create", "orders"]).succeeds();
     let mut args = vec!["sub", "create", "s", "--topic", "orders", "--config", "target=shop"];
@@ -33,7 +33,7 @@ fn hub(settings: &[&str]) -> Cluster {
     cluster
 }
 
-fn spec(service: &str, id: &str, address: &str, ttl_ms: u64) -> InstanceSpec {
+pub(crate) fn spec(service: &str, id: &str, address: &str, ttl_ms: u64) -> InstanceSpec {
     InstanceSpec {
         service: service.to_owned(),
         id: id.to_owned(),
@@ -43,12 +43,12 @@ fn spec(service: &str, id: &str, address: &str, ttl_ms: u64) -> InstanceSpec {
     }
 }
 
-async fn register(client: &Client, targets: &[(&str, &Target)]) -> ServiceHandle {
+pub(crate) async fn register(client: &Client, targets: &[(&str, &Target)]) -> ServiceHandle {
     let specs = targets.iter().map(|(id, target)| spec("shop", id, &target.address, 60_000));
     ServiceHandle::register(client, specs.collect()).await.unwrap()
 }
 
-async fn set_breaker(client: &Client, change: impl FnOnce(&mut BreakerPolicy)) {
+pub(crate) async fn set_breaker(client: &Client, change: impl FnOnce(&mut BreakerPolicy)) {
     let mut breaker = BreakerPolicy::default();
     change(&mut breaker);
     let config = ServiceConfig { breaker: Some(breaker), ..ServiceConfig::default() };
@@ -56,11 +56,11 @@ async fn set_breaker(client: &Client, change: impl FnOnce(&mut BreakerPolicy)) {
     client.put_service(put).await.unwrap();
 }
 
-fn offsets(targets: &[&Target]) -> BTreeSet<u64> {
+pub(crate) fn offsets(targets: &[&Target]) -> BTreeSet<u64> {
     targets.iter().flat_map(|target| target.got()).map(|got| got.offset()).collect()
 }
 
-fn paused(cluster: &Cluster) -> bool {
+pub(crate) fn paused(cluster: &Cluster) -> bool {
     let info = cluster.admin(&["sub", "info", "s", "-o", "json"]).json();
     info["paused"] == "target down"
 }
@@ -145,6 +145,8 @@ async fn answers_settle_and_bad_instances_cost_only_attempts() {
         (Behaviour::Never, "TIMEOUT"),
         (Behaviour::Close, "CONNECTION_LOST"),
         (Behaviour::Nonsense, "CONNECTION_LOST"),
+        (Behaviour::Cut("HTTP/1.1 200 x\r\ncontent-le"), "CONNECTION_LOST"),
+        (Behaviour::Cut("HTTP/1.1 500 x\r\ncontent-length: 9\r\n\r\nwhy"), "HTTP_500"),
     ] {
         let (before, seen) = (counter(&cluster, "nacked"), target.got().len());
         target.behave(behaviour.clone());
@@ -157,10 +159,17 @@ async fn answers_settle_and_bad_instances_cost_only_attempts() {
         assert!(poll(SOON, || counter(&cluster, "acked") == acked), "{behaviour:?}");
         assert!(target.got().len() > seen + 2, "{behaviour:?}");
     }
-    // Longer than anybody reads: its status settles it.
-    target.behave(Behaviour::Endless);
-    publish(&cluster, 1, "");
-    assert!(poll(SOON, || counter(&cluster, "acked") == acked + 1));
+    // Longer than anybody reads, or cut off: its status settles it.
+    let resident = || cluster.number(cluster.leader(), "resident_bytes");
+    let before = resident();
+    let cut_off = Behaviour::Cut("HTTP/1.1 200 x\r\ncontent-length: 9\r\n\r\nwhy");
+    for behaviour in [Behaviour::Endless, cut_off] {
+        target.behave(behaviour.clone());
+        publish(&cluster, 1, "");
+        acked += 1;
+        assert!(poll(SOON, || counter(&cluster, "acked") == acked), "{behaviour:?}");
+    }
+    assert!(resident() < before + (256 << 20), "{before} bytes before, {} after", resident());
     // What blames the event is not tried again.
     target.behave(Behaviour::Answer(422, String::new()));
     publish(&cluster, 1, "");

@@ -445,3 +445,29 @@ async fn a_watch_misses_nothing_over_nodes_that_are_killed() {
     assert_eq!(beyond.next().await.unwrap_err().reason, Reason::BeyondEnd);
     cluster.verify();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_alone_leave_the_log_as_it_is() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    // Each is renewed three times meanwhile, at least.
+    let specs = (0..100).map(|n| spec("shop", &format!("i-{n}"), 2000)).collect();
+    let _handle = ServiceHandle::register(&client, specs).await.unwrap();
+    let leader = cluster.leader();
+    let last = || cluster.number(leader, "last_log_index");
+    let rests = || {
+        let before = last();
+        !poll(Duration::from_millis(2500), || last() != before)
+    };
+    assert!(poll(Duration::from_secs(10), rests), "the log grows: {}", last());
+    let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+    assert_eq!(info["healthy"], "100");
+    // What it costs is measured.
+    assert!(cluster.number(leader, "cpu_ms") > 0);
+    let bench = ["bench", "registry", "--instances", "4", "--services", "2", "--watchers", "2"];
+    let bench = [&bench[..], &["--secs", "0.1", "--rest", "0.5", "-o", "json"]].concat();
+    let told = cluster.admin(&bench).json();
+    let cost = told["leader_cpu_percent_at_rest"].as_f64().unwrap();
+    assert!(cost < 400.0 && told["log_entries_at_rest"].is_u64(), "{told}");
+    assert!(told["changes"].as_u64().unwrap() >= 1, "{told}");
+}

@@ -68,9 +68,10 @@ pub(super) enum BenchCommand {
         after_help = "Examples:\n  mhub bench resolve --node 127.0.0.1:7500                   as fast as it goes\n  mhub bench resolve --node 127.0.0.1:7500 --rate 25000      at half that\n  mhub bench resolve --cached                                a Resolver, which asks nobody"
     )]
     Resolve(resolve::ResolveArgs),
-    /// Keep many instances registered, and tell many watchers of changes.
+    /// Keep many instances registered, and tell many watchers of changes. First of all: what the leader does
+    /// while they only renew.
     #[command(
-        after_help = "Example:\n  mhub bench registry --instances 10000 --watchers 1000 --secs 30"
+        after_help = "Examples:\n  mhub bench registry --instances 10000 --watchers 1000 --secs 30\n  mhub bench registry --instances 10000 --watchers 0 --secs 0 --rest 60    what keeping them costs"
     )]
     Registry(registry::RegistryArgs),
     /// Have the hub deliver to two HTTP instances of its own machine.
@@ -168,7 +169,7 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
             output::item(global.output, &resolve::run(&global, &client, &args).await?)?;
         }
         BenchCommand::Registry(args) => {
-            output::item(global.output, &registry::run(&client, &args).await?)?;
+            output::item(global.output, &registry::run(&global, &client, &args).await?)?;
         }
         BenchCommand::Route(args) => {
             output::item(global.output, &route::run(&client, &args).await?)?;

@@ -126,3 +126,27 @@ pub(super) fn due_of_service<K: Kv>(machine: &mut Machine<'_, K>, name: &str) ->
 pub fn lets_through(record: &InstanceRecord) -> bool {
     !ejects(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::registry::ServiceConfig;
+
+    #[test]
+    fn each_time_in_a_row_is_longer_by_the_first_up_to_the_longest_and_a_fifth() {
+        let policy = ServiceConfig::defaults().breaker;
+        for (opened, plain) in [(1, 30_000), (2, 60_000), (10, 300_000), (11, 300_000)] {
+            let of = |number| open_ms(&policy, opened, number, UnixMs(7));
+            let all: Vec<u64> = (0..1000).map(of).collect();
+            assert!(all.iter().all(|ms| (plain..=plain + plain / 5).contains(ms)), "{opened}");
+            // They are not tried together.
+            assert!(all.iter().any(|ms| *ms < plain + plain / 20), "{opened}");
+            assert!(all.iter().any(|ms| *ms > plain + plain * 3 / 20), "{opened}");
+        }
+        let shortest = BreakerPolicy { open_ms: 100, open_max_ms: 100, ..policy.clone() };
+        assert!((100..=120).contains(&open_ms(&shortest, u32::MAX, 1, UnixMs(7))));
+        let longest = BreakerPolicy { open_ms: 3_600_000, open_max_ms: 3_600_000, ..policy };
+        let most = open_ms(&longest, u32::MAX, 1, UnixMs(u64::MAX));
+        assert!((3_600_000..=4_320_000).contains(&most), "{most}");
+    }
+}

@@ -368,6 +368,43 @@ mod tests {
     }
 
     #[test]
+    fn bounds_of_breakers_are_in_range_and_what_is_beyond_is_not() {
+        type Setting = fn(&mut BreakerPolicy, u64);
+        let check = |set: Setting, value: u64| {
+            let mut config = ServiceConfig::defaults();
+            set(&mut config.breaker, value);
+            config.check("a").map_err(|rejection| (rejection.reason, rejection.message))
+        };
+        let settings: [(&str, Setting, [u64; 2]); 8] = [
+            // The shortest and the longest time that it is open.
+            (
+                "breaker.open_ms",
+                |b, n| (b.open_ms, b.open_max_ms) = (n, 3_600_000),
+                [100, 3_600_000],
+            ),
+            ("breaker.open_max_ms", |b, n| (b.open_ms, b.open_max_ms) = (200, n), [200, 3_600_000]),
+            ("breaker.window_ms", |b, n| b.window_ms = n, [1000, 600_000]),
+            ("breaker.failures", |b, n| b.failures = number(n), [1, 10_000]),
+            ("breaker.min_calls", |b, n| b.min_calls = number(n), [1, 10_000]),
+            ("breaker.probes", |b, n| b.probes = number(n), [1, 10_000]),
+            ("breaker.failure_percent", |b, n| b.failure_percent = number(n), [1, 100]),
+            ("breaker.ejected_percent", |b, n| b.ejected_percent = number(n), [0, 100]),
+        ];
+        for (name, set, [least, most]) in settings {
+            assert_eq!([least, most].map(|n| check(set, n)), [Ok(()), Ok(())], "{name}");
+            for beyond in [least.checked_sub(1), Some(most + 1)].into_iter().flatten() {
+                let (reason, says) = check(set, beyond).unwrap_err();
+                assert_eq!(reason, Reason::InvalidConfig, "{name}={beyond}");
+                assert!(says.contains(name), "{name}={beyond}: {says}");
+            }
+        }
+    }
+
+    fn number(n: u64) -> u32 {
+        u32::try_from(n).unwrap()
+    }
+
+    #[test]
     fn every_range_is_checked() {
         for change in [
             (|c| c.version = "one".into()) as fn(&mut ServiceConfig),

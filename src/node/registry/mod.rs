@@ -324,12 +324,11 @@ impl Node {
         Ok(lost)
     }
 
-    /// How many instances would be chosen from; none while the service waits for what it requires.
+    /// How many instances would be chosen from; none while the service whose they are waits for what it
+    /// requires.
     pub(super) async fn takers(&self, wanted: &Wanted) -> usize {
-        if self.registry.waits(&wanted.service) && self.held(&wanted.service).await.is_err() {
-            return 0;
-        }
-        self.registry.takers(wanted, self.now())
+        let Some((name, count)) = self.registry.takers(wanted, self.now()) else { return 0 };
+        if self.registry.waits(&name) && self.held(&name).await.is_err() { 0 } else { count }
     }
 
     /// Chooses instances of a service, from what this node knows.

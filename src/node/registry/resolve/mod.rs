@@ -123,9 +123,9 @@ impl Registry {
         })
     }
 
-    /// How many instances would be chosen from.
-    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> usize {
-        self.pool(wanted, now, None).map_or(0, |pool| pool.members.len())
+    /// Whose instances would be chosen from, and how many; `None`: nobody's.
+    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> Option<(String, usize)> {
+        self.pool(wanted, now, None).ok().map(|pool| (pool.name, pool.members.len()))
     }
 
     /// The instances that are chosen from: the service's own, else those that it falls back to. Without
@@ -359,11 +359,9 @@ fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> 
             (_, Mode::Draining) => "draining",
             (_, Mode::Maintenance) => "in maintenance",
             _ if !lets_through(instance) => "shut off by a breaker",
+            _ if is_shut(service) => "behind the service's breaker",
             _ => "without such an address",
         });
-    }
-    if is_shut(service) {
-        why.insert("behind the service's breaker");
     }
     let why = if why.is_empty() {
         "there are none".to_owned()

@@ -201,7 +201,7 @@ fn when_all_are_being_tried_by_enough_calls_one_more_is_refused() {
         let refused = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap_err();
         assert_eq!(refused.reason, Reason::NoInstance);
         assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
-        assert!(registry.takers(&wanted, UnixMs(100_000)) > 0, "it is not down");
+        assert!(registry.takers(&wanted, UnixMs(100_000)).is_some(), "it is not down");
         // One is over: another one may go.
         for number in [100, 101] {
             registry.calls.reported(number, 1, 0, clock::now());
@@ -262,9 +262,9 @@ fn who_delivers_takes_only_those_that_answer_and_not_the_same_twice() {
     let except = |w: &mut Wanted| (w.healthy_only, w.except) = (true, vec![0]);
     assert_eq!(resolve(&registry, except), Err(Reason::NoInstance));
     let mut wanted = Wanted { service: "s".into(), healthy_only: true, ..Wanted::default() };
-    assert_eq!(registry.takers(&wanted, UnixMs(0)), 1);
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), Some(("s".to_owned(), 1)));
     wanted.protocol = "http".into();
-    assert_eq!(registry.takers(&wanted, UnixMs(0)), 0);
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), None);
 }
 
 #[test]

@@ -241,6 +241,6 @@ fn resolve_answer(found: Result<ResolveResponse, Rejection>) -> ResolveAnswer {
 }
 
 async fn renew(node: &Node, request: RenewRequest) -> Result<RenewResponse, Status> {
-    let lost = node.renew(&convert::renewals(request.renewals)).await;
-    lost.map(|lost| RenewResponse { lost }).map_err(|r| to_status(&r))
+    let lasting = node.renew(&convert::renewals(request.renewals)).await;
+    lasting.map(convert::renewed).map_err(|r| to_status(&r))
 }

@@ -217,6 +217,7 @@ pub(super) fn spec(given: InstanceSpec) -> model::InstanceSpec {
         metadata: given.metadata.into_iter().collect(),
         ttl_ms: given.ttl_ms,
         owner: given.owner,
+        process: given.process,
     }
 }
 
@@ -269,6 +270,7 @@ pub(super) fn instance(info: InstanceInfo) -> Instance {
             metadata: info.spec.metadata.into_iter().collect(),
             ttl_ms: info.spec.ttl_ms,
             owner: String::new(),
+            process: String::new(),
         }),
         incarnation: info.incarnation,
         revision: info.revision,

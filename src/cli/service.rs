@@ -36,7 +36,7 @@ pub(super) enum ServiceCommand {
         after_help = "Examples:\n  mhub service deregister billing b1 --owner SECRET\n  mhub service deregister billing b1 --force      whoever owns it"
     )]
     Deregister(NameArgs),
-    /// Give an instance no new work; it finishes what it has.
+    /// Give an instance no new work; it finishes what it has. With --force, also when it registers again.
     #[command(
         after_help = "Examples:\n  mhub service drain billing b1 --force\n  mhub service drain billing b1 --force --maintenance     and keep it registered while it is silent\n  mhub service drain billing b1 --force --undo"
     )]
@@ -354,6 +354,7 @@ async fn register(client: &Client, args: RegisterArgs, output: Output) -> Done {
         metadata: args.meta.into_iter().collect::<HashMap<_, _>>(),
         ttl_ms: args.ttl.unwrap_or(0),
         owner: args.owner,
+        process: String::new(),
     };
     if args.keep {
         return keep(client, spec, output).await;

@@ -83,7 +83,8 @@ pub struct ServiceHandle {
 
 impl ServiceHandle {
     /// Registers instances and keeps them registered. An owner is drawn for those that name none, so
-    /// that nobody else takes their ids. To be called inside a tokio runtime.
+    /// that nobody else takes their ids, and what tells this process from one that takes over later.
+    /// To be called inside a tokio runtime.
     ///
     /// # Errors
     /// The first refusal of an instance; those that were registered before are deregistered then. And
@@ -94,6 +95,10 @@ impl ServiceHandle {
     ) -> Result<Self, Rejection> {
         for spec in specs.iter_mut().filter(|spec| spec.owner.is_empty()) {
             spec.owner = uuid::Uuid::new_v4().to_string();
+        }
+        let process = uuid::Uuid::new_v4().to_string();
+        for spec in specs.iter_mut().filter(|spec| spec.process.is_empty()) {
+            spec.process.clone_from(&process);
         }
         let name = |spec: &InstanceSpec| InstanceName {
             service: spec.service.clone(),

@@ -332,6 +332,8 @@ pub(super) fn resolved(found: Resolved, stale: bool) -> ResolveResponse {
         revision: found.revision,
         policy: told_policy(found.policy).into(),
         warmth_milli: found.warmth_milli,
+        probes: found.probes,
+        service_half_open: found.service_half_open,
     }
 }
 

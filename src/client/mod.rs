@@ -23,6 +23,7 @@ mod endpoints;
 mod fake;
 #[cfg(test)]
 mod fake_services;
+mod probes;
 mod publisher;
 mod reader;
 mod renewing;

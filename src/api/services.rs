@@ -114,10 +114,10 @@ impl Services for ServicesService {
         &self,
         request: Request<SetInstanceModeRequest>,
     ) -> Result<Response<InstancesResponse>, Status> {
-        let SetInstanceModeRequest { instances, mode, force } = request.into_inner();
+        let SetInstanceModeRequest { instances, mode, force, request_id } = request.into_inner();
         let names = instances.into_iter().map(convert::name).collect();
         let mode = convert::mode(mode).map_err(|r| to_status(&r))?;
-        answer(self.0.set_mode(names, mode, force).await)
+        answer(self.0.set_mode(names, mode, force, request_id).await)
     }
 
     async fn renew(
@@ -215,10 +215,10 @@ impl Services for ServicesService {
         &self,
         request: Request<SetBreakerRequest>,
     ) -> Result<Response<SetBreakerResponse>, Status> {
-        let SetBreakerRequest { service, instance, state } = request.into_inner();
-        let done =
-            async { self.0.set_breaker(&service, &instance, convert::breaker_state(state)?).await };
-        done.await.map(|()| Response::new(SetBreakerResponse {})).map_err(|r| to_status(&r))
+        let SetBreakerRequest { service, instance, state, request_id } = request.into_inner();
+        let state = convert::breaker_state(state).map_err(|r| to_status(&r))?;
+        let done = self.0.set_breaker(&service, &instance, state, request_id).await;
+        done.map(|()| Response::new(SetBreakerResponse {})).map_err(|r| to_status(&r))
     }
 }
 

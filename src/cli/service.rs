@@ -294,8 +294,8 @@ async fn drain(
         (_, true) => InstanceMode::Up,
         _ => InstanceMode::Draining,
     };
-    let (instances, force) = (vec![name.name()], name.force);
-    let request = SetInstanceModeRequest { instances, mode: mode.into(), force };
+    let (instances, mode, force) = (vec![name.name()], mode.into(), name.force);
+    let request = SetInstanceModeRequest { instances, mode, force, request_id: String::new() };
     let set = one(client.set_instance_mode(request).await?)?;
     output::item(output, &instance(&set))
 }
@@ -327,7 +327,8 @@ async fn set_breaker(client: &Client, service: String, what: &[String]) -> Resul
         "auto" => BreakerState::Closed,
         _ => return Err(Failure::usage(format!("{state:?} is not open, closed or auto"))),
     };
-    client.set_breaker(SetBreakerRequest { service, instance, state: state.into() }).await?;
+    let (state, request_id) = (state.into(), String::new());
+    client.set_breaker(SetBreakerRequest { service, instance, state, request_id }).await?;
     Ok(())
 }
 

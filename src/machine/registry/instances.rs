@@ -10,7 +10,7 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
 use crate::machine::kv::Kv;
-use crate::machine::quota;
+use crate::machine::{quota, requests};
 use crate::model::command::{DeregisterInstances, InstanceName, RegisterInstances, SetMode};
 use crate::model::ids::UnixMs;
 use crate::model::limits::{INSTANCES_MAX, INSTANCES_PER_SERVICE_MAX, SERVICES_MAX};
@@ -199,10 +199,14 @@ pub(crate) fn set_mode<K: Kv>(
 ) -> Result<Outcome, Fault> {
     let mode = command.mode();
     let mode_by_operator = command.force && mode != Mode::Up;
+    // What came after the first call stays; the answer tells how they are now.
+    let is_repeated = requests::is_answered(machine.overlay(), &command.request_id)?;
     let mut outcomes = Vec::with_capacity(command.instances.len());
     for name in command.instances {
         outcomes.push(match find(machine, &name, command.force)? {
-            Ok((before, config)) if stays(&before, mode, command.force) => Ok(before.info(&config)),
+            Ok((before, config)) if is_repeated || stays(&before, mode, command.force) => {
+                Ok(before.info(&config))
+            }
             Ok((before, config)) => {
                 let mut after =
                     InstanceRecord { mode: mode as i32, mode_by_operator, ..before.clone() };
@@ -218,6 +222,9 @@ pub(crate) fn set_mode<K: Kv>(
             }
             Err(rejection) => Err(rejection),
         });
+    }
+    if !is_repeated && outcomes.iter().any(Result::is_ok) {
+        requests::remember(machine, command.request_id, &Outcome::Done);
     }
     Ok(Outcome::Instances(outcomes))
 }

@@ -296,7 +296,7 @@ fn set_mode(dice: &mut Dice, world: &mut World) -> Said {
         }
     };
     let mode = mode as i32;
-    (Kind::SetMode(SetMode { instances: vec![name], mode, force }), reason)
+    (Kind::SetMode(SetMode { instances: vec![name], mode, force, ..SetMode::default() }), reason)
 }
 
 fn set_health(dice: &mut Dice, world: &mut World, kv: &MemKv) -> Said {
@@ -357,8 +357,8 @@ fn set_breaker(dice: &mut Dice, world: &mut World) -> Said {
             None
         }
     };
-    let set =
-        SetBreaker { service, instance, incarnation: 0, from: from as i32, to: to as i32, forced };
+    let (from, to) = (from as i32, to as i32);
+    let set = SetBreaker { service, instance, from, to, forced, ..SetBreaker::default() };
     (Kind::SetBreaker(set), reason)
 }
 

@@ -4,10 +4,13 @@ use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::{graph, records};
 use crate::model::command::{
-    CommandBatch, DeregisterInstances, InstanceName, Kind, PutService, RegisterInstances, SetMode,
+    CommandBatch, DeregisterInstances, InstanceName, Kind, PutService, RegisterInstances,
+    SetBreaker, SetMode,
 };
 use crate::model::outcome::Outcome;
-use crate::model::registry::{Address, Dependency, InstanceSpec, Mode, ServiceConfig};
+use crate::model::registry::{
+    Address, BreakerState, Dependency, InstanceSpec, Mode, ServiceConfig,
+};
 use crate::model::rejection::Reason;
 
 /// One instance, which is registered, told what it shall be, and deregistered, a second apart.
@@ -45,12 +48,16 @@ impl One {
 
     fn owner_says(&mut self, mode: Mode) {
         let (instances, mode) = (Self::name(), mode as i32);
-        self.run(Kind::SetMode(SetMode { instances, mode, force: false }));
+        self.run(Kind::SetMode(SetMode { instances, mode, ..SetMode::default() }));
     }
 
     fn operator_says(&mut self, mode: Mode) {
-        let (instances, mode) = (Self::name(), mode as i32);
-        self.run(Kind::SetMode(SetMode { instances, mode, force: true }));
+        self.operator_repeats(mode, "");
+    }
+
+    fn operator_repeats(&mut self, mode: Mode, request_id: &str) {
+        let (instances, mode, request_id) = (Self::name(), mode as i32, request_id.to_owned());
+        self.run(Kind::SetMode(SetMode { instances, mode, force: true, request_id }));
     }
 
     fn deregister(&mut self) {
@@ -124,6 +131,43 @@ fn a_process_that_takes_over_in_time_starts_slowly_and_one_that_registers_again_
     one.register("");
     one.register("");
     assert_eq!(one.healthy_for(), 1000);
+}
+
+#[test]
+fn a_repeated_call_does_not_undo_what_was_said_since() {
+    let mut one = One::default();
+    one.register("p");
+    one.operator_repeats(Mode::Draining, "first");
+    one.operator_says(Mode::Up);
+    one.operator_repeats(Mode::Draining, "first");
+    assert_eq!(one.mode(), Mode::Up);
+    one.operator_repeats(Mode::Draining, "second");
+    assert_eq!(one.mode(), Mode::Draining);
+
+    for instance in ["i", ""] {
+        let mut force = |to: BreakerState, request_id: &str| {
+            let set = SetBreaker {
+                service: "s".into(),
+                instance: instance.into(),
+                to: to as i32,
+                forced: true,
+                request_id: format!("{request_id}{instance}"),
+                ..SetBreaker::default()
+            };
+            one.at += 1000;
+            let commands = vec![Kind::SetBreaker(set).into()];
+            let entry = CommandBatch { stamp_ms: one.at, commands };
+            let outcome = apply(&mut one.kv, &[entry], one.at).remove(0).remove(0);
+            assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+            let service = records::service(&one.kv, "s").unwrap().unwrap();
+            let found = records::instance(&one.kv, "s", "i").unwrap().unwrap();
+            if instance.is_empty() { service.breaker.state() } else { found.breaker.state() }
+        };
+        assert_eq!(force(BreakerState::ForcedOpen, "open"), BreakerState::ForcedOpen);
+        assert_eq!(force(BreakerState::Closed, "close"), BreakerState::Closed);
+        assert_eq!(force(BreakerState::ForcedOpen, "open"), BreakerState::Closed);
+        assert_eq!(force(BreakerState::ForcedOpen, "again"), BreakerState::ForcedOpen);
+    }
 }
 
 #[test]

@@ -260,9 +260,11 @@ impl Node {
         names: Vec<InstanceName>,
         mode: Mode,
         force: bool,
+        request_id: String,
     ) -> Result<Vec<InstanceOutcome>, Rejection> {
         check_count(names.len(), "instances")?;
-        let set = SetMode { instances: names, mode: mode as i32, force };
+        validate::request_id(&request_id)?;
+        let set = SetMode { instances: names, mode: mode as i32, force, request_id };
         instances(self.execute(Kind::SetMode(set)).await?)
     }
 
@@ -411,8 +413,10 @@ impl Node {
         service: &str,
         instance: &str,
         to: BreakerState,
+        request_id: String,
     ) -> Result<(), Rejection> {
         check_service(service)?;
+        validate::request_id(&request_id)?;
         if !instance.is_empty() {
             check_instance_id(instance)?;
         }
@@ -425,6 +429,7 @@ impl Node {
             instance: instance.to_owned(),
             to: to as i32,
             forced: true,
+            request_id,
             ..SetBreaker::default()
         };
         match self.execute(Kind::SetBreaker(set)).await? {

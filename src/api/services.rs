@@ -133,7 +133,7 @@ impl Services for ServicesService {
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
         let node = Arc::clone(&self.0);
         let answers = unfold((node, request.into_inner()), async |(node, mut calls)| {
-            let answer = match calls.next().await? {
+            let answer = match next_call(&node, &mut calls).await? {
                 Ok(call) => renew(&node, call).await,
                 Err(status) => Err(status),
             };
@@ -156,7 +156,7 @@ impl Services for ServicesService {
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
         let node = Arc::clone(&self.0);
         let answers = unfold((node, request.into_inner()), async |(node, mut calls)| {
-            let answer = match calls.next().await? {
+            let answer = match next_call(&node, &mut calls).await? {
                 Ok(call) => Ok(resolve_answer(resolve(&node, call).await)),
                 Err(status) => Err(status),
             };
@@ -227,6 +227,15 @@ fn answer(
 ) -> Result<Response<InstancesResponse>, Status> {
     let results = outcomes.map(convert::results).map_err(|r| to_status(&r))?;
     Ok(Response::new(InstancesResponse { results }))
+}
+
+/// The next call of a stream; `None`: its caller has ended it, or the node stops and waits for nobody who
+/// has nothing to ask.
+async fn next_call<T>(node: &Node, calls: &mut Streaming<T>) -> Option<Result<T, Status>> {
+    tokio::select! {
+        call = calls.next() => call,
+        () = node.shutdown().wait() => None,
+    }
 }
 
 async fn resolve(node: &Node, request: ResolveRequest) -> Result<ResolveResponse, Rejection> {

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use message_hub::client::{Client, ClientOptions, ServiceHandle, ServiceNews, Watched};
 use message_hub::model::rejection::Reason;
+use message_hub::proto::v1::services_client::ServicesClient;
 use message_hub::proto::v1::{
-    Address, InstanceSpec, RegisterInstancesRequest, ResolveRequest, WatchServicesResponse,
+    Address, InstanceSpec, RegisterInstancesRequest, RenewRequest, Renewal, ResolveRequest, WatchServicesResponse,
     instance_result,
 };
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::delivery::client;
 use crate::support::{Cluster, poll};
@@ -155,6 +157,29 @@ async fn an_instance_that_is_refused_costs_the_others_of_its_handle_nothing() {
     // What is deregistered does not come back; what is somebody else's stays.
     handle.deregister().await.unwrap();
     assert!(!poll(Duration::from_secs(2), || info()["healthy"] != "1"), "{}", info());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_does_not_wait_for_those_who_renew() {
+    let mut cluster = Cluster::start(3, &[]);
+    let handle = ServiceHandle::register(&client(&cluster), vec![spec("a", 60_000)]).await.unwrap();
+    let incarnation = handle.instances()[0].incarnation;
+    let renewal = Renewal { service: "shop".into(), id: "a".into(), incarnation };
+    let (renew, renewals) = tokio::sync::mpsc::channel(1);
+    renew.send(RenewRequest { renewals: vec![renewal] }).await.unwrap();
+    let leader = cluster.leader();
+    let endpoint = format!("http://{}", cluster.nodes[leader].endpoint());
+    let mut services = ServicesClient::connect(endpoint).await.unwrap();
+    let answers = services.renew_stream(ReceiverStream::new(renewals)).await;
+    let mut answers = answers.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!((answer.lost, answer.ttls_ms), (vec![], vec![60_000]));
+    // The stream stays open, with nothing under way: calls that are get five seconds to end.
+    let began = Instant::now();
+    cluster.nodes[leader].stop();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(answers.message().await.unwrap().is_none(), "it ended in good order");
 }
 
 /// Streams that one client opens at once.

@@ -139,6 +139,11 @@ fn the_command_line_registers_shows_chooses_and_refuses() {
     service(&["drain", "billing", "2", "--force"]).succeeds();
     let only_one = BTreeSet::from(["\"1\"".to_owned()]);
     assert!(poll(Duration::from_secs(5), || left(&service) == only_one));
+    // So it stays when it registers again.
+    let again = ["register", "billing", "--instance", "2", "--address", "http=10.0.0.2:80"];
+    service(&[&again[..], &["--version", "1.5.0", "--owner", "me"]].concat()).succeeds();
+    let info = service(&["info", "billing", "-o", "json"]).json();
+    assert_eq!(info["instances"][1]["mode"], "draining");
     service(&["drain", "billing", "2", "--force", "--undo"]).succeeds();
     for id in ["1", "2"] {
         service(&["deregister", "billing", id, "--owner", "me"]).succeeds();
@@ -281,8 +286,10 @@ async fn who_was_given_up_hears_it_and_registers_again() {
         let (service, id) = ("shop".to_owned(), "a".to_owned());
         client.renew(RenewRequest { renewals: vec![Renewal { service, id, incarnation }] })
     };
-    assert!(renew(first.incarnation).await.unwrap().lost.is_empty());
-    assert_eq!(renew(first.incarnation + 7).await.unwrap().lost, [0], "nobody has that");
+    let renewed = renew(first.incarnation).await.unwrap();
+    assert_eq!((renewed.lost, renewed.ttls_ms), (vec![], vec![1000]));
+    let renewed = renew(first.incarnation + 7).await.unwrap();
+    assert_eq!((renewed.lost, renewed.ttls_ms), (vec![0], vec![0]), "nobody has that");
     // Nobody renews it: a renewal that comes too late is told.
     let critical = || {
         let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
@@ -303,6 +310,37 @@ async fn who_was_given_up_hears_it_and_registers_again() {
         !mhub(&cluster.nodes[0].endpoint(), &["service", "info", "shop"]).stdout().contains("b  ")
     };
     assert!(poll(Duration::from_secs(5), gone), "it is not deregistered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_new_ttl_reaches_who_renews_already() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let specs = vec![spec("shop", "a", 0), spec("shop", "b", 60_000)];
+    let handle = ServiceHandle::register(&client, specs).await.unwrap();
+    let renewals: Vec<_> = handle
+        .instances()
+        .into_iter()
+        .map(|instance| {
+            let spec = instance.spec.unwrap();
+            let (service, id, incarnation) = (spec.service, spec.id, instance.incarnation);
+            Renewal { service, id, incarnation }
+        })
+        .collect();
+    for ttl_ms in [1000, 30_000] {
+        put(&client, "shop", |c| c.ttl_ms = Some(ttl_ms)).await;
+        let started = Instant::now();
+        loop {
+            let renewals = renewals.clone();
+            let renewed = client.renew(RenewRequest { renewals }).await.unwrap();
+            assert!(renewed.lost.is_empty(), "{renewed:?}");
+            if renewed.ttls_ms == [ttl_ms, 60_000] {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(5), "{renewed:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,11 +9,11 @@ use super::changes::{change_instance, ejects, put_service};
 use super::records::{
     InstanceRecord, ServiceRecord, instance, instance_not_found, service, service_not_found,
 };
-use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
 use crate::machine::kv::Kv;
 use crate::machine::lifecycle::Report;
+use crate::machine::{Fault, requests};
 use crate::model::command::SetBreaker;
 use crate::model::ids::UnixMs;
 use crate::model::outcome::Outcome;
@@ -25,6 +25,17 @@ pub(crate) fn set<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: &SetBreaker,
 ) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    let outcome = set_once(machine, command)?;
+    if matches!(outcome, Outcome::Done) {
+        requests::remember(machine, command.request_id.clone(), &outcome);
+    }
+    Ok(outcome)
+}
+
+fn set_once<K: Kv>(machine: &mut Machine<'_, K>, command: &SetBreaker) -> Result<Outcome, Fault> {
     let SetBreaker { service: name, instance: id, .. } = command;
     let Some(mut record) = service(machine.overlay(), name)? else {
         return Ok(Outcome::Rejected(service_not_found(name)));

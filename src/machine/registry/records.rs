@@ -145,6 +145,9 @@ pub struct InstanceRecord {
     /// Its last changes of health, the newest last.
     #[prost(message, repeated, tag = "13")]
     pub transitions: Vec<Transition>,
+    /// An operator set its mode: it outlasts the registration.
+    #[prost(bool, tag = "14")]
+    pub mode_by_operator: bool,
 }
 
 impl InstanceRecord {
@@ -178,7 +181,11 @@ impl InstanceRecord {
     #[must_use]
     pub fn info(&self, service: &ServiceConfig) -> InstanceInfo {
         InstanceInfo {
-            spec: InstanceSpec { owner: String::new(), ..self.spec.clone() },
+            spec: InstanceSpec {
+                owner: String::new(),
+                process: String::new(),
+                ..self.spec.clone()
+            },
             incarnation: self.number,
             revision: self.revision,
             ttl_ms: self.ttl_ms(service),

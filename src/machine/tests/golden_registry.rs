@@ -27,6 +27,7 @@ fn spec(id: &str) -> InstanceSpec {
         metadata: [("k".to_owned(), "v".to_owned())].into(),
         ttl_ms: 5000,
         owner: "me".into(),
+        process: String::new(),
     }
 }
 

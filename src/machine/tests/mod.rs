@@ -11,6 +11,7 @@ mod key_snapshots;
 mod model;
 pub(crate) mod random;
 mod registry;
+mod registry_cases;
 mod registry_view;
 mod schemas;
 mod staged;

@@ -29,7 +29,11 @@ struct Known {
     lost_at: Option<u64>,
     failing: bool,
     mode: Mode,
+    by_operator: bool,
+    process: String,
     passing: bool,
+    /// Since when it is, or is not.
+    since: u64,
     /// When it changed, ever.
     changed: Vec<u64>,
     held_until: u64,
@@ -99,6 +103,7 @@ impl Known {
         if wanted == self.passing {
             return;
         }
+        self.since = now;
         // Sixteen changes are remembered.
         let kept = self.changed.iter().rev().take(16);
         let recent = kept.filter(|at| now - **at < 600_000).count();
@@ -147,7 +152,9 @@ fn spec(dice: &mut Dice, restless: bool) -> InstanceSpec {
     let InstanceName { service, id, owner } = name(dice, restless);
     let address = Address { protocol: "http".into(), address: "10.0.0.1:80".into() };
     let (addresses, weight_milli) = (vec![address], 1000);
-    InstanceSpec { service, id, owner, addresses, weight_milli, ..InstanceSpec::default() }
+    let (process, default) =
+        (["", "p", "q"][dice.below(3) as usize].into(), InstanceSpec::default());
+    InstanceSpec { service, id, owner, process, addresses, weight_milli, ..default }
 }
 
 fn breaker_state(dice: &mut Dice) -> BreakerState {
@@ -219,7 +226,14 @@ fn register(dice: &mut Dice, world: &mut World) -> Said {
     let reason = match world.instances.get_mut(&key) {
         Some(known) if known.owner != spec.owner => Some(Reason::InstanceOwned),
         Some(known) => {
-            (known.lost_at, known.mode) = (None, Mode::Up);
+            let again = known.process == spec.process;
+            if !(known.by_operator || (again && !spec.process.is_empty())) {
+                known.mode = Mode::Up;
+            }
+            if known.passing && !again {
+                known.since = now;
+            }
+            (known.lost_at, known.process) = (None, spec.process.clone());
             known.judge(now);
             None
         }
@@ -231,7 +245,10 @@ fn register(dice: &mut Dice, world: &mut World) -> Said {
                 lost_at: None,
                 failing,
                 mode: Mode::Up,
+                by_operator: false,
+                process: spec.process.clone(),
                 passing: !failing,
+                since: now,
                 changed: vec![now],
                 held_until: 0,
                 holds: 0,
@@ -263,21 +280,23 @@ fn deregister(dice: &mut Dice, world: &mut World) -> Said {
 fn set_mode(dice: &mut Dice, world: &mut World) -> Said {
     let now = world.now;
     let mode = Mode::try_from(dice.below(3) as i32).unwrap();
-    let name = name(dice, world.restless);
+    let (name, force) = (name(dice, world.restless), dice.below(4) == 0);
     let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
     let reason = match known {
         None => Some(Reason::InstanceNotFound),
-        Some(known) if known.owner != name.owner => Some(Reason::InstanceOwned),
+        Some(known) if !force && known.owner != name.owner => Some(Reason::InstanceOwned),
+        // An operator's mode gives way to no other one of its owner's.
+        Some(known) if known.by_operator && !force && mode != Mode::Up => None,
         Some(known) => {
             if known.mode == Mode::Maintenance && mode != Mode::Maintenance {
                 known.lost_at = known.lost_at.map(|_| now);
             }
-            known.mode = mode;
+            (known.mode, known.by_operator) = (mode, force && mode != Mode::Up);
             None
         }
     };
     let mode = mode as i32;
-    (Kind::SetMode(SetMode { instances: vec![name], mode, force: false }), reason)
+    (Kind::SetMode(SetMode { instances: vec![name], mode, force, ..SetMode::default() }), reason)
 }
 
 fn set_health(dice: &mut Dice, world: &mut World, kv: &MemKv) -> Said {
@@ -338,8 +357,8 @@ fn set_breaker(dice: &mut Dice, world: &mut World) -> Said {
             None
         }
     };
-    let set =
-        SetBreaker { service, instance, incarnation: 0, from: from as i32, to: to as i32, forced };
+    let (from, to) = (from as i32, to as i32);
+    let set = SetBreaker { service, instance, from, to, forced, ..SetBreaker::default() };
     (Kind::SetBreaker(set), reason)
 }
 
@@ -397,6 +416,8 @@ fn check(world: &World, kv: &MemKv, context: &str) {
             let stands = (passing, record.mode(), record.held_until_ms, record.breaker.state());
             let wanted = (known.passing, known.mode, known.held_until, known.breaker);
             assert_eq!(stands, wanted, "{context}: {record:?}");
+            let stands = (record.mode_by_operator, record.health_since_ms);
+            assert_eq!(stands, (known.by_operator, known.since), "{context}: {record:?}");
             let times: Vec<_> = record.transitions.iter().map(|t| t.at_ms).collect();
             assert!(known.changed.ends_with(&times), "{context}: {record:?}");
             assert_eq!(u64::from(record.breaker.opened), known.opened, "{context}: {record:?}");
@@ -445,37 +466,4 @@ fn the_registry_does_what_the_naive_model_does() {
         compacted += usize::from(watch::revision(&kv).unwrap() > REGISTRY_LOG_MAX);
     }
     assert!(held > 0 && compacted > 0, "{held} held, {compacted} compacted: too tame");
-}
-
-#[test]
-fn the_way_round_a_circle_is_named() {
-    let mut kv = MemKv::default();
-    let mut put = |name: &str, needs: &[&str]| {
-        let mut config = ServiceConfig::defaults();
-        let dependency = |service: &&str| Dependency {
-            service: (*service).to_owned(),
-            requirement: String::new(),
-            optional: false,
-        };
-        config.dependencies = needs.iter().map(dependency).collect();
-        let put = PutService { name: name.to_owned(), config, ..PutService::default() };
-        let entry = CommandBatch { stamp_ms: 1, commands: vec![Kind::PutService(put).into()] };
-        apply(&mut kv, &[entry], 1).remove(0).remove(0)
-    };
-    for (name, needs) in [("a", &["b"][..]), ("b", &["x", "c"]), ("c", &["d"]), ("d", &["e"])] {
-        assert!(matches!(put(name, needs), Outcome::Service(_)));
-    }
-    let Outcome::Rejected(rejection) = put("e", &["x", "a"]) else { panic!("it is taken") };
-    assert_eq!(rejection.reason, Reason::DependencyCycle);
-    assert_eq!(rejection.fact("path"), Some("e -> a -> b -> c -> d -> e"));
-    assert!(matches!(put("e", &["x"]), Outcome::Service(_)));
-    let edges = |name: &str| {
-        let found = graph::edges(&kv, name).unwrap()?;
-        let texts = found.iter().map(|(from, d)| format!("{from}-{}", d.service));
-        Some(texts.collect::<Vec<_>>().join(" "))
-    };
-    assert_eq!(edges("x").unwrap(), "b-x e-x");
-    assert_eq!(edges("b").unwrap(), "a-b b-x b-c");
-    assert_eq!(edges("").unwrap(), "a-b b-x b-c c-d d-e e-x");
-    assert_eq!(edges("y"), None);
 }

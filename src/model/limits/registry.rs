@@ -12,6 +12,8 @@ pub const INSTANCES_PER_CALL_MAX: usize = 1024;
 pub const INSTANCE_ID_BYTES_MAX: usize = 128;
 /// Bytes of an owner's secret.
 pub const OWNER_BYTES_MAX: usize = 128;
+/// Bytes of what tells one process that registers an instance from another.
+pub const PROCESS_BYTES_MAX: usize = 128;
 /// Addresses of one instance.
 pub const ADDRESSES_MAX: usize = 16;
 /// Bytes of an address.

@@ -14,6 +14,7 @@ mod view;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -259,17 +260,19 @@ impl Node {
         names: Vec<InstanceName>,
         mode: Mode,
         force: bool,
+        request_id: String,
     ) -> Result<Vec<InstanceOutcome>, Rejection> {
         check_count(names.len(), "instances")?;
-        let set = SetMode { instances: names, mode: mode as i32, force };
+        validate::request_id(&request_id)?;
+        let set = SetMode { instances: names, mode: mode as i32, force, request_id };
         instances(self.execute(Kind::SetMode(set)).await?)
     }
 
-    /// Renews instances; the places of those that are lost.
+    /// Renews instances: how long each renewal lasts, in order; `None`: that one is lost.
     ///
     /// # Errors
     /// `NOT_LEADER`, `NO_QUORUM`: another node may lead by now; `INVALID_REQUEST` for too many.
-    pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<u32>, Rejection> {
+    pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Option<Duration>>, Rejection> {
         if !renewals.is_empty() {
             check_count(renewals.len(), "renewals")?;
         }
@@ -279,23 +282,30 @@ impl Node {
         if !self.raft.has_quorum() {
             return Err(self.not_leader_or_quorum());
         }
-        let mut unknown = Vec::new();
+        let (mut lasting, mut unknown) = (Vec::with_capacity(renewals.len()), Vec::new());
         {
             let (mut known, now) = (self.registry.renewals(), clock::now());
-            for (place, renewal) in (0..).zip(renewals) {
-                if !known.renew(renewal.incarnation, &renewal.service, &renewal.id, now) {
+            for (place, renewal) in renewals.iter().enumerate() {
+                let lasts = known.renew(renewal.incarnation, &renewal.service, &renewal.id, now);
+                if lasts.is_none() {
                     unknown.push((place, renewal.clone()));
                 }
+                lasting.push(lasts);
             }
         }
-        if unknown.is_empty() {
-            return Ok(Vec::new());
+        if !unknown.is_empty() {
+            for (place, lasts) in self.renew_unknown(unknown).await? {
+                lasting[place] = lasts;
+            }
         }
-        self.renew_unknown(unknown).await
+        Ok(lasting)
     }
 
     /// Those that were registered a moment ago may be unknown in memory; the others are lost.
-    async fn renew_unknown(&self, unknown: Vec<(u32, Renewal)>) -> Result<Vec<u32>, Rejection> {
+    async fn renew_unknown(
+        &self,
+        unknown: Vec<(usize, Renewal)>,
+    ) -> Result<Vec<(usize, Option<Duration>)>, Rejection> {
         let found = self
             .read(move |db| {
                 let mut found = Vec::new();
@@ -304,24 +314,23 @@ impl Node {
                     let is_same = |r: &records::InstanceRecord| {
                         r.number == renewal.incarnation && r.lost_at_ms == 0
                     };
-                    found.push((*place, record.filter(is_same)));
+                    let service = records::service(db, &renewal.service)?;
+                    found.push((*place, record.filter(is_same).zip(service)));
                 }
                 Ok(found)
             })
             .await?;
-        let mut lost = Vec::new();
-        for (place, record) in found {
-            let known = record.is_some_and(|record| {
-                let (mut renewals, now) = (self.registry.renewals(), clock::now());
-                let (number, spec) = (record.number, &record.spec);
-                // The view hears of it and tracks it, with all of its time left, or has done so meanwhile.
-                number > renewals.newest() || renewals.renew(number, &spec.service, &spec.id, now)
-            });
-            if !known {
-                lost.push(place);
+        let renewed = |(record, service): (records::InstanceRecord, records::ServiceRecord)| {
+            let (mut renewals, now) = (self.registry.renewals(), clock::now());
+            let (number, spec) = (record.number, &record.spec);
+            if number > renewals.newest() {
+                // The view hears of it and tracks it, with all of its time left.
+                return Some(Duration::from_millis(record.ttl_ms(&service.config)));
             }
-        }
-        Ok(lost)
+            // It may have done so meanwhile.
+            renewals.renew(number, &spec.service, &spec.id, now)
+        };
+        Ok(found.into_iter().map(|(place, known)| (place, known.and_then(renewed))).collect())
     }
 
     /// How many instances would be chosen from; none while the service whose they are waits for what it
@@ -403,8 +412,10 @@ impl Node {
         service: &str,
         instance: &str,
         to: BreakerState,
+        request_id: String,
     ) -> Result<(), Rejection> {
         check_service(service)?;
+        validate::request_id(&request_id)?;
         if !instance.is_empty() {
             check_instance_id(instance)?;
         }
@@ -417,6 +428,7 @@ impl Node {
             instance: instance.to_owned(),
             to: to as i32,
             forced: true,
+            request_id,
             ..SetBreaker::default()
         };
         match self.execute(Kind::SetBreaker(set)).await? {

@@ -2,12 +2,14 @@
 //! fell silent.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::view::{News, news};
+use super::Registry;
+use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
+use crate::machine::registry::records::ServiceRecord;
 use crate::model::command::{HealthChange, Kind, SetHealth};
 use crate::model::ids::Term;
 use crate::model::limits::{HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS};
@@ -58,7 +60,7 @@ impl Node {
             match found {
                 News::Changes(changes, more) => {
                     for change in changes {
-                        self.heed(&change.1);
+                        self.registry.heed(&change.1, clock::now());
                         self.registry.view.add(change);
                     }
                     if !more {
@@ -66,47 +68,17 @@ impl Node {
                     }
                 }
                 News::Whole(revision, services) => {
+                    for (name, after) in &services {
+                        if let Some(after) = &after.service {
+                            self.registry.heed_service(name, Some(after), clock::now());
+                        }
+                    }
                     self.registry.view.replace(revision, services);
                     // Not in one expression: the lock would still be held.
                     let term = self.registry.renewals().term();
                     self.begin_term(term);
                     return;
                 }
-            }
-        }
-    }
-
-    /// What a change that is not taken in yet means for who renews and who is called.
-    fn heed(&self, change: &ChangeRecord) {
-        if change.instance.is_empty() {
-            self.registry.breakers().forget(&change.service, 0);
-            return;
-        }
-        let known = self.registry.view.service(&change.service);
-        let before = known.as_ref().and_then(|known| known.instance(&change.instance));
-        self.registry.transitions.count(before.map(|record| &**record), change);
-        let after = change.instance_after.as_ref();
-        if let Some(before) = before {
-            let moved = after.is_none_or(|after| after.breaker.state != before.breaker.state);
-            if moved {
-                self.registry.breakers().forget(&change.service, before.number);
-                self.registry.calls.settle(before.number);
-            }
-            if after.is_none_or(|after| after.number != before.number) {
-                self.registry.renewals().forget(before.number);
-                self.registry.calls.forget(before.number);
-                self.registry.verdicts().forget(before.number);
-            }
-        }
-        if let Some(after) = after {
-            // A service that is not known yet has the instance's own time, or its default.
-            let service = known.as_ref().and_then(|known| known.service.as_ref());
-            let config = service.map(|service| service.config.clone());
-            let config = config.unwrap_or_else(crate::model::registry::ServiceConfig::defaults);
-            let ttl = Duration::from_millis(after.ttl_ms(&config));
-            let mut renewals = self.registry.renewals();
-            if renewals.term().is_some() {
-                renewals.track(after, ttl, clock::now());
             }
         }
     }
@@ -147,5 +119,182 @@ impl Node {
             tracing::debug!(%rejection, "silent instances are not told yet");
             self.registry.renewals().untold(&changes);
         }
+    }
+}
+
+impl Registry {
+    /// What a change that is not taken in yet means for who renews and who is called.
+    fn heed(&self, change: &ChangeRecord, now: Instant) {
+        if change.instance.is_empty() {
+            self.breakers().forget(&change.service, 0);
+            return self.heed_service(&change.service, change.service_after.as_ref(), now);
+        }
+        let known = self.view.service(&change.service);
+        let before = known.as_ref().and_then(|known| known.instance(&change.instance));
+        self.transitions.count(before.map(|record| &**record), change);
+        let after = change.instance_after.as_ref();
+        if let Some(before) = before {
+            let moved = after.is_none_or(|after| after.breaker.state != before.breaker.state);
+            if moved {
+                self.breakers().forget(&change.service, before.number);
+                self.calls.settle(before.number);
+            }
+            if after.is_none_or(|after| after.number != before.number) {
+                self.renewals().forget(before.number);
+                self.calls.forget(before.number);
+                self.verdicts().forget(before.number);
+            }
+        }
+        if let Some(after) = after {
+            // A service that is not known yet has the instance's own time, or its default.
+            let service = known.as_ref().and_then(|known| known.service.as_ref());
+            let config = service.map(|service| service.config.clone());
+            let config = config.unwrap_or_else(crate::model::registry::ServiceConfig::defaults);
+            let ttl = Duration::from_millis(after.ttl_ms(&config));
+            let mut renewals = self.renewals();
+            if renewals.term().is_some() {
+                renewals.track(after, ttl, now);
+            }
+        }
+    }
+
+    /// The same of a service itself.
+    fn heed_service(&self, name: &str, after: Option<&ServiceRecord>, now: Instant) {
+        let Some(known) = self.view.service(name) else { return };
+        let (Some(before), Some(after)) = (&known.service, after) else { return };
+        if after.breaker.state != before.breaker.state {
+            // Calls from before say nothing of it, whichever instance they went to.
+            known.instances.iter().for_each(|record| self.calls.settle(record.number));
+        }
+        self.retime(name, &known, (before.config.health.ttl_ms, after.config.health.ttl_ms), now);
+    }
+
+    /// The renewals of a service last longer or shorter from now on. Also nodes that do not lead take note:
+    /// they may, before all instances have heard of it.
+    fn retime(&self, name: &str, known: &Known, (before_ms, after_ms): (u64, u64), now: Instant) {
+        if before_ms == after_ms {
+            return;
+        }
+        let mut renewals = self.renewals();
+        if after_ms < before_ms {
+            renewals.shorten(name, Duration::from_millis(before_ms), now);
+        }
+        if renewals.term().is_some() {
+            for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
+                renewals.track(record, Duration::from_millis(after_ms), now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::registry::records::InstanceRecord;
+    use crate::model::ids::UnixMs;
+    use crate::model::registry::{BreakerState, Health, InstanceSpec, ServiceConfig};
+    use crate::model::rejection::Reason;
+    use crate::node::registry::Wanted;
+    use crate::node::registry::egress::Egress;
+
+    /// A registry on a leader that hears of changes as the task does.
+    struct Heard {
+        registry: Registry,
+        revision: u64,
+        now: Instant,
+    }
+
+    impl Heard {
+        /// Leads, and knows a service with two instances, 1 and 2; the second has its own time.
+        fn new() -> Self {
+            let registry = Registry::new(Egress::default());
+            let now = clock::now();
+            registry.renewals().begin(Some(Term(1)), [], now);
+            let mut heard = Self { registry, revision: 0, now };
+            heard.service(|_| ());
+            for (number, ttl_ms) in [(1, 0), (2, 60_000)] {
+                let (service, id) = ("s".to_owned(), format!("i{number}"));
+                let weight_milli = 1000;
+                let spec =
+                    InstanceSpec { service, id, ttl_ms, weight_milli, ..InstanceSpec::default() };
+                let health = Health::Passing as i32;
+                let after = InstanceRecord { number, spec, health, ..InstanceRecord::default() };
+                heard.hear(ChangeRecord {
+                    service: "s".to_owned(),
+                    instance: after.spec.id.clone(),
+                    instance_after: Some(after),
+                    service_after: None,
+                });
+            }
+            heard
+        }
+
+        fn hear(&mut self, change: ChangeRecord) {
+            self.revision += 1;
+            self.registry.heed(&change, self.now);
+            self.registry.view.add((self.revision, change));
+        }
+
+        fn service(&mut self, change: impl FnOnce(&mut ServiceRecord)) {
+            let known = self.registry.view.service("s");
+            let new = || ServiceRecord {
+                config: ServiceConfig { slow_start_ms: 0, ..ServiceConfig::defaults() },
+                ..ServiceRecord::default()
+            };
+            let known = known.and_then(|known| known.service.clone());
+            let mut after = known.unwrap_or_else(new);
+            change(&mut after);
+            let (service, service_after) = ("s".to_owned(), Some(after));
+            self.hear(ChangeRecord { service, service_after, ..ChangeRecord::default() });
+        }
+
+        fn renew(&self, number: u64) -> Option<u64> {
+            let lasts =
+                self.registry.renewals().renew(number, "s", &format!("i{number}"), self.now);
+            lasts.map(|lasts| u64::try_from(lasts.as_millis()).unwrap())
+        }
+
+        fn call(&self) -> Result<u64, Reason> {
+            let wanted = Wanted { service: "s".into(), count: 1, ..Wanted::default() };
+            let found = self.registry.choose(&wanted, 7, UnixMs(100_000), self.now);
+            found.map(|found| found.instances[0].incarnation).map_err(|refused| refused.reason)
+        }
+
+        fn breaker(&mut self, state: BreakerState) {
+            self.service(|service| service.breaker.state = state as i32);
+        }
+    }
+
+    #[test]
+    fn a_services_new_time_counts_for_who_renews_already() {
+        let mut heard = Heard::new();
+        assert_eq!((heard.renew(1), heard.renew(2)), (Some(15_000), Some(60_000)));
+        heard.service(|service| service.config.health.ttl_ms = 3000);
+        assert_eq!((heard.renew(1), heard.renew(2)), (Some(3000), Some(60_000)));
+        // Those who have not heard of it yet are not given up for the time before.
+        let given_up = |heard: &Heard, ms| {
+            let at = heard.now + Duration::from_millis(ms);
+            heard.registry.renewals().look(at).changes.len()
+        };
+        assert_eq!(given_up(&heard, 14_999), 0);
+        assert_eq!(given_up(&heard, 15_000), 1);
+    }
+
+    #[test]
+    fn calls_from_before_a_services_breaker_moved_take_no_place_of_those_that_try_it() {
+        let mut heard = Heard::new();
+        for _ in 0..10 {
+            heard.call().unwrap();
+        }
+        heard.breaker(BreakerState::Open);
+        assert_eq!(heard.call(), Err(Reason::NoInstance));
+        heard.breaker(BreakerState::HalfOpen);
+        for _ in 0..3 {
+            heard.call().unwrap();
+        }
+        assert_eq!(heard.call(), Err(Reason::NoInstance));
+        // What else changes of a service frees none of them.
+        heard.service(|service| service.recovered_at_ms = 1);
+        assert_eq!(heard.call(), Err(Reason::NoInstance));
     }
 }

@@ -61,6 +61,11 @@ pub struct Resolved {
     pub policy: BalancePolicy,
     /// Of all that would be chosen from: how much of its share each gets by now, thousandths.
     pub warmth_milli: Vec<u32>,
+    /// Of all that would be chosen from: how many calls at once a half-open breaker lets through to each;
+    /// 0: any number.
+    pub probes: u32,
+    /// The breaker of the service as a whole is half-open: so many to all of them together.
+    pub service_half_open: bool,
 }
 
 /// Instances of a service that will do, and whether they had to be taken as they are.
@@ -120,6 +125,8 @@ impl Registry {
             revision,
             policy,
             warmth_milli,
+            probes: if service.config.breaker.disabled { 0 } else { service.config.breaker.probes },
+            service_half_open: service.breaker.state() == BreakerState::HalfOpen,
         })
     }
 

@@ -295,6 +295,10 @@ fn all_are_told_without_counting_as_called() {
     let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap();
     assert_eq!((found.warmth_milli, found.policy), (vec![500, 500], BalancePolicy::P2cEwma));
     assert_eq!(registry.calls.of([0].into_iter(), clock::now())[0].1, 0);
+    // Who chooses among all keeps to what breakers let through.
+    assert_eq!((found.probes, found.service_half_open), (3, false));
+    let tried = tried_registry(BreakerState::HalfOpen, BreakerState::Closed);
+    assert!(tried.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap().service_half_open);
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub struct Node {
     spans: Option<Spans>,
     registry: Registry,
     routed: Routed,
+    /// Where this node runs; empty: nobody said.
+    zone: String,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -129,6 +131,7 @@ impl Node {
             spans,
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             routed: Routed::default(),
+            zone: config.node.zone.clone().unwrap_or_default(),
             raft,
             data_dir,
             addresses: addresses(config),

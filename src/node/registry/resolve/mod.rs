@@ -40,7 +40,7 @@ pub struct Wanted {
     pub protocol: String,
     /// Only those that answer, however few they are.
     pub healthy_only: bool,
-    /// Incarnations that will not do.
+    /// Incarnations that will not do: others are taken, of other zones where need be, but not of other services.
     pub except: Vec<u64>,
     /// All that would be chosen from, up to a bound; nothing counts as a call.
     pub all: bool,
@@ -123,9 +123,10 @@ impl Registry {
         })
     }
 
-    /// How many instances would be chosen from.
+    /// How many instances would be chosen from, of all zones.
     pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> usize {
-        self.pool(wanted, now, None).map_or(0, |pool| pool.members.len())
+        let anywhere = Wanted { zone: String::new(), ..wanted.clone() };
+        self.pool(&anywhere, now, None).map_or(0, |pool| pool.members.len())
     }
 
     /// The instances that are chosen from: the service's own, else those that it falls back to. Without
@@ -163,8 +164,8 @@ impl Registry {
         })
     }
 
-    /// Narrows down to the zone that comes first, or widens to all when too few are healthy; `None`:
-    /// nobody is left.
+    /// Narrows down to the zone that comes first, as long as anybody in it will do, or widens to all when too
+    /// few are healthy; `None`: nobody is left.
     fn shape(
         &self,
         name: &str,
@@ -184,7 +185,7 @@ impl Registry {
             self.with_room(known, &unshut(known, wanted), at)
         } else {
             let members = self.with_room(known, healthy, at);
-            in_zone(service, &members, &wanted.zone).unwrap_or(members)
+            in_zone(service, &members, wanted).unwrap_or(members)
         };
         let (name, known) = (name.to_owned(), Arc::clone(known));
         (!members.is_empty()).then_some(Pool { name, known, members, panic })
@@ -313,21 +314,24 @@ fn recovered(service: &ServiceRecord, now: UnixMs) -> bool {
     back == 0 || now.since(UnixMs(back)) >= service.config.failover_hold_ms
 }
 
-/// The instances of the caller's zone, else of the first zone in the list that has any; `None`: all
-/// zones are the same.
+/// The instances of the caller's zone, else of the first zone in the list that has any that will do; `None`:
+/// all zones are the same.
 fn in_zone(
     service: &ServiceRecord,
     healthy: &[Arc<InstanceRecord>],
-    zone: &str,
+    wanted: &Wanted,
 ) -> Option<Vec<Arc<InstanceRecord>>> {
-    if zone.is_empty() || service.config.zones_equal {
+    if wanted.zone.is_empty() || service.config.zones_equal {
         return None;
     }
     let steps = service.config.failover.iter().map(|step| step.zone.as_str());
-    let zones = std::iter::once(zone).chain(steps.filter(|zone| !zone.is_empty()));
-    zones
-        .map(|zone| healthy.iter().filter(|i| i.spec.zone == zone).cloned().collect::<Vec<_>>())
-        .find(|members| !members.is_empty())
+    let zones = std::iter::once(wanted.zone.as_str()).chain(steps.filter(|zone| !zone.is_empty()));
+    let of = |zone: &str| {
+        let of =
+            healthy.iter().filter(|i| i.spec.zone == zone && !wanted.except.contains(&i.number));
+        of.cloned().collect::<Vec<_>>()
+    };
+    zones.map(of).find(|members| !members.is_empty())
 }
 
 /// How much of its share an instance gets by now, thousandths.

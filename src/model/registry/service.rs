@@ -167,7 +167,7 @@ pub struct ServiceConfig {
     /// How long the share of an instance grows after it became healthy, milliseconds.
     #[prost(uint64, tag = "7")]
     pub slow_start_ms: u64,
-    /// When fewer percent are healthy, all count as healthy.
+    /// When fewer percent are healthy, all count as healthy but those that a breaker shuts off.
     #[prost(uint32, tag = "8")]
     pub panic_percent: u32,
     /// Where to go when none is healthy, in this order.

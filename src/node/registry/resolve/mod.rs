@@ -166,6 +166,10 @@ impl Registry {
 
     /// Narrows down to the zone that comes first, as long as anybody in it will do, or widens to all when too
     /// few are healthy; `None`: nobody is left.
+    ///
+    /// As with Envoy's panic threshold, who is shut off by a breaker is not healthy, and the zone does not
+    /// matter in a panic. Unlike there, a panic disregards only what renewals and checks say: a breaker opened
+    /// as calls failed, is bounded in how many it shuts off, and has its own way of trying.
     fn shape(
         &self,
         name: &str,

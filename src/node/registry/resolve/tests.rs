@@ -157,6 +157,26 @@ fn who_has_tried_the_callers_zone_gets_others_and_then_other_services_only_when_
 }
 
 #[test]
+fn in_a_panic_who_is_shut_off_counts_as_unhealthy_and_is_not_called() {
+    let five = &[
+        Instance("a", "", Passing),
+        Instance("b", "", Passing),
+        Instance("c", "", Passing),
+        Instance("d", "", Critical),
+        Instance("e", "", Critical),
+    ];
+    let registry = registry(&[("s", |_| (), five)]);
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,b,c", "three of five are enough");
+    renumber(&registry, |record| {
+        if record.spec.id == "c" {
+            record.breaker.state = BreakerState::Open as i32;
+        }
+    });
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,b,d,e!", "two of five are not");
+    assert_eq!(resolve(&registry, |w| w.healthy_only = true).unwrap(), "a,b");
+}
+
+#[test]
 fn a_service_that_is_down_falls_back_and_comes_back_late() {
     let back_up = |c: &mut ServiceConfig| {
         c.failover = vec![

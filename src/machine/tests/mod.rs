@@ -10,6 +10,8 @@ mod key_snapshots;
 mod model;
 pub(crate) mod random;
 mod registry;
+mod registry_feed;
+mod registry_random;
 mod registry_view;
 mod schemas;
 mod staged;

@@ -341,9 +341,9 @@ pub struct ServiceInfo {
     pub instances: u64,
     /// Those of them that are healthy and take work.
     pub healthy: u64,
-    /// Since when no instance is healthy; `None`: one is, or there never was one.
+    /// Since when no healthy instance is behind closed breakers; `None`: one is, or there never was one.
     pub down_since: Option<UnixMs>,
-    /// When an instance was healthy again after all were down; `None`: they never were.
+    /// When one was again after there was none; `None`: it was never down.
     pub recovered_at: Option<UnixMs>,
     /// The breaker of the whole service.
     pub breaker: BreakerStatus,

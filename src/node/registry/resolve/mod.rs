@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Registry;
 use super::view::Known;
 use crate::balance::{Candidate, Draw, choose};
-use crate::machine::registry::breaker::lets_through;
+use crate::machine::registry::breaker::{lets_any_through, lets_through};
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord, service_not_found};
 use crate::model::ids::UnixMs;
 use crate::model::limits::{PROBES_RETRY_MS, RESOLVE_INSTANCES_MAX};
@@ -145,7 +145,8 @@ impl Registry {
             return Ok(pool);
         }
         // What the breaker of a service shuts off is not called because nobody else is left.
-        let panics = service.config.panic_percent > 0 && !wanted.healthy_only && !is_shut(service);
+        let panics =
+            service.config.panic_percent > 0 && !wanted.healthy_only && lets_any_through(service);
         let left = if healthy.is_empty() && panics { unshut(&known, wanted) } else { healthy };
         let members = self.with_room(&known, &left, at);
         if members.is_empty() {
@@ -298,14 +299,9 @@ fn tried(name: &str) -> Rejection {
     Rejection::new(Reason::NoInstance, text).with("service", name).retry_after_ms(PROBES_RETRY_MS)
 }
 
-/// Whether the breaker of the service as a whole lets nothing through.
-fn is_shut(service: &ServiceRecord) -> bool {
-    matches!(service.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen)
-}
-
 /// Those that fit, answer, and are not shut off.
 fn healthy(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {
-    let shut = known.service.as_ref().is_some_and(is_shut);
+    let shut = known.service.as_ref().is_some_and(|service| !lets_any_through(service));
     let answers = |i: &&Arc<InstanceRecord>| {
         fits(i, wanted) && i.health() == Health::Passing && lets_through(i)
     };
@@ -370,7 +366,7 @@ fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> 
             _ => "without such an address",
         });
     }
-    if is_shut(service) {
+    if !lets_any_through(service) {
         why.insert("behind the service's breaker");
     }
     let why = if why.is_empty() {

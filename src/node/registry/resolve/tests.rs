@@ -177,6 +177,32 @@ fn in_a_panic_who_is_shut_off_counts_as_unhealthy_and_is_not_called() {
 }
 
 #[test]
+fn a_service_that_breakers_shut_off_falls_back_and_comes_back_late() {
+    for (of_service, of_instances) in [
+        (BreakerState::ForcedOpen, BreakerState::Closed),
+        (BreakerState::Open, BreakerState::Closed),
+        (BreakerState::Closed, BreakerState::Open),
+    ] {
+        let registry = tried_registry(of_service, of_instances);
+        assert_eq!(resolve(&registry, |_| ()), Err(Reason::NoInstance));
+        registry_of_t().into_iter().for_each(|change| registry.view.add(change));
+        assert_eq!(resolve(&registry, |_| ()).unwrap(), "tb");
+        // Closed, five seconds ago; then ten.
+        renumber(&registry, |record| record.breaker.state = BreakerState::Closed as i32);
+        let mut service = registry.view.service("s").unwrap().service.clone().unwrap();
+        service.breaker.state = BreakerState::Closed as i32;
+        for (recovered_at_ms, wanted) in [(95_000, "tb"), (90_000, "a,b")] {
+            service.recovered_at_ms = recovered_at_ms;
+            let service_after = Some(service.clone());
+            let service = "s".to_owned();
+            let change = ChangeRecord { service, service_after, ..ChangeRecord::default() };
+            registry.view.add((300, change));
+            assert_eq!(resolve(&registry, |_| ()).unwrap(), wanted);
+        }
+    }
+}
+
+#[test]
 fn a_service_that_is_down_falls_back_and_comes_back_late() {
     let back_up = |c: &mut ServiceConfig| {
         c.failover = vec![

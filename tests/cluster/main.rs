@@ -34,6 +34,7 @@ mod replaying;
 mod routing;
 mod schemas;
 mod service_faults;
+mod service_standing;
 mod services;
 mod spans;
 mod staged;

@@ -152,6 +152,14 @@ fn tell<K: Kv>(
             _ => {}
         }
     }
+    let held = |record: Option<&InstanceRecord>| record.map_or(0, |record| record.held_until_ms);
+    match held(after) {
+        until_ms if until_ms > 0 && until_ms != held(before) => {
+            machine.report(&about, Report::HoldBegun { until_ms });
+        }
+        0 if after.is_some() && held(before) > 0 => machine.report(&about, Report::HoldEnded),
+        _ => {}
+    }
     if before.is_some()
         && mode(before) != mode(after)
         && let Some(after) = after

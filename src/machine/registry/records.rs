@@ -50,6 +50,16 @@ pub struct ServiceRecord {
     /// Those of `healthy` whose breaker is open or being tried.
     #[prost(uint64, tag = "12")]
     pub tripped: u64,
+    /// Since when none of its instances is given up as too many fell silent at once, Unix milliseconds; 0: they
+    /// are given up.
+    #[prost(uint64, tag = "13")]
+    pub braked_at_ms: u64,
+    /// The leader told that it is ready, with all that it requires.
+    #[prost(bool, tag = "14")]
+    pub ready: bool,
+    /// Which service the leader told is called in its place; empty: none.
+    #[prost(string, tag = "15")]
+    pub failed_over_to: String,
 }
 
 impl ServiceRecord {

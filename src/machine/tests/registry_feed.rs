@@ -1,19 +1,21 @@
-//! What becomes of services, and what the feed tells of it.
+//! What becomes of services and instances, and what the feed tells of it.
 
 use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::graph::{self, Lack, Node};
-use crate::machine::registry::query as services;
 use crate::machine::registry::records::ServiceRecord;
+use crate::machine::registry::{query as services, standing};
 use crate::machine::{lifecycle, query};
 use crate::model::command::{
-    CommandBatch, DeleteService, DeregisterInstances, InstanceName, Kind, PutService,
-    RegisterInstances, SetBreaker, Tick,
+    CommandBatch, DeleteService, DeregisterInstances, HealthChange, InstanceName, Kind, Notice,
+    NoticeKind, PutService, RegisterInstances, SetBreaker, SetHealth, Tick,
 };
 use crate::model::event::EventView;
-use crate::model::ids::Offset;
+use crate::model::ids::{Offset, UnixMs};
 use crate::model::outcome::Outcome;
-use crate::model::registry::{Address, BreakerState, Dependency, InstanceSpec, ServiceConfig};
+use crate::model::registry::{
+    Address, BreakerState, Dependency, Failover, InstanceSpec, ServiceConfig, Signal,
+};
 
 /// A hub whose feed is read on and on.
 #[derive(Default)]
@@ -44,14 +46,25 @@ impl Hub {
         (from..self.read).map(text).collect()
     }
 
-    fn put(&mut self, name: &str, needs: &[&str]) {
+    /// What the newest event of the feed says.
+    fn last_data(&self) -> String {
+        let feed = query::topic(&self.kv, lifecycle::TOPIC).unwrap().unwrap();
+        let newest = Offset(feed.next_offset.get() - 1);
+        let stored = query::event_at(&self.kv, &feed, newest).unwrap().unwrap();
+        String::from_utf8(EventView::parse(&stored.event).unwrap().data.to_vec()).unwrap()
+    }
+
+    fn put(&mut self, name: &str, needs: &[&str], failover: &[&str]) {
         let mut config = ServiceConfig::defaults();
         let need = |service: &&str| {
             let service = (*service).to_owned();
             Dependency { service, requirement: String::new(), optional: false }
         };
+        let step =
+            |service: &&str| Failover { service: (*service).to_owned(), zone: String::new() };
         config.dependencies = needs.iter().map(need).collect();
         config.breaker.ejected_percent = 100;
+        config.failover = failover.iter().map(step).collect();
         let put = PutService { name: name.to_owned(), config, ..PutService::default() };
         assert!(matches!(self.apply(Kind::PutService(put)), Outcome::Service(_)));
     }
@@ -87,6 +100,20 @@ impl Hub {
         assert_eq!(self.apply(Kind::SetBreaker(set)), Outcome::Done);
     }
 
+    fn renews(&mut self, service: &str, id: &str, ok: bool) {
+        let found = services::instances(&self.kv, service).unwrap();
+        let record = found.into_iter().find(|record| record.spec.id == id).unwrap();
+        let change = HealthChange {
+            service: service.to_owned(),
+            id: id.to_owned(),
+            incarnation: record.number,
+            signal: Signal::Ttl as i32,
+            ok,
+            reason: "said so".to_owned(),
+        };
+        self.apply(Kind::SetHealth(SetHealth { changes: vec![change] }));
+    }
+
     fn tick_at(&mut self, now: u64) {
         self.now = now;
         self.apply(Kind::Tick(Tick {}));
@@ -99,12 +126,31 @@ impl Hub {
     fn tree(&self, name: &str) -> Node {
         graph::tree(&self.kv, name).unwrap().unwrap()
     }
+
+    /// Tells what a leader would, until there is nothing more; when time alone changes something.
+    fn lead(&mut self) -> Option<UnixMs> {
+        loop {
+            let (news, next) = standing::news(&self.kv, UnixMs(self.now)).unwrap();
+            if news.is_empty() {
+                return next;
+            }
+            for notice in news {
+                self.apply(Kind::Notice(notice.clone()));
+                // Nothing is told twice, whoever saw it.
+                let known = self.kv.clone();
+                let feed =
+                    |kv: &MemKv| query::topic(kv, lifecycle::TOPIC).unwrap().unwrap().next_offset;
+                self.apply(Kind::Notice(notice));
+                assert_eq!(feed(&self.kv), feed(&known));
+            }
+        }
+    }
 }
 
 #[test]
 fn a_service_whose_breakers_let_nothing_through_is_down_until_one_closes() {
     let mut hub = Hub::default();
-    hub.put("shop", &["db"]);
+    hub.put("shop", &["db"], &[]);
     for id in ["i", "j"] {
         hub.register("shop", id);
     }
@@ -149,8 +195,8 @@ fn a_service_whose_breakers_let_nothing_through_is_down_until_one_closes() {
 #[test]
 fn who_requires_what_is_shut_off_names_it_and_may_call_once_it_is_tried() {
     let mut hub = Hub::default();
-    hub.put("web", &["shop"]);
-    hub.put("shop", &["db"]);
+    hub.put("web", &["shop"], &[]);
+    hub.put("shop", &["db"], &[]);
     for service in ["web", "shop", "db"] {
         hub.register(service, "i");
     }
@@ -185,8 +231,8 @@ fn who_requires_what_is_shut_off_names_it_and_may_call_once_it_is_tried() {
 #[test]
 fn who_requires_a_service_that_is_deleted_lacks_it() {
     let mut hub = Hub::default();
-    hub.put("web", &["shop"]);
-    hub.put("shop", &["db"]);
+    hub.put("web", &["shop"], &[]);
+    hub.put("shop", &["db"], &[]);
     for service in ["web", "shop", "db"] {
         hub.register(service, "i");
     }
@@ -212,4 +258,122 @@ fn who_requires_a_service_that_is_deleted_lacks_it() {
     assert!(graph::tree(&hub.kv, "db").unwrap().is_none());
     hub.register("db", "i");
     assert!(hub.tree("web").is_ready());
+}
+
+#[test]
+fn services_and_holds_are_told() {
+    let mut hub = Hub::default();
+    hub.put("shop", &[], &[]);
+    assert_eq!(hub.told(), ["service.registered shop"]);
+    hub.put("shop", &[], &[]);
+    assert_eq!(hub.told(), Vec::<String>::new(), "nothing changed");
+    hub.put("shop", &["db"], &[]);
+    assert_eq!(hub.told(), ["service.changed shop"]);
+    hub.register("db", "i");
+    assert_eq!(hub.told(), ["service.registered db", "instance.registered db/i"]);
+    // The sixth change within ten minutes; it stands as the first did.
+    for n in 0..4 {
+        hub.renews("db", "i", n % 2 == 1);
+    }
+    hub.told();
+    hub.renews("db", "i", false);
+    assert_eq!(hub.told()[1..], ["instance.hold_begun db/i", "service.down db"]);
+    let held = services::instances(&hub.kv, "db").unwrap()[0].held_until_ms;
+    hub.renews("db", "i", true);
+    assert_eq!(hub.told(), Vec::<String>::new());
+    assert!(held > hub.now);
+    hub.tick_at(held + 600_000);
+    let told = hub.told();
+    let wanted = ["instance.passing db/i", "instance.hold_ended db/i", "service.recovered db"];
+    assert_eq!(told, wanted);
+    hub.deregister("db", "i");
+    hub.told();
+    let delete = DeleteService { name: "db".to_owned(), request_id: String::new() };
+    hub.apply(Kind::DeleteService(delete));
+    assert_eq!(hub.told(), ["service.deleted db"]);
+}
+
+#[test]
+fn readiness_and_failover_are_told_as_they_change() {
+    let mut hub = Hub::default();
+    hub.put("web", &["shop"], &[]);
+    hub.put("shop", &[], &["gone", "spare"]);
+    hub.lead();
+    hub.told();
+    for service in ["shop", "spare", "web"] {
+        hub.register(service, "i");
+    }
+    hub.told();
+    assert_eq!(hub.lead(), None);
+    assert_eq!(hub.told(), ["service.ready shop", "service.ready spare", "service.ready web"]);
+    assert!(hub.service("web").ready);
+    // It is down: so is who requires it, and another one is called.
+    hub.breaker("shop", "i", BreakerState::ForcedOpen);
+    hub.told();
+    assert_eq!(hub.lead(), None);
+    let wanted = ["service.not_ready shop", "service.failed_over shop", "service.not_ready web"];
+    assert_eq!(hub.told(), wanted);
+    assert_eq!(hub.service("shop").failed_over_to, "spare");
+    // It is back, and called when it has been back for long enough.
+    hub.now = 50_000;
+    hub.breaker("shop", "i", BreakerState::Closed);
+    hub.told();
+    let back = hub.lead();
+    assert_eq!(back, Some(UnixMs(60_000)));
+    assert_eq!(hub.told(), ["service.ready shop", "service.ready web"]);
+    hub.now = 59_999;
+    assert_eq!(hub.lead(), back);
+    hub.now = 60_000;
+    assert_eq!(hub.lead(), None);
+    assert_eq!(hub.told(), ["service.failed_back shop"]);
+    // Whoever was called is down, too: nobody is left.
+    hub.renews("shop", "i", false);
+    hub.lead();
+    assert!(hub.last_data().contains("\"service\":\"web\""), "{}", hub.last_data());
+    hub.renews("spare", "i", false);
+    hub.told();
+    hub.lead();
+    assert_eq!(hub.told(), ["service.failed_back shop", "service.not_ready spare"]);
+    hub.renews("spare", "i", true);
+    hub.lead();
+    assert_eq!(hub.service("shop").failed_over_to, "spare");
+}
+
+#[test]
+fn who_was_never_there_is_neither_down_nor_failed_over() {
+    let mut hub = Hub::default();
+    hub.put("shop", &[], &["spare"]);
+    hub.register("spare", "i");
+    hub.lead();
+    assert_eq!(hub.service("shop").failed_over_to, "");
+    let told = hub.told();
+    assert_eq!(told.last().unwrap(), "service.ready spare");
+}
+
+#[test]
+fn the_brake_is_told_once_and_only_of_services_that_are_there() {
+    let mut hub = Hub::default();
+    hub.put("shop", &[], &[]);
+    hub.told();
+    let notice = |about: &str, kind: NoticeKind, value| {
+        let limit = String::new();
+        Kind::Notice(Notice { about: about.to_owned(), kind: kind as i32, limit, value })
+    };
+    hub.now = 7000;
+    for _ in 0..2 {
+        hub.apply(notice("shop", NoticeKind::BrakeEngaged, 40));
+        hub.now += 1000;
+    }
+    assert_eq!(hub.told(), ["service.brake_engaged shop"]);
+    assert_eq!(hub.last_data(), r#"{"service":"shop","silent":"40"}"#);
+    assert_eq!(hub.service("shop").braked_at_ms, 7000);
+    let revision = hub.service("shop").revision;
+    for _ in 0..2 {
+        hub.apply(notice("shop", NoticeKind::BrakeReleased, 0));
+    }
+    assert_eq!(hub.told(), ["service.brake_released shop"]);
+    assert_eq!(hub.service("shop").braked_at_ms, 0);
+    assert_eq!(hub.service("shop").revision, revision, "its settings are as they were");
+    assert_eq!(hub.apply(notice("gone", NoticeKind::BrakeEngaged, 40)), Outcome::Done);
+    assert_eq!(hub.told(), Vec::<String>::new());
 }

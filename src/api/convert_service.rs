@@ -377,6 +377,7 @@ fn lack(known: Option<&Lack>) -> v1::Lack {
         Some(Lack::Unhealthy) => v1::Lack::Unhealthy,
         Some(Lack::Incompatible(_)) => v1::Lack::Incompatible,
         Some(Lack::NotReady) => v1::Lack::NotReady,
+        Some(Lack::ShutOff { .. }) => v1::Lack::ShutOff,
     }
 }
 

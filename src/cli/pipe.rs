@@ -274,7 +274,7 @@ impl Pipe<'_> {
             }
             settled => drop(settled?),
         }
-        Ok(count)
+        Ok(())
     }
 
     fn settle<'e>(

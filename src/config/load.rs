@@ -254,11 +254,13 @@ mod tests {
 
     #[test]
     fn values_are_checked() {
+        let long = "z".repeat(999);
         for (key, value) in [
             ("raft.heartbeat_ms", "soon"),
             ("raft.election_min_ms", "300"),
             ("raft.election_max_ms", "800"),
             ("node.id", "0"),
+            ("node.zone", long.as_str()),
             ("listen.client", "7400"),
             ("listen.client", "0.0.0.0:7400"),
             ("log.format", "xml"),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::value::{CompressionName, LogFormat, Networks, Value};
+use crate::model::limits::ZONE_BYTES_MAX;
 
 /// One row of the table of settings.
 pub(super) struct Row {
@@ -56,6 +57,7 @@ settings! {
     node: NodeConfig {
         id: Option<u64> = None, "The node's id, positive; a new data directory draws one when none is given.";
         data_dir: PathBuf = "./mhub-data".into(), "Where everything is kept.";
+        zone: Option<String> = None, "Where the node runs, like eu-west-1a: while it leads, it delivers events to instances of this zone first.";
     }
     /// Where this node listens.
     listen: ListenConfig {
@@ -114,6 +116,10 @@ impl Config {
         let raft = &self.raft;
         if self.node.id == Some(0) {
             return Err(("node.id", "0 is no id; use a positive number".to_owned()));
+        }
+        let zone = self.node.zone.as_deref().unwrap_or_default();
+        if zone.len() > ZONE_BYTES_MAX {
+            return Err(("node.zone", format!("longer than {ZONE_BYTES_MAX} bytes; shorten it")));
         }
         if raft.heartbeat_ms == 0 {
             return Err(("raft.heartbeat_ms", "must be positive".to_owned()));

@@ -77,6 +77,8 @@ pub struct Node {
     spans: Option<Spans>,
     registry: Registry,
     routed: Routed,
+    /// Where this node runs; empty: nobody said.
+    zone: String,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -130,6 +132,7 @@ impl Node {
             spans,
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             routed: Routed::default(),
+            zone: config.node.zone.clone().unwrap_or_default(),
             raft,
             data_dir,
             addresses: addresses(config),

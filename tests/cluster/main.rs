@@ -37,6 +37,7 @@ mod schemas;
 mod service_breakers;
 mod service_checks;
 mod service_faults;
+mod service_standing;
 mod service_watch;
 mod services;
 mod spans;

@@ -25,7 +25,13 @@ pub(crate) fn ok() -> Behaviour {
 /// A cluster that may connect to this machine, with a topic `orders` and a subscription `s` to it that
 /// is delivered to the service `shop`.
 pub(crate) fn hub(settings: &[&str]) -> Cluster {
-    let cluster = Cluster::start(3, &[("MHUB_EGRESS_ALLOW", "127.0.0.0/8")]);
+    hub_in("", settings)
+}
+
+/// The same, with all nodes in a zone.
+fn hub_in(zone: &str, settings: &[&str]) -> Cluster {
+    let environment = [("MHUB_EGRESS_ALLOW", "127.0.0.0/8"), ("MHUB_NODE_ZONE", zone)];
+    let cluster = Cluster::start(3, &environment);
     cluster.admin(&["topic", "create", "orders"]).succeeds();
     let mut args = vec!["sub", "create", "s", "--topic", "orders", "--config", "target=shop"];
     settings.iter().for_each(|setting| args.extend(["--config", setting]));
@@ -176,6 +182,41 @@ async fn answers_settle_and_bad_instances_cost_only_attempts() {
     assert!(poll(SOON, || counter(&cluster, "rejected") == 1));
     let dead = cluster.admin(&["dlq", "ls", "s", "-o", "json"]).stdout();
     assert!(dead.contains("HTTP_422") && dead.contains("why"), "{dead}");
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zone_of_the_node_comes_first_and_the_others_when_it_refuses() {
+    let cluster = hub_in("x", &[]);
+    let client = client(&cluster);
+    // One that nobody answers for would open its breaker.
+    set_breaker(&client, |breaker| breaker.disabled = Some(true)).await;
+    let (near, far) = (Target::start(ok()), Target::start(ok()));
+    let at = |id: &str, address: &str, zone: &str| InstanceSpec {
+        zone: zone.to_owned(),
+        ..spec("shop", id, address, 60_000)
+    };
+    let handle = ServiceHandle::register(&client, vec![at("near", &near.address, "x")]);
+    let handle = handle.await.unwrap();
+    let _far = ServiceHandle::register(&client, vec![at("far", &far.address, "y")]).await.unwrap();
+    let both = || {
+        let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+        info["instances"].as_array().map(Vec::len) == Some(2)
+    };
+    assert!(poll(SOON, both));
+    publish(&cluster, 50, "");
+    assert!(poll(SOON, || counter(&cluster, "acked") == 50));
+    assert_eq!((near.got().len(), far.got().len()), (50, 0));
+    // Whoever is near refuses: what is far is tried at once, and it costs no attempt.
+    handle.deregister().await.unwrap();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = unused.local_addr().unwrap().to_string();
+    drop(unused);
+    let _gone = ServiceHandle::register(&client, vec![at("gone", &refusing, "x")]).await.unwrap();
+    publish(&cluster, 10, "");
+    assert!(poll(SOON, || counter(&cluster, "acked") == 60));
+    assert_eq!(far.got().len(), 10);
+    assert!(far.got().iter().all(|got| got.header("mhub-attempt") == Some("1")));
     cluster.verify();
 }
 

@@ -6,8 +6,8 @@ use message_hub::client::{Client, ClientOptions, ServiceHandle, ServiceNews, Wat
 use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::services_client::ServicesClient;
 use message_hub::proto::v1::{
-    Address, InstanceSpec, RegisterInstancesRequest, RenewRequest, Renewal, ResolveRequest, WatchServicesResponse,
-    instance_result,
+    Address, InstanceSpec, RegisterInstancesRequest, RenewRequest, Renewal, ResolveRequest,
+    WatchServicesResponse, instance_result,
 };
 use tokio_stream::wrappers::ReceiverStream;
 

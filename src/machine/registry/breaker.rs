@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::changes::{change_instance, ejects, put_service};
+use super::changes::{change_instance, ejects, put_service, turn};
 use super::records::{
     InstanceRecord, ServiceRecord, instance, instance_not_found, service, service_not_found,
 };
@@ -41,9 +41,10 @@ fn set_once<K: Kv>(machine: &mut Machine<'_, K>, command: &SetBreaker) -> Result
         return Ok(Outcome::Rejected(service_not_found(name)));
     };
     if id.is_empty() {
-        let number = record.number;
+        let (number, was_available) = (record.number, record.is_available());
         if moved(machine, &mut record.breaker, &record.config.breaker, command, number) {
             machine.report(name, Report::ServiceBreaker(record.breaker.state()));
+            turn(machine, name, was_available, &mut record);
             put_service(machine, name, &mut record, false);
         }
         return Ok(Outcome::Done);
@@ -130,6 +131,12 @@ pub(super) fn due_of_service<K: Kv>(machine: &mut Machine<'_, K>, name: &str) ->
         put_service(machine, name, &mut record, false);
     }
     Ok(())
+}
+
+/// Whether the breaker of a service as a whole lets calls through.
+#[must_use]
+pub fn lets_any_through(record: &ServiceRecord) -> bool {
+    !matches!(record.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen)
 }
 
 /// Whether calls may go to an instance, as far as its breaker goes.

@@ -12,6 +12,8 @@ mod model;
 pub(crate) mod random;
 mod registry;
 mod registry_cases;
+mod registry_feed;
+mod registry_random;
 mod registry_view;
 mod schemas;
 mod staged;

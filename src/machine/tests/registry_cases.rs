@@ -2,16 +2,15 @@
 
 use super::apply;
 use crate::machine::mem::MemKv;
-use crate::machine::registry::{graph, records};
+use crate::machine::registry::records;
 use crate::model::command::{
-    CommandBatch, DeregisterInstances, InstanceName, Kind, PutService, RegisterInstances,
+    CommandBatch, DeregisterInstances, InstanceName, Kind, RegisterInstances,
     SetBreaker, SetMode,
 };
 use crate::model::outcome::Outcome;
 use crate::model::registry::{
-    Address, BreakerState, Dependency, InstanceSpec, Mode, ServiceConfig,
+    Address, BreakerState, InstanceSpec, Mode,
 };
-use crate::model::rejection::Reason;
 
 /// One instance, which is registered, told what it shall be, and deregistered, a second apart.
 #[derive(Default)]
@@ -168,37 +167,4 @@ fn a_repeated_call_does_not_undo_what_was_said_since() {
         assert_eq!(force(BreakerState::ForcedOpen, "open"), BreakerState::Closed);
         assert_eq!(force(BreakerState::ForcedOpen, "again"), BreakerState::ForcedOpen);
     }
-}
-
-#[test]
-fn the_way_round_a_circle_is_named() {
-    let mut kv = MemKv::default();
-    let mut put = |name: &str, needs: &[&str]| {
-        let mut config = ServiceConfig::defaults();
-        let dependency = |service: &&str| Dependency {
-            service: (*service).to_owned(),
-            requirement: String::new(),
-            optional: false,
-        };
-        config.dependencies = needs.iter().map(dependency).collect();
-        let put = PutService { name: name.to_owned(), config, ..PutService::default() };
-        let entry = CommandBatch { stamp_ms: 1, commands: vec![Kind::PutService(put).into()] };
-        apply(&mut kv, &[entry], 1).remove(0).remove(0)
-    };
-    for (name, needs) in [("a", &["b"][..]), ("b", &["x", "c"]), ("c", &["d"]), ("d", &["e"])] {
-        assert!(matches!(put(name, needs), Outcome::Service(_)));
-    }
-    let Outcome::Rejected(rejection) = put("e", &["x", "a"]) else { panic!("it is taken") };
-    assert_eq!(rejection.reason, Reason::DependencyCycle);
-    assert_eq!(rejection.fact("path"), Some("e -> a -> b -> c -> d -> e"));
-    assert!(matches!(put("e", &["x"]), Outcome::Service(_)));
-    let edges = |name: &str| {
-        let found = graph::edges(&kv, name).unwrap()?;
-        let texts = found.iter().map(|(from, d)| format!("{from}-{}", d.service));
-        Some(texts.collect::<Vec<_>>().join(" "))
-    };
-    assert_eq!(edges("x").unwrap(), "b-x e-x");
-    assert_eq!(edges("b").unwrap(), "a-b b-x b-c");
-    assert_eq!(edges("").unwrap(), "a-b b-x b-c c-d d-e e-x");
-    assert_eq!(edges("y"), None);
 }

@@ -81,6 +81,10 @@ pub const BRAKE_INSTANCES_MIN: usize = 2;
 pub const BRAKE_MS_MAX: u64 = 300_000;
 /// A leader looks for silent instances so often, milliseconds.
 pub const RENEWALS_LOOK_MS: u64 = 200;
+/// A leader looks how services stand at most so often, milliseconds.
+pub const STANDINGS_LOOK_MS: u64 = 500;
+/// What it tells of them at once; the rest is for the next look.
+pub const STANDINGS_TOLD_MAX: usize = 1000;
 /// A leader that looks so late stood still, milliseconds.
 pub const LEADER_STALL_MS: u64 = 2000;
 /// Instances that one answer resolves.

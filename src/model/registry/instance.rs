@@ -195,6 +195,14 @@ pub struct BreakerStatus {
     pub since_ms: u64,
 }
 
+impl BreakerStatus {
+    /// Whether it lets all calls through.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state(), BreakerState::Closed | BreakerState::ForcedClosed)
+    }
+}
+
 /// A change of an instance's health.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Transition {

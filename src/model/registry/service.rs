@@ -167,7 +167,7 @@ pub struct ServiceConfig {
     /// How long the share of an instance grows after it became healthy, milliseconds.
     #[prost(uint64, tag = "7")]
     pub slow_start_ms: u64,
-    /// When fewer percent are healthy, all count as healthy.
+    /// When fewer percent are healthy, all count as healthy but those that a breaker shuts off.
     #[prost(uint32, tag = "8")]
     pub panic_percent: u32,
     /// Where to go when none is healthy, in this order.
@@ -341,9 +341,9 @@ pub struct ServiceInfo {
     pub instances: u64,
     /// Those of them that are healthy and take work.
     pub healthy: u64,
-    /// Since when no instance is healthy; `None`: one is, or there never was one.
+    /// Since when no healthy instance is behind closed breakers; `None`: one is, or there never was one.
     pub down_since: Option<UnixMs>,
-    /// When an instance was healthy again after all were down; `None`: they never were.
+    /// When one was again after there was none; `None`: it was never down.
     pub recovered_at: Option<UnixMs>,
     /// The breaker of the whole service.
     pub breaker: BreakerStatus,

@@ -359,17 +359,16 @@ impl Node {
     async fn held(&self, name: &str) -> Result<(), Rejection> {
         let (of, wanted) = (name.to_owned(), name.to_owned());
         let tree = self.read(move |db| graph::tree(db, &wanted)).await?;
-        let waits = tree.filter(|tree| tree.lack == Some(graph::Lack::NotReady));
-        waits.map_or(Ok(()), |tree| {
-            let causes = tree.causes().into_iter();
-            let chain = causes.map(|chain| {
-                chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" -> ")
-            });
-            let why = chain.collect::<Vec<_>>().join(", ");
-            let text =
-                format!("{of} waits for what it requires: {why}; see: mhub service ready {of}");
-            Err(Rejection::new(Reason::NoInstance, text).with("service", of))
-        })
+        let waits_for = tree.as_ref().map(graph::Node::waits_for).unwrap_or_default();
+        if waits_for.is_empty() {
+            return Ok(());
+        }
+        let chains = waits_for.iter().map(|chain| {
+            chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" -> ")
+        });
+        let why = chains.collect::<Vec<_>>().join(", ");
+        let text = format!("{of} waits for what it requires: {why}; see: mhub service ready {of}");
+        Err(Rejection::new(Reason::NoInstance, text).with("service", of))
     }
 
     /// What a service needs, transitively.

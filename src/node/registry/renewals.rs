@@ -48,6 +48,9 @@ pub(super) struct Renewals {
     brakes: BTreeMap<String, Brake>,
     /// Services whose renewals last shorter since a while: until when those by the time before will do.
     graces: HashMap<String, Instant>,
+    /// Services that the state knows as braked, and from when on that may be taken back: a new leader has not
+    /// seen yet who is silent.
+    told: BTreeMap<String, Instant>,
     /// The newest incarnation that was heard of.
     newest: u64,
     looked_at: Option<Instant>,
@@ -75,19 +78,43 @@ impl Renewals {
         self.newest
     }
 
-    /// Begins to lead, with all instances that are there, each of which has all of its time; `None`: it is
-    /// over.
+    /// Begins to lead, with all instances that are there, each of which has all of its time, and the services
+    /// that are known as braked; `None`: it is over.
     pub(super) fn begin(
         &mut self,
         term: Option<Term>,
         instances: impl IntoIterator<Item = (InstanceRecord, Duration)>,
+        braked: impl IntoIterator<Item = String>,
         now: Instant,
     ) {
         // Who leads now does not change by which time instances renew.
         let graces = std::mem::take(&mut self.graces);
         *self = Self { term, graces, ..Self::default() };
+        self.told = braked.into_iter().map(|service| (service, now)).collect();
         for (record, ttl) in instances {
+            if let Some(until) = self.told.get_mut(&record.spec.service) {
+                *until = (*until).max(now + ttl);
+            }
             self.track(&record, ttl, now);
+        }
+    }
+
+    /// Brakes that were pulled, and services whose brake was let go (`None`), without the state knowing.
+    pub(super) fn brake_news(&self, now: Instant) -> Vec<(String, Option<Brake>)> {
+        let pulled = self.brakes.iter().filter(|(service, _)| !self.told.contains_key(*service));
+        let pulled = pulled.map(|(service, brake)| (service.clone(), Some(*brake)));
+        let over = |(service, from): &(&String, &Instant)| {
+            **from <= now && !self.brakes.contains_key(*service)
+        };
+        let over = self.told.iter().filter(over).map(|(service, _)| (service.clone(), None));
+        pulled.chain(over).collect()
+    }
+
+    /// The state knows of it now.
+    pub(super) fn brake_told(&mut self, service: &str, brake: Option<Brake>, now: Instant) {
+        match brake {
+            Some(_) => drop(self.told.insert(service.to_owned(), now)),
+            None => drop(self.told.remove(service)),
         }
     }
 
@@ -266,7 +293,7 @@ mod tests {
 
     fn leading(count: u64) -> (Renewals, Instant) {
         let (mut renewals, now) = (Renewals::default(), clock::now());
-        renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), now);
+        renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), [], now);
         (renewals, now)
     }
 
@@ -334,6 +361,37 @@ mod tests {
         let end = start + TTL + Duration::from_millis(BRAKE_MS_MAX) + Duration::from_secs(1);
         let (lost, braked) = pass(&mut renewals, (start, end), 51..=100);
         assert_eq!((lost.len(), braked), (50, 1));
+    }
+
+    #[test]
+    fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
+        let (mut renewals, start) = leading(100);
+        let end = start + TTL + Duration::from_secs(1);
+        pass(&mut renewals, (start, end), 51..=100);
+        let news = renewals.brake_news(end);
+        assert_eq!((news.len(), news[0].0.as_str(), news[0].1.unwrap().silent), (1, "s", 50));
+        // What could not be told is told again.
+        assert_eq!(renewals.brake_news(end), news);
+        renewals.brake_told("s", news[0].1, end);
+        assert_eq!(renewals.brake_news(end), []);
+        // The next leader has not seen yet who is silent; then it goes on.
+        let instances = || (1..=100).map(|n| (instance(n), TTL));
+        renewals.begin(Some(Term(2)), instances(), ["s".to_owned()], end);
+        let almost = end + TTL - Duration::from_millis(1);
+        pass(&mut renewals, (end, almost), 51..=100);
+        assert_eq!(renewals.brake_news(almost), []);
+        let later = end + 2 * TTL;
+        pass(&mut renewals, (almost, later), 51..=100);
+        assert_eq!(renewals.brake_news(later), []);
+        // All are back.
+        pass(&mut renewals, (later, later + TTL), 1..=100);
+        assert_eq!(renewals.brake_news(later + TTL), [("s".to_owned(), None)]);
+        renewals.brake_told("s", None, later + TTL);
+        assert_eq!(renewals.brake_news(later + TTL), []);
+        // As the next leader finds it, if they are back by then.
+        renewals.begin(Some(Term(3)), instances(), ["s".to_owned()], later);
+        pass(&mut renewals, (later, later + 2 * TTL), 1..=100);
+        assert_eq!(renewals.brake_news(later + 2 * TTL), [("s".to_owned(), None)]);
     }
 
     #[test]
@@ -409,7 +467,7 @@ mod tests {
         let mut own = instance(2);
         own.spec.ttl_ms = 3000;
         let now = start + Duration::from_secs(1);
-        renewals.begin(Some(Term(2)), [(instance(1), SHORT), (own, SHORT)], now);
+        renewals.begin(Some(Term(2)), [(instance(1), SHORT), (own, SHORT)], [], now);
         let lost = seconds(&mut renewals, start, 1..=30, |_, _, _| ());
         assert_eq!(lost, [(4, 2), (15, 1)]);
     }

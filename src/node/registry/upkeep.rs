@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::Registry;
+use super::renewals::Brake;
 use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::records::ServiceRecord;
-use crate::model::command::{HealthChange, Kind, SetHealth};
-use crate::model::ids::Term;
-use crate::model::limits::{HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS};
+use crate::machine::registry::standing;
+use crate::model::command::{HealthChange, Kind, Notice, NoticeKind, SetHealth};
+use crate::model::ids::{Term, UnixMs};
+use crate::model::limits::{
+    HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS, STANDINGS_LOOK_MS, STANDINGS_TOLD_MAX,
+};
 use crate::node::Node;
 use crate::raft::hints::Interest;
 use crate::runtime::{clock, tasks};
@@ -27,6 +31,7 @@ pub(super) fn start(node: &Arc<Node>) {
     tasks::spawn("registry", async move {
         let mut looks = tokio::time::interval(Duration::from_millis(RENEWALS_LOOK_MS));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut standings = Standings::default();
         loop {
             let Some(node) = Weak::upgrade(&weak) else { return };
             node.catch_up().await;
@@ -36,6 +41,9 @@ pub(super) fn start(node: &Arc<Node>) {
             }
             if term.is_some() {
                 node.give_up_silent().await;
+                standings.look(&node).await;
+            } else {
+                standings = Standings::default();
             }
             node.tell_calls().await;
             drop(node);
@@ -85,15 +93,18 @@ impl Node {
 
     /// Begins to lead, or ceases to.
     fn begin_term(&self, term: Option<Term>) {
-        let mut instances = Vec::new();
-        for (_, known) in self.registry.view.all().into_iter().filter(|_| term.is_some()) {
+        let (mut instances, mut braked) = (Vec::new(), Vec::new());
+        for (name, known) in self.registry.view.all().into_iter().filter(|_| term.is_some()) {
             let Some(service) = &known.service else { continue };
+            if service.braked_at_ms > 0 {
+                braked.push(name);
+            }
             for record in &known.instances {
                 let ttl = Duration::from_millis(record.ttl_ms(&service.config));
                 instances.push(((**record).clone(), ttl));
             }
         }
-        self.registry.renewals().begin(term, instances, clock::now());
+        self.registry.renewals().begin(term, instances, braked, clock::now());
         self.registry.breakers().clear();
         self.registry.verdicts().clear();
     }
@@ -111,6 +122,27 @@ impl Node {
         let told =
             found.changes.chunks(HEALTH_CHANGES_MAX).map(|some| self.tell_health(some.to_vec()));
         join_all(told).await;
+        self.tell_brakes().await;
+    }
+
+    /// Tells the state which brakes were pulled and let go. What cannot be told is told again.
+    async fn tell_brakes(&self) {
+        let news = self.registry.renewals().brake_news(clock::now());
+        let some = news.into_iter().take(STANDINGS_TOLD_MAX);
+        join_all(some.map(|(service, brake)| self.tell_brake(service, brake))).await;
+    }
+
+    async fn tell_brake(&self, service: String, brake: Option<Brake>) {
+        let (kind, value) = match brake {
+            Some(brake) => (NoticeKind::BrakeEngaged, brake.silent as u64),
+            None => (NoticeKind::BrakeReleased, 0),
+        };
+        let notice =
+            Notice { about: service.clone(), kind: kind as i32, value, ..Notice::default() };
+        match self.execute(Kind::Notice(notice)).await {
+            Ok(_) => self.registry.renewals().brake_told(&service, brake, clock::now()),
+            Err(rejection) => tracing::debug!(%rejection, "a brake is not told yet"),
+        }
     }
 
     pub(super) async fn tell_health(&self, changes: Vec<HealthChange>) {
@@ -125,11 +157,18 @@ impl Node {
 impl Registry {
     /// What a change that is not taken in yet means for who renews and who is called.
     fn heed(&self, change: &ChangeRecord, now: Instant) {
-        if change.instance.is_empty() {
-            self.breakers().forget(&change.service, 0);
-            return self.heed_service(&change.service, change.service_after.as_ref(), now);
-        }
         let known = self.view.service(&change.service);
+        if change.instance.is_empty() {
+            let before = known.as_ref().and_then(|known| known.service.as_ref());
+            let after = change.service_after.as_ref();
+            self.transitions.count_service(before, after);
+            let tells = |record: &ServiceRecord| (record.config.clone(), record.breaker.clone());
+            // What else changes says nothing of calls.
+            if before.map(tells) != after.map(tells) {
+                self.breakers().forget(&change.service, 0);
+            }
+            return self.heed_service(&change.service, after, now);
+        }
         let before = known.as_ref().and_then(|known| known.instance(&change.instance));
         self.transitions.count(before.map(|record| &**record), change);
         let after = change.instance_after.as_ref();
@@ -187,6 +226,42 @@ impl Registry {
     }
 }
 
+/// What the leader looked at of how services stand.
+#[derive(Default)]
+struct Standings {
+    /// The revision that was looked at, without anything being left to tell.
+    revision: Option<u64>,
+    /// When time alone changes something.
+    next: Option<UnixMs>,
+    looked_at: Option<Instant>,
+}
+
+impl Standings {
+    /// Tells the state who became ready or ceased to be, and who is called in whose place.
+    async fn look(&mut self, node: &Node) {
+        let (revision, now) = (node.registry.view.revision(), node.now());
+        let is_due = self.next.is_some_and(|next| next <= now);
+        let rest = Duration::from_millis(STANDINGS_LOOK_MS);
+        let rests = self.looked_at.is_some_and(|at| clock::now() - at < rest);
+        if rests || (self.revision == Some(revision) && !is_due) {
+            return;
+        }
+        self.looked_at = Some(clock::now());
+        // A node that cannot read its state stops.
+        let Ok((news, next)) = node.read(move |db| standing::news(db, now)).await else { return };
+        (self.revision, self.next) = (Some(revision), next);
+        if news.len() > STANDINGS_TOLD_MAX {
+            self.revision = None;
+        }
+        let some = news.into_iter().take(STANDINGS_TOLD_MAX);
+        let told = some.map(|notice| node.execute(Kind::Notice(notice)));
+        for refused in join_all(told).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(rejection = %refused, "how a service stands is not told yet");
+            self.revision = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +284,7 @@ mod tests {
         fn new() -> Self {
             let registry = Registry::new(Egress::default());
             let now = clock::now();
-            registry.renewals().begin(Some(Term(1)), [], now);
+            registry.renewals().begin(Some(Term(1)), [], [], now);
             let mut heard = Self { registry, revision: 0, now };
             heard.service(|_| ());
             for (number, ttl_ms) in [(1, 0), (2, 60_000)] {

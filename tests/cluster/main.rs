@@ -27,6 +27,7 @@ mod failpoints;
 mod failures;
 mod keys;
 mod membership;
+mod pipelines;
 mod process;
 mod quotas;
 mod reads;

@@ -1,13 +1,20 @@
-//! Checks by tcp and grpc that the hub runs against real listeners, and what it tells of them.
+//! Checks that the hub runs against real listeners, and what it tells of them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use message_hub::client::ServiceHandle;
+use message_hub::model::rejection::Reason;
+use message_hub::proto::v1::{Address, CheckKind};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
+use crate::delivery::client;
+use crate::services::{await_ids, put, spec};
 use crate::support::{Cluster, free_port, poll};
 
 /// Accepts connections and hangs up, until it is aborted.
@@ -93,5 +100,59 @@ async fn checks_by_tcp_and_grpc_turn_with_what_listens_and_tell_why() {
     cluster.admin(&["service", "resolve", "grpc"]).succeeds();
     close(accepting).await;
     close(serving).await;
+    cluster.verify();
+}
+
+/// Answers every request over HTTP with a status, which may change.
+fn answering(status: &Arc<AtomicU16>) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let status = Arc::clone(status);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // What is asked does not matter; whoever asks may have gone.
+            drop(stream.read(&mut [0; 4096]));
+            let status = status.load(Ordering::Relaxed);
+            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+            drop(stream.write_all(head.as_bytes()));
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_asks_instances_itself() {
+    let cluster = Cluster::start(3, &[("MHUB_EGRESS_ALLOW", "127.0.0.0/8")]);
+    let client = client(&cluster);
+    put(&client, "shop", |c| {
+        c.panic_percent = Some(0);
+        let check = c.check.get_or_insert_default();
+        (check.kind, check.path) = (CheckKind::Http.into(), "/healthz".to_owned());
+        (check.interval_ms, check.timeout_ms) = (Some(100), Some(100));
+    })
+    .await;
+    let status = Arc::new(AtomicU16::new(503));
+    let at = |address: String| vec![Address { protocol: "http".into(), address }];
+    let mut sick = spec("shop", "sick", 60_000);
+    sick.addresses = at(answering(&status));
+    let mut well = spec("shop", "well", 60_000);
+    well.addresses = at(answering(&Arc::new(AtomicU16::new(204))));
+    let _handle = ServiceHandle::register(&client, vec![sick, well]).await.unwrap();
+    await_ids(&cluster, "shop", &["well"], Duration::from_secs(10)).await;
+    status.store(200, Ordering::Relaxed);
+    await_ids(&cluster, "shop", &["sick", "well"], Duration::from_secs(10)).await;
+    // Redirects are not followed.
+    status.store(302, Ordering::Relaxed);
+    await_ids(&cluster, "shop", &["well"], Duration::from_secs(10)).await;
+    let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+    let reason = info["instances"][0]["transitions"].as_array().unwrap().last().unwrap();
+    assert!(reason["reason"].as_str().unwrap().contains("status 302"), "{reason}");
+    status.store(200, Ordering::Relaxed);
+    await_ids(&cluster, "shop", &["sick", "well"], Duration::from_secs(10)).await;
+    // A private address is none that this hub may reach.
+    let forbidden = ServiceHandle::register(&client, vec![spec("shop", "far", 60_000)]).await;
+    assert_eq!(forbidden.unwrap_err().reason, Reason::AddressForbidden);
     cluster.verify();
 }

@@ -4,13 +4,10 @@ use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::records;
 use crate::model::command::{
-    CommandBatch, DeregisterInstances, InstanceName, Kind, RegisterInstances,
-    SetBreaker, SetMode,
+    CommandBatch, DeregisterInstances, InstanceName, Kind, RegisterInstances, SetBreaker, SetMode,
 };
 use crate::model::outcome::Outcome;
-use crate::model::registry::{
-    Address, BreakerState, InstanceSpec, Mode,
-};
+use crate::model::registry::{Address, BreakerState, InstanceSpec, Mode};
 
 /// One instance, which is registered, told what it shall be, and deregistered, a second apart.
 #[derive(Default)]

@@ -167,10 +167,13 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
         let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
         let left = serve_lane(search, &mut lane, &mut wanted, share)?;
         match early.checked_sub(1) {
+        // Who has some of its share left stays in turn: the next search goes on with it.
+        let in_turn = !alone && left.is_some_and(|left| left >= 1000);
             Some(left) => early = left,
             None => cursor.flow_after = Some(lane.flow.clone()),
+            None if in_turn => {}
         }
-        match left.filter(|_| !alone) {
+        match left.filter(|left| !alone && *left > 0) {
             Some(left) => drop(cursor.deficits.insert(lane.flow.clone(), left)),
             None => drop(cursor.deficits.remove(&lane.flow)),
         }

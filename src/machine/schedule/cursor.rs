@@ -156,7 +156,11 @@ impl Cursor {
             self.seen.pop_first();
         }
         while self.deficits.len() > CURSOR_STREAMS_MAX {
-            self.deficits.pop_first();
+            let Some((flow, left)) = self.deficits.pop_first() else { break };
+            if left >= 1000 {
+                // Its turn is over, or it would get its share anew without end.
+                self.flow_after = Some(flow);
+            }
         }
     }
 }

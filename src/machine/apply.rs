@@ -98,6 +98,9 @@ pub struct Meta {
     /// Bytes of all versions of all subjects.
     #[prost(uint64, tag = "23")]
     pub schema_bytes: u64,
+    /// Where housekeeping goes on among the loads of services.
+    #[prost(bytes = "vec", tag = "24")]
+    pub loads_cursor: Vec<u8>,
 }
 
 impl Meta {

@@ -139,6 +139,13 @@ for event in "order.placed o1" "order.paid o2 --causation o1" "order.packed o3 -
   set -- $event
   mhub events publish orders --type "$1" --id "$2" "${@:3}" --correlation order-77 --key order-77 --data '{}' >/dev/null
 done
+for event in "mail.receipt o4 --causation o2" "mail.packed o5 --causation o3"; do
+  # shellcheck disable=SC2086
+  set -- $event
+  mhub events publish mail --type "$1" --id "$2" "${@:3}" --correlation order-77 --data '"to user 7"' >/dev/null
+done
+show mhub events consume mailer --limit 1 --reject NO_SUCH_USER --wait 5
+show mhub events consume mailer --limit 1 --nack SMTP_DOWN --wait 5
 show mhub events trace order-77
 echo '{"status": "packed"}' | show mhub key snapshot orders order-77 --version 3 -
 show mhub key read orders order-77

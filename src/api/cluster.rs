@@ -85,6 +85,7 @@ impl Cluster for ClusterService {
             joint: status.joint,
             uptime_ms: self.0.uptime_ms(),
             resident_bytes: crate::telemetry::resident_bytes(),
+            cpu_ms: crate::telemetry::cpu_ms(),
         }))
     }
 

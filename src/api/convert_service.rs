@@ -1,6 +1,7 @@
 //! Between the messages of services and the words of the hub.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::convert::invalid;
 use crate::machine::registry::graph::{self, Lack};
@@ -16,8 +17,8 @@ use crate::proto::status::to_call_error;
 use crate::proto::v1::{
     self, Address, BalancePolicy, Breaker, DependencyEdge, DependencyNode, HealthTransition,
     Instance, InstanceHealth, InstanceMode, InstanceResult, InstanceSpec, Readiness,
-    ReadinessCause, ResolveRequest, ResolveResponse, Service, ServiceChange, ServiceConfig,
-    WatchServicesResponse, instance_result,
+    ReadinessCause, RenewResponse, ResolveRequest, ResolveResponse, Service, ServiceChange,
+    ServiceConfig, WatchServicesResponse, instance_result,
 };
 
 fn unknown(what: &str) -> Rejection {
@@ -216,6 +217,7 @@ pub(super) fn spec(given: InstanceSpec) -> model::InstanceSpec {
         metadata: given.metadata.into_iter().collect(),
         ttl_ms: given.ttl_ms,
         owner: given.owner,
+        process: given.process,
     }
 }
 
@@ -268,6 +270,7 @@ pub(super) fn instance(info: InstanceInfo) -> Instance {
             metadata: info.spec.metadata.into_iter().collect(),
             ttl_ms: info.spec.ttl_ms,
             owner: String::new(),
+            process: String::new(),
         }),
         incarnation: info.incarnation,
         revision: info.revision,
@@ -293,6 +296,13 @@ pub(super) fn results(outcomes: Vec<InstanceOutcome>) -> Vec<InstanceResult> {
 pub(super) fn renewals(given: Vec<v1::Renewal>) -> Vec<Renewal> {
     let one = |v1::Renewal { service, id, incarnation }| Renewal { service, id, incarnation };
     given.into_iter().map(one).collect()
+}
+
+pub(super) fn renewed(lasting: Vec<Option<Duration>>) -> RenewResponse {
+    let lost = (0..).zip(&lasting).filter(|(_, lasts)| lasts.is_none());
+    let lost = lost.map(|(place, _)| place).collect();
+    let ms = |lasts: Duration| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+    RenewResponse { lost, ttls_ms: lasting.into_iter().map(|lasts| lasts.map_or(0, ms)).collect() }
 }
 
 /// What is wanted.
@@ -322,6 +332,8 @@ pub(super) fn resolved(found: Resolved, stale: bool) -> ResolveResponse {
         revision: found.revision,
         policy: told_policy(found.policy).into(),
         warmth_milli: found.warmth_milli,
+        probes: found.probes,
+        service_half_open: found.service_half_open,
     }
 }
 
@@ -365,6 +377,7 @@ fn lack(known: Option<&Lack>) -> v1::Lack {
         Some(Lack::Unhealthy) => v1::Lack::Unhealthy,
         Some(Lack::Incompatible(_)) => v1::Lack::Incompatible,
         Some(Lack::NotReady) => v1::Lack::NotReady,
+        Some(Lack::ShutOff { .. }) => v1::Lack::ShutOff,
     }
 }
 

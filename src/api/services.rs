@@ -114,10 +114,10 @@ impl Services for ServicesService {
         &self,
         request: Request<SetInstanceModeRequest>,
     ) -> Result<Response<InstancesResponse>, Status> {
-        let SetInstanceModeRequest { instances, mode, force } = request.into_inner();
+        let SetInstanceModeRequest { instances, mode, force, request_id } = request.into_inner();
         let names = instances.into_iter().map(convert::name).collect();
         let mode = convert::mode(mode).map_err(|r| to_status(&r))?;
-        answer(self.0.set_mode(names, mode, force).await)
+        answer(self.0.set_mode(names, mode, force, request_id).await)
     }
 
     async fn renew(
@@ -133,7 +133,7 @@ impl Services for ServicesService {
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
         let node = Arc::clone(&self.0);
         let answers = unfold((node, request.into_inner()), async |(node, mut calls)| {
-            let answer = match calls.next().await? {
+            let answer = match next_call(&node, &mut calls).await? {
                 Ok(call) => renew(&node, call).await,
                 Err(status) => Err(status),
             };
@@ -156,7 +156,7 @@ impl Services for ServicesService {
     ) -> Result<Response<Self::ResolveStreamStream>, Status> {
         let node = Arc::clone(&self.0);
         let answers = unfold((node, request.into_inner()), async |(node, mut calls)| {
-            let answer = match calls.next().await? {
+            let answer = match next_call(&node, &mut calls).await? {
                 Ok(call) => Ok(resolve_answer(resolve(&node, call).await)),
                 Err(status) => Err(status),
             };
@@ -215,10 +215,10 @@ impl Services for ServicesService {
         &self,
         request: Request<SetBreakerRequest>,
     ) -> Result<Response<SetBreakerResponse>, Status> {
-        let SetBreakerRequest { service, instance, state } = request.into_inner();
-        let done =
-            async { self.0.set_breaker(&service, &instance, convert::breaker_state(state)?).await };
-        done.await.map(|()| Response::new(SetBreakerResponse {})).map_err(|r| to_status(&r))
+        let SetBreakerRequest { service, instance, state, request_id } = request.into_inner();
+        let state = convert::breaker_state(state).map_err(|r| to_status(&r))?;
+        let done = self.0.set_breaker(&service, &instance, state, request_id).await;
+        done.map(|()| Response::new(SetBreakerResponse {})).map_err(|r| to_status(&r))
     }
 }
 
@@ -227,6 +227,15 @@ fn answer(
 ) -> Result<Response<InstancesResponse>, Status> {
     let results = outcomes.map(convert::results).map_err(|r| to_status(&r))?;
     Ok(Response::new(InstancesResponse { results }))
+}
+
+/// The next call of a stream; `None`: its caller has ended it, or the node stops and waits for nobody who
+/// has nothing to ask.
+async fn next_call<T>(node: &Node, calls: &mut Streaming<T>) -> Option<Result<T, Status>> {
+    tokio::select! {
+        call = calls.next() => call,
+        () = node.shutdown().wait() => None,
+    }
 }
 
 async fn resolve(node: &Node, request: ResolveRequest) -> Result<ResolveResponse, Rejection> {
@@ -241,6 +250,6 @@ fn resolve_answer(found: Result<ResolveResponse, Rejection>) -> ResolveAnswer {
 }
 
 async fn renew(node: &Node, request: RenewRequest) -> Result<RenewResponse, Status> {
-    let lost = node.renew(&convert::renewals(request.renewals)).await;
-    lost.map(|lost| RenewResponse { lost }).map_err(|r| to_status(&r))
+    let lasting = node.renew(&convert::renewals(request.renewals)).await;
+    lasting.map(convert::renewed).map_err(|r| to_status(&r))
 }

@@ -68,7 +68,12 @@ impl Transactions for TransactionsService {
         &self,
         request: Request<CommitTransactionRequest>,
     ) -> Result<Response<Transaction>, Status> {
-        answer(self.0.commit_transaction(TransactionId(request.into_inner().id)).await)
+        let done = async {
+            let service = service_of(request.metadata())?;
+            let id = TransactionId(request.into_inner().id);
+            self.0.commit_transaction(&service, id).await
+        };
+        answer(done.await)
     }
 
     async fn abort_transaction(

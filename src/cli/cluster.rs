@@ -209,12 +209,13 @@ fn status_json(status: StatusResponse) -> Value {
         "version": status.version,
         "uptime_ms": status.uptime_ms.to_string(),
         "resident_bytes": status.resident_bytes.to_string(),
+        "cpu_ms": status.cpu_ms.to_string(),
         "members": status.members.iter().map(member_json).collect::<Vec<_>>(),
     })
 }
 
 /// The leader's own view; the best there is when no leader answers.
-async fn leader_status(global: &Global) -> Result<StatusResponse, Failure> {
+pub(super) async fn leader_status(global: &Global) -> Result<StatusResponse, Failure> {
     let mut best: Option<StatusResponse> = None;
     let mut last = None;
     let mut endpoints = global.endpoint.clone();

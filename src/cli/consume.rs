@@ -139,10 +139,10 @@ async fn consume(
 
 /// A delivered event as JSON: `{attempt, topic, offset, …, event}`.
 #[derive(Serialize)]
-struct DeliveredJson<'a> {
-    attempt: u32,
+pub(super) struct DeliveredJson<'a> {
+    pub(super) attempt: u32,
     #[serde(flatten)]
-    envelope: EnvelopeJson<'a>,
+    pub(super) envelope: EnvelopeJson<'a>,
 }
 
 fn print(lines: &mut Lines, output: Output, event: &DeliveredEvent) -> Result<(), Failure> {

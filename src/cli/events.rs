@@ -10,6 +10,7 @@ use super::consume::{self, ConsumeArgs};
 use super::event_args::EventArgs;
 use super::output::{self, Lines, Output};
 use super::publish;
+use super::pull::{self, PullArgs};
 use super::read::{ConsistencyArg, FromArg};
 use super::replay::{self, ReplayArgs};
 use super::trace::{self, TraceArgs};
@@ -125,6 +126,11 @@ pub(super) enum EventsCommand {
         after_help = "Examples:\n  mhub events consume billing\n  mhub events consume billing --limit 10 --wait 5 -o jsonl\n  mhub events consume billing --limit 1 --nack GATEWAY_DOWN --retry-after 30s\n  mhub events consume billing --limit 1 --reject MALFORMED"
     )]
     Consume(ConsumeArgs),
+    /// Take events of a subscription under leases, print them, and leave settling them to a transaction.
+    #[command(
+        after_help = "As JSON it tells `settles`: what acknowledges them, as the document of mhub tx run has it.\n\nExamples:\n  mhub events pull billing --lease 5m -o json > taken.json\n  mhub events pull billing --limit 10 --wait 5 --consumer worker-1"
+    )]
+    Pull(PullArgs),
 }
 
 /// Arguments of `mhub events read`.
@@ -234,6 +240,7 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             cancel(&client, topic, offset, EventId { source, id: id.unwrap_or_default() }).await
         }
         EventsCommand::Consume(args) => consume::run(&client, output, args).await,
+        EventsCommand::Pull(args) => pull::run(&client, output, args).await,
         EventsCommand::Tail { topic, all, from, limit } => {
             let request = ReadRequest {
                 topic: topic.unwrap_or_default(),

@@ -15,6 +15,7 @@ mod failpoints;
 mod failure;
 mod pipe;
 mod publish;
+mod pull;
 mod queue;
 mod quota;
 mod read;
@@ -339,6 +340,8 @@ mod tests {
         "events consume billing --limit 3 --wait 2.5 --consumer c1 --ack",
         "events consume billing --nack DOWN --retry-after 30s -o jsonl",
         "events consume billing --reject BAD",
+        "events pull billing",
+        "events pull billing --limit 2 --lease 5m --wait 1.5 --consumer c1 -o json",
         "events publish orders --data x --priority 9 --ttl 30s --delay 5s --fairness-key acme",
         "events publish orders --data x --deadline 2026-01-01T00:00:00Z --deliver-at 1000",
         "events cancel orders 7",

@@ -1,6 +1,6 @@
 //! Printing: data on standard output, everything else on standard error.
 
-use std::io::Write as _;
+use std::io::{BufWriter, Write};
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
@@ -99,18 +99,34 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// Bytes that are written at once.
+const WRITTEN_AT_ONCE: usize = 64 << 10;
+
 /// Items that come one by one, printed as they come.
 pub(crate) struct Lines {
     output: Output,
     columns: &'static [(&'static str, usize)],
     printed: u64,
-    out: std::io::BufWriter<anstream::Stdout>,
+    out: BufWriter<Box<dyn Write + Send>>,
 }
 
 impl Lines {
     /// Columns have a name and a width.
     pub(crate) fn new(output: Output, columns: &'static [(&'static str, usize)]) -> Self {
-        Self { output, columns, printed: 0, out: std::io::BufWriter::new(anstream::stdout()) }
+        match output {
+            // What an event says may colour a terminal, and nothing else.
+            Output::Table => Self::to(output, columns, Box::new(anstream::stdout())),
+            // JSON has no escapes to take out, and looking for them in each byte takes its time.
+            Output::Json | Output::Jsonl => Self::to(output, columns, Box::new(std::io::stdout())),
+        }
+    }
+
+    fn to(
+        output: Output,
+        columns: &'static [(&'static str, usize)],
+        out: Box<dyn Write + Send>,
+    ) -> Self {
+        Self { output, columns, printed: 0, out: BufWriter::with_capacity(WRITTEN_AT_ONCE, out) }
     }
 
     /// Prints one.
@@ -165,4 +181,80 @@ pub(crate) fn instant(unix_ms: u64) -> String {
     let instant =
         i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     instant.map_or_else(|| unix_ms.to_string(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::rejection::Exit;
+    use crate::proto::cloudevents::EventJson;
+    use crate::proto::v1::Event;
+
+    /// What was written; more than so many bytes are not taken.
+    #[derive(Clone)]
+    struct Pipe(Arc<Mutex<Vec<u8>>>, usize);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut written = self.0.lock().unwrap();
+            if written.len() + bytes.len() > self.1 {
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(output: Output, bytes_max: usize) -> (Lines, Arc<Mutex<Vec<u8>>>) {
+        let pipe = Pipe(Arc::default(), bytes_max);
+        (Lines::to(output, &[("id", 4)], Box::new(pipe.clone())), pipe.0)
+    }
+
+    fn event(kind: &str, data: &'static [u8]) -> Event {
+        Event { datacontenttype: kind.to_owned(), data: data.into(), ..Event::default() }
+    }
+
+    #[test]
+    fn json_is_told_as_it_is_and_never_holds_an_escape() {
+        for output in [Output::Json, Output::Jsonl] {
+            let (mut lines, written) = lines(output, usize::MAX);
+            lines.print(&json!({"id": "\u{1b}[31mred"})).unwrap();
+            let raw = event("application/json", br#"{"a":  1e2, "b": "\u001b[0m"}"#);
+            lines.document(&EventJson(&raw)).unwrap();
+            lines.document(&EventJson(&event("text/plain", b"\x1b[31mred"))).unwrap();
+            // That is no JSON.
+            lines.document(&EventJson(&event("application/json", b"\"\x1b[31m\""))).unwrap();
+            assert!(written.lock().unwrap().is_empty(), "it is not written bit by bit");
+            lines.end().unwrap();
+            let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+            assert!(!text.contains('\u{1b}'), "{text:?}");
+            assert!(text.contains(r#""data":{"a":  1e2, "b": "\u001b[0m"}"#), "{text}");
+            let items: Vec<Value> = if output == Output::Json {
+                serde_json::from_str(&text).unwrap()
+            } else {
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+            };
+            assert_eq!((items.len(), &items[0]["id"]), (4, &json!("\u{1b}[31mred")));
+            assert_eq!(items[2]["data"], "\u{1b}[31mred");
+            assert!(items[3]["data_base64"].is_string());
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_had_enough_is_no_error() {
+        for output in [Output::Table, Output::Json, Output::Jsonl] {
+            let (mut lines, _) = lines(output, WRITTEN_AT_ONCE);
+            let long = json!({"id": "x".repeat(WRITTEN_AT_ONCE)});
+            let printed = lines.print(&long).and_then(|()| lines.flush());
+            assert_eq!(printed.unwrap_err().exit, Exit::Ok);
+        }
+    }
 }

@@ -13,11 +13,12 @@ use super::events::decode;
 use super::output::{Lines, Output, complain};
 use super::{Done, Failure};
 use crate::client::{Client, recorded_events};
+use crate::model::limits::{CALL_BYTES_MAX, NACK_DETAIL_BYTES_MAX};
 use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::v1::settlement::Action;
 use crate::proto::v1::{
-    Ack, Event, EventBatch, LeasedEvents, Nack, OffsetRange, PullRequest, RecordedEvent,
-    SettleRequest, Settlement, TransactRequest, TransactionPart,
+    Ack, Event, EventBatch, LeasedEvents, Nack, OffsetRange, PullRequest, RecordedEvent, Reject,
+    SettleRequest, Settlement, TransactRequest, TransactResponse, TransactionPart,
 };
 
 /// How long a pull waits for events, where nobody says when to end.
@@ -83,11 +84,13 @@ struct Pipe<'a> {
     args: &'a PipeArgs,
 }
 
+/// The event that was consumed, and the one that is appended, if any.
+type Pair = (RecordedEvent, Option<Event>);
+
 /// Events of a lease with what became of each.
 #[derive(Default)]
 struct Made {
-    /// The event that was consumed, and the one that is appended, if any.
-    done: Vec<(RecordedEvent, Option<Event>)>,
+    done: Vec<Pair>,
     failed: Vec<RecordedEvent>,
 }
 
@@ -113,8 +116,7 @@ impl Pipe<'_> {
             }
             for lease in &pulled.leased {
                 let made = self.make(lease).await?;
-                left = left.saturating_sub(made.done.len() as u64);
-                self.hand_on(lease, made, lines).await?;
+                left = left.saturating_sub(self.hand_on(lease, made, lines).await?);
             }
         }
         Ok(())
@@ -184,44 +186,93 @@ impl Pipe<'_> {
     }
 
     /// Appends and acknowledges in one transaction; what failed comes again as the subscription says.
+    ///
+    /// A transaction that is refused for one of its events is made of fewer, down to the event itself. How many events
+    /// do not come again by what was told of them.
     async fn hand_on(
         &self,
         lease: &LeasedEvents,
         made: Made,
         lines: &mut Lines,
-    ) -> Result<(), Failure> {
-        let events: Vec<Bytes> =
-            made.done.iter().filter_map(|(_, new)| new.as_ref()).map(encoded).collect();
-        if !made.done.is_empty() {
-            let acked = made.done.iter().map(|(recorded, _)| recorded);
-            let settles = vec![self.settle(lease, acked, Action::Ack(Ack {}))];
-            let part =
-                TransactionPart { topic: self.args.into.clone(), events, ..Default::default() };
-            let parts = if part.events.is_empty() { Vec::new() } else { vec![part] };
-            let request = TransactRequest { parts, settles, ..TransactRequest::default() };
-            match self.client.transact(request).await {
+    ) -> Result<u64, Failure> {
+        let mut ended = made.done.len() as u64;
+        // The first is the last here, so that results keep the order of what they come from.
+        let mut waiting = vec![&made.done[..]];
+        while let Some(pairs) = waiting.pop() {
+            if pairs.is_empty() {
+                continue;
+            }
+            match self.commit(lease, pairs).await {
                 Ok(appended) => {
                     let first = appended.parts.first().map_or(0, |part| part.first_offset);
-                    self.print(&made.done, first, lines)?;
+                    self.print(pairs, first, lines)?;
                 }
                 Err(refused) if is_lost(&refused) => {
+                    // Of an unknown outcome they may be done.
+                    if refused.reason != Reason::OutcomeUnknown {
+                        ended -= pairs.len() as u64;
+                    }
                     complain(&format!(
                         "the lease ended before the work did, the events come again: {refused}"
                     ));
                 }
+                Err(refused) if is_of_an_event(&refused) => match pairs {
+                    [(input, _)] => ended -= self.give_up(lease, input, &refused).await?,
+                    _ => waiting.extend(split(pairs, &refused).into_iter().rev()),
+                },
                 Err(refused) => return Err(refused.into()),
             }
         }
         if !made.failed.is_empty() {
             let nack = Nack { reason: FAILED.to_owned(), ..Nack::default() };
-            let nacked = self.settle(lease, made.failed.iter(), Action::Nack(nack));
-            match self.client.settle(nacked).await {
-                // They come again in any case, at the latest once the lease is over.
-                Err(lost) if is_lost(&lost) => {
-                    complain(&format!("it is not known whether failures were noted: {lost}"));
-                }
-                settled => drop(settled?),
+            self.tell(self.settle(lease, made.failed.iter(), Action::Nack(nack))).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn commit(
+        &self,
+        lease: &LeasedEvents,
+        pairs: &[Pair],
+    ) -> Result<TransactResponse, Rejection> {
+        let events: Vec<Bytes> =
+            pairs.iter().filter_map(|(_, new)| new.as_ref()).map(encoded).collect();
+        // The hub does not read what is far too large: it would not say why.
+        let bytes: usize = events.iter().map(Bytes::len).sum();
+        if bytes > CALL_BYTES_MAX {
+            let text = format!("results have {bytes} bytes, {CALL_BYTES_MAX} is the most");
+            return Err(Rejection::new(Reason::CallTooLarge, text));
+        }
+        let acked = pairs.iter().map(|(recorded, _)| recorded);
+        let settles = vec![self.settle(lease, acked, Action::Ack(Ack {}))];
+        let part = TransactionPart { topic: self.args.into.clone(), events, ..Default::default() };
+        let parts = if part.events.is_empty() { Vec::new() } else { vec![part] };
+        let request = TransactRequest { parts, settles, ..TransactRequest::default() };
+        self.client.transact(request).await
+    }
+
+    /// An event whose result was refused by itself: nothing was appended or acknowledged of it. How many come again.
+    async fn give_up(
+        &self,
+        lease: &LeasedEvents,
+        input: &RecordedEvent,
+        refused: &Rejection,
+    ) -> Result<u64, Failure> {
+        let (action, what) = last_word(refused);
+        let again = u64::from(matches!(action, Action::Nack(_)));
+        let RecordedEvent { topic, offset, .. } = input;
+        complain(&format!("event {offset} of topic {topic} {what}: {refused}"));
+        self.tell(self.settle(lease, [input].into_iter(), action)).await?;
+        Ok(again)
+    }
+
+    /// Settles what is not acknowledged. Events come again if that is lost, at the latest once the lease is over.
+    async fn tell(&self, settles: SettleRequest) -> Result<(), Failure> {
+        match self.client.settle(settles).await {
+            Err(lost) if is_lost(&lost) => {
+                complain(&format!("it is not known whether failures were noted: {lost}"));
             }
+            settled => drop(settled?),
         }
         Ok(())
     }
@@ -247,12 +298,7 @@ impl Pipe<'_> {
         }
     }
 
-    fn print(
-        &self,
-        done: &[(RecordedEvent, Option<Event>)],
-        first: u64,
-        lines: &mut Lines,
-    ) -> Result<(), Failure> {
+    fn print(&self, done: &[Pair], first: u64, lines: &mut Lines) -> Result<(), Failure> {
         let mut at = first;
         for (recorded, new) in done {
             let (mut into, mut data) = (String::new(), String::new());
@@ -280,4 +326,94 @@ fn encoded(event: &Event) -> Bytes {
 /// Whether somebody else has the events by now, or will.
 fn is_lost(refused: &Rejection) -> bool {
     matches!(refused.reason, Reason::LeaseExpired | Reason::LeaseUnknown | Reason::OutcomeUnknown)
+}
+
+/// Whether a refusal is about one of the events, or about how many they are.
+fn is_of_an_event(refused: &Rejection) -> bool {
+    let by_size = matches!(refused.reason, Reason::CallTooLarge | Reason::EventTooLarge);
+    by_size || refused.fact("event_index").is_some()
+}
+
+/// Two or more, in order: what is before the result that was refused, that one, and what is behind it; or halves,
+/// where the refusal does not tell which it is. Some may be empty, none is all of them.
+fn split<'p>(pairs: &'p [Pair], refused: &Rejection) -> Vec<&'p [Pair]> {
+    let index = refused.fact("event_index").and_then(|index| index.parse::<usize>().ok());
+    let results = pairs.iter().enumerate().filter(|(_, (_, new))| new.is_some());
+    let at = index.and_then(|index| results.map(|(at, _)| at).nth(index));
+    let Some(at) = at else {
+        let (some, others) = pairs.split_at(pairs.len() / 2);
+        return vec![some, others];
+    };
+    let (before, rest) = pairs.split_at(at);
+    let (it, behind) = rest.split_at(1);
+    vec![before, it, behind]
+}
+
+/// What is said of an event whose result is refused. That lies with the event where it will never be anything else;
+/// a schema that is missing may come.
+fn last_word(refused: &Rejection) -> (Action, &'static str) {
+    let reason = refused.reason.as_str().to_owned();
+    let mut detail = refused.message.clone();
+    detail.truncate(detail.floor_char_boundary(NACK_DETAIL_BYTES_MAX));
+    match refused.reason {
+        Reason::CallTooLarge
+        | Reason::DeadlinePast
+        | Reason::EventInvalid
+        | Reason::EventTooLarge
+        | Reason::SchemaViolated => {
+            (Action::Reject(Reject { reason, detail }), "is a dead letter now")
+        }
+        _ => (
+            Action::Nack(Nack { reason, detail, ..Nack::default() }),
+            "comes again, it was refused",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Inputs by offset; whether each has a result.
+    fn pairs(results: &[bool]) -> Vec<Pair> {
+        let pair = |(offset, result): (usize, &bool)| {
+            let recorded = RecordedEvent { offset: offset as u64, ..RecordedEvent::default() };
+            (recorded, result.then(Event::default))
+        };
+        results.iter().enumerate().map(pair).collect()
+    }
+
+    fn offsets(pairs: &[Pair], refused: &Rejection) -> Vec<Vec<u64>> {
+        let of = |pairs: &[Pair]| pairs.iter().map(|(recorded, _)| recorded.offset).collect();
+        split(pairs, refused).into_iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_refused_transaction_is_split_at_the_event_or_in_halves() {
+        let at = |index| Rejection::new(Reason::SchemaViolated, "").with("event_index", index);
+        let some = pairs(&[true, false, true, true]);
+        assert_eq!(offsets(&some, &at(0)), [vec![], vec![0], vec![1, 2, 3]]);
+        assert_eq!(offsets(&some, &at(1)), [vec![0, 1], vec![2], vec![3]]);
+        assert_eq!(offsets(&some, &at(2)), [vec![0, 1, 2], vec![3], vec![]]);
+        let large = Rejection::new(Reason::CallTooLarge, "");
+        for halved in [&large, &at(3)] {
+            assert_eq!(offsets(&some, halved), [[0, 1], [2, 3]]);
+            assert_eq!(offsets(&some[..3], halved), [vec![0], vec![1, 2]]);
+        }
+        assert!(is_of_an_event(&large) && is_of_an_event(&at(0)));
+        assert!(!is_of_an_event(&Rejection::new(Reason::TopicNotFound, "")));
+    }
+
+    #[test]
+    fn what_lies_with_the_event_is_a_dead_letter_and_the_rest_comes_again() {
+        let long = "ä".repeat(NACK_DETAIL_BYTES_MAX);
+        let Action::Reject(reject) = last_word(&Rejection::new(Reason::EventInvalid, long)).0
+        else {
+            panic!("it is rejected")
+        };
+        assert_eq!((reject.reason.as_str(), reject.detail.len()), ("EVENT_INVALID", 4096));
+        let missing = Rejection::new(Reason::SchemaNotFound, "no schema");
+        let Action::Nack(nack) = last_word(&missing).0 else { panic!("it may come") };
+        assert_eq!((nack.reason.as_str(), nack.detail.as_str()), ("SCHEMA_NOT_FOUND", "no schema"));
+    }
 }

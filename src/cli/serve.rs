@@ -38,6 +38,9 @@ pub(super) struct SettingArgs {
     /// Where everything is kept (node.data_dir).
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where it runs: whose instances it delivers to first (node.zone).
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
     /// Where clients connect (listen.client).
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -57,6 +60,7 @@ impl SettingArgs {
         let mut flags: Overrides = self.set.into_iter().collect();
         let given = [
             ("node.id", self.node_id.map(|id| id.to_string())),
+            ("node.zone", self.zone),
             ("node.data_dir", self.data_dir.map(|dir| dir.display().to_string())),
             ("listen.client", self.listen.map(|address| address.to_string())),
             ("listen.peer", self.peer_listen.map(|address| address.to_string())),

@@ -36,7 +36,7 @@ pub(super) enum ServiceCommand {
         after_help = "Examples:\n  mhub service deregister billing b1 --owner SECRET\n  mhub service deregister billing b1 --force      whoever owns it"
     )]
     Deregister(NameArgs),
-    /// Give an instance no new work; it finishes what it has.
+    /// Give an instance no new work; it finishes what it has. With --force, also when it registers again.
     #[command(
         after_help = "Examples:\n  mhub service drain billing b1 --force\n  mhub service drain billing b1 --force --maintenance     and keep it registered while it is silent\n  mhub service drain billing b1 --force --undo"
     )]
@@ -294,8 +294,8 @@ async fn drain(
         (_, true) => InstanceMode::Up,
         _ => InstanceMode::Draining,
     };
-    let (instances, force) = (vec![name.name()], name.force);
-    let request = SetInstanceModeRequest { instances, mode: mode.into(), force };
+    let (instances, mode, force) = (vec![name.name()], mode.into(), name.force);
+    let request = SetInstanceModeRequest { instances, mode, force, request_id: String::new() };
     let set = one(client.set_instance_mode(request).await?)?;
     output::item(output, &instance(&set))
 }
@@ -327,7 +327,8 @@ async fn set_breaker(client: &Client, service: String, what: &[String]) -> Resul
         "auto" => BreakerState::Closed,
         _ => return Err(Failure::usage(format!("{state:?} is not open, closed or auto"))),
     };
-    client.set_breaker(SetBreakerRequest { service, instance, state: state.into() }).await?;
+    let (state, request_id) = (state.into(), String::new());
+    client.set_breaker(SetBreakerRequest { service, instance, state, request_id }).await?;
     Ok(())
 }
 
@@ -354,6 +355,7 @@ async fn register(client: &Client, args: RegisterArgs, output: Output) -> Done {
         metadata: args.meta.into_iter().collect::<HashMap<_, _>>(),
         ttl_ms: args.ttl.unwrap_or(0),
         owner: args.owner,
+        process: String::new(),
     };
     if args.keep {
         return keep(client, spec, output).await;

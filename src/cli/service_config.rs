@@ -21,7 +21,8 @@ Settings, with their defaults; durations are written like 500ms, 30s, 5m, 12h:
                                     consistent_hash
   zones_equal=off                   off: instances of the caller's zone come first
   slow_start=30s
-  panic=50%                         when fewer are healthy, all count as healthy; 0%: never
+  panic=50%                         when fewer are healthy, all count as healthy but
+                                    those that a breaker shuts off; 0%: never
   failover_hold=10s                 how long it has to be back before callers are
   hold_until_ready=off              on: not given to callers until what it requires is ready
   breaker=on  breaker.failures=5  breaker.failure_percent=50%  breaker.min_calls=20

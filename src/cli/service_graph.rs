@@ -20,6 +20,7 @@ fn lack(node: &DependencyNode) -> String {
         Lack::Unhealthy => "no healthy instance".to_owned(),
         Lack::Incompatible => format!("only versions {}", node.versions.join(", ")),
         Lack::NotReady => "not ready".to_owned(),
+        Lack::ShutOff => "shut off by breakers".to_owned(),
     }
 }
 

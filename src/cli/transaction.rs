@@ -20,7 +20,7 @@ use crate::proto::v1::{
 pub(super) enum TransactionCommand {
     /// Append to topics and settle deliveries, all of it or nothing.
     #[command(
-        after_help = "The document:\n  {\"parts\": [{\"topic\": \"accounts\", \"expect\": {\"alice\": 7, \"bob\": \"exists\", \"carol\": \"none\"}, \"events\": [CLOUDEVENT, …]}, …],\n   \"settles\": [{\"subscription\": \"s\", \"consumer\": \"c\", \"items\": [{\"lease_id\": \"1\", \"term\": \"1\", \"topic_id\": \"1\", \"action\": \"ack\"}]}]}\nActions: ack, nack, reject, release; nack and reject may have a \"reason\".\n\nExamples:\n  mhub tx run transfer.json\n  echo '{\"parts\": [{\"topic\": \"a\", \"expect\": {\"k\": \"none\"}}, {\"topic\": \"b\", \"events\": [{\"specversion\": \"1.0\", \"id\": \"1\", \"source\": \"/x\", \"type\": \"t\"}]}]}' | mhub tx run -"
+        after_help = "The document:\n  {\"parts\": [{\"topic\": \"accounts\", \"expect\": {\"alice\": 7, \"bob\": \"exists\", \"carol\": \"none\"}, \"events\": [CLOUDEVENT, …]}, …],\n   \"settles\": [{\"subscription\": \"s\", \"consumer\": \"c\", \"items\": [{\"lease_id\": \"1\", \"term\": \"1\", \"topic_id\": \"1\", \"action\": \"ack\"}]}]}\nActions: ack, nack, reject, release; nack and reject may have a \"reason\". Leases come from: mhub events pull SUBSCRIPTION -o json\n\nExamples:\n  mhub tx run transfer.json\n  echo '{\"parts\": [{\"topic\": \"a\", \"expect\": {\"k\": \"none\"}}, {\"topic\": \"b\", \"events\": [{\"specversion\": \"1.0\", \"id\": \"1\", \"source\": \"/x\", \"type\": \"t\"}]}]}' | mhub tx run -"
     )]
     Run {
         /// A file, or - for standard input.
@@ -31,7 +31,7 @@ pub(super) enum TransactionCommand {
     },
     /// Consume, transform, and append the results: each event has one result, whatever breaks down.
     #[command(
-        after_help = "Results keep key, subject and correlation of their events, which are their cause.\n\nExamples:\n  mhub tx pipe billing --into invoices --run 'jq -c .total'\n  mhub tx pipe billing --into invoices --run ./invoice.sh --type invoice --wait 5"
+        after_help = "Results keep key, subject and correlation of their events, which are their cause. An event whose result\nthe topic refuses for what it is (its schema, its size) is a dead letter, and the others go on.\n\nExamples:\n  mhub tx pipe billing --into invoices --run 'jq -c .total'\n  mhub tx pipe billing --into invoices --run ./invoice.sh --type invoice --wait 5"
     )]
     Pipe(PipeArgs),
     /// Begin a transaction whose parts come one after the other.

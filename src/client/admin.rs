@@ -90,7 +90,7 @@ macro_rules! mutations {
                 }
                 self.endpoints
                     .call(Repeat::Recognised, async |channel, within| {
-                        let mut client = $client::new(channel);
+                        let mut client = $client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
                         Ok(client.$name(timed(request.clone(), within)).await?.into_inner())
                     })
                     .await
@@ -134,6 +134,10 @@ mutations! {
     put_service(PutServiceRequest) -> Service = ServicesClient;
     /// Deletes a service without instances.
     delete_service(DeleteServiceRequest) -> DeleteServiceResponse = ServicesClient;
+    /// Drains instances, takes them into maintenance, or back; each by itself.
+    set_instance_mode(SetInstanceModeRequest) -> InstancesResponse = ServicesClient;
+    /// Forces a breaker open or closed, or lets it be again.
+    set_breaker(SetBreakerRequest) -> SetBreakerResponse = ServicesClient;
 }
 
 unary! {
@@ -216,8 +220,6 @@ unary! {
     register_instances(RegisterInstancesRequest) -> InstancesResponse = ServicesClient, register_instances, Recognised;
     /// Deregisters instances, each by itself.
     deregister_instances(DeregisterInstancesRequest) -> InstancesResponse = ServicesClient, deregister_instances, Recognised;
-    /// Drains instances, takes them into maintenance, or back; each by itself.
-    set_instance_mode(SetInstanceModeRequest) -> InstancesResponse = ServicesClient, set_instance_mode, Recognised;
     /// Renews instances.
     renew(RenewRequest) -> RenewResponse = ServicesClient, renew, Recognised;
     /// Chooses instances of a service to call.
@@ -228,8 +230,6 @@ unary! {
     readiness(GetReadinessRequest) -> Readiness = ServicesClient, get_readiness, Read;
     /// Who declares a dependency on whom.
     dependencies(GetDependenciesRequest) -> GetDependenciesResponse = ServicesClient, get_dependencies, Read;
-    /// Forces a breaker open or closed, or lets it be again.
-    set_breaker(SetBreakerRequest) -> SetBreakerResponse = ServicesClient, set_breaker, Recognised;
     /// Forms a cluster of the node that answers.
     init(InitRequest) -> InitResponse = ClusterClient, init, Unsafe;
     /// Makes the node that answers join a cluster.

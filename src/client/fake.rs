@@ -1,5 +1,6 @@
 //! A node made of nothing but its port: tests take the calls and give the answers.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -14,9 +15,12 @@ use crate::model::rejection::Rejection;
 use crate::proto::status::{to_call_error, to_status};
 use crate::proto::v1::events_server::{Events, EventsServer};
 use crate::proto::v1::publish_answer::Answer;
+use crate::proto::v1::topics_server::{Topics, TopicsServer};
 use crate::proto::v1::{
-    CancelEventRequest, CancelEventResponse, GetEventRequest, PublishAnswer, PublishCall,
-    PublishResult, ReadKeyRequest, ReadKeyResponse, ReadRequest, ReadResponse, RecordedEvent,
+    CancelEventRequest, CancelEventResponse, CreateTopicRequest, DeleteTopicRequest,
+    DeleteTopicResponse, GetEventRequest, GetTopicRequest, ListTopicsRequest, ListTopicsResponse,
+    PublishAnswer, PublishCall, PublishResult, ReadKeyRequest, ReadKeyResponse, ReadRequest,
+    ReadResponse, RecordedEvent, Topic, UpdateTopicRequest,
 };
 
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
@@ -63,7 +67,12 @@ pub(super) struct ReadingStream {
 
 impl ReadingStream {
     pub(super) async fn answer(&self, response: ReadResponse) {
-        self.answers.send(Ok(response)).await.unwrap();
+        assert!(self.offer(response).await, "nobody reads any more");
+    }
+
+    /// Whether somebody still reads.
+    pub(super) async fn offer(&self, response: ReadResponse) -> bool {
+        self.answers.send(Ok(response)).await.is_ok()
     }
 
     pub(super) async fn refuse(&self, rejection: &Rejection) {
@@ -73,6 +82,8 @@ impl ReadingStream {
 
 pub(super) struct Fake {
     pub(super) endpoint: String,
+    /// What whoever asks for a topic is told.
+    pub(super) topic: Arc<Mutex<Topic>>,
     publishing: mpsc::Receiver<PublishStream>,
     reading: mpsc::Receiver<ReadingStream>,
     events: mpsc::Receiver<GetEventRequest>,
@@ -88,11 +99,13 @@ impl Fake {
         let (event, events) = mpsc::channel(16);
         let (answer, answers) = mpsc::channel(16);
         let service = Service { publish, read, event, answers: tokio::sync::Mutex::new(answers) };
+        let topic = Arc::new(Mutex::new(Topic::default()));
         let server = tonic::transport::Server::builder()
             .add_service(EventsServer::new(service))
+            .add_service(TopicsServer::new(Named(Arc::clone(&topic))))
             .serve_with_incoming(TcpListenerStream::new(listener));
         spawn(async move { drop(server.await) });
-        Self { endpoint, publishing, reading, events, answer }
+        Self { endpoint, topic, publishing, reading, events, answer }
     }
 
     pub(super) async fn publish_stream(&mut self) -> PublishStream {
@@ -202,5 +215,42 @@ impl Events for Service {
         drop(self.event.send(request.into_inner()).await);
         let answer = self.answers.lock().await.recv().await;
         answer.unwrap_or_else(|| Err(Status::unavailable("the test is over"))).map(Response::new)
+    }
+}
+
+struct Named(Arc<Mutex<Topic>>);
+
+#[tonic::async_trait]
+impl Topics for Named {
+    async fn create_topic(
+        &self,
+        _: Request<CreateTopicRequest>,
+    ) -> Result<Response<Topic>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
+    async fn get_topic(&self, _: Request<GetTopicRequest>) -> Result<Response<Topic>, Status> {
+        Ok(Response::new(self.0.lock().unwrap().clone()))
+    }
+
+    async fn list_topics(
+        &self,
+        _: Request<ListTopicsRequest>,
+    ) -> Result<Response<ListTopicsResponse>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
+    async fn update_topic(
+        &self,
+        _: Request<UpdateTopicRequest>,
+    ) -> Result<Response<Topic>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
+    }
+
+    async fn delete_topic(
+        &self,
+        _: Request<DeleteTopicRequest>,
+    ) -> Result<Response<DeleteTopicResponse>, Status> {
+        Err(Status::unimplemented("not asked for in these tests"))
     }
 }

@@ -21,8 +21,12 @@ mod consumer;
 mod endpoints;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_services;
+mod probes;
 mod publisher;
 mod reader;
+mod renewing;
 mod replay;
 mod resolver;
 mod retry;

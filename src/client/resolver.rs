@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Client;
 use super::services::Watched;
 use super::spawn::{now, spawn};
+use super::{Client, probes};
 use crate::balance::calls::CallStats;
 use crate::balance::{Candidate, Draw, choose};
 use crate::model::registry as model;
@@ -125,7 +125,8 @@ impl Resolver {
     /// Chooses an instance, at once. The key is what consistent hashing goes by.
     ///
     /// # Errors
-    /// `NO_INSTANCE`, `SERVICE_NOT_FOUND`: as the hub answered last.
+    /// `NO_INSTANCE`, `SERVICE_NOT_FOUND`: as the hub answered last. `NO_INSTANCE` with a time to come again
+    /// while breakers are being tried by as many calls of this resolver as they let through.
     pub fn pick(&self, key: &str) -> Result<Chosen, Rejection> {
         let (answer, nobody) = {
             let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +137,9 @@ impl Resolver {
         }
         let at = self.shared.choose(&answer, key).ok_or_else(|| {
             let service = &self.shared.service;
+            if !answer.instances.is_empty() {
+                return probes::refused(service);
+            }
             let text = format!("no instance of {service} is known; register one, or wait for it");
             Rejection::new(Reason::NoInstance, text).with("service", service)
         })?;
@@ -213,26 +217,32 @@ impl Shared {
         };
         let numbers = answer.instances.iter().map(|instance| instance.incarnation);
         let stats = self.stats.of(numbers, now());
+        let under_way: Vec<u32> = stats.iter().map(|(_, outstanding)| *outstanding).collect();
+        let room = probes::with_room(answer, &under_way);
         let warmth = answer.warmth_milli.iter().copied().chain(std::iter::repeat(1000));
-        let candidates: Vec<_> = answer
+        let (places, candidates): (Vec<_>, Vec<_>) = answer
             .instances
             .iter()
             .zip(stats)
             .zip(warmth)
-            .map(|((instance, (latency_us, outstanding)), warmth)| {
+            .enumerate()
+            .filter(|(place, _)| room[*place])
+            .map(|(place, ((instance, (latency_us, outstanding)), warmth))| {
                 let spec = instance.spec.as_ref();
                 let weight = spec.map_or(1000, |spec| spec.weight_milli().max(1));
-                Candidate {
+                let candidate = Candidate {
                     id: spec.map_or("", |spec| spec.id.as_str()),
                     weight: f64::from(u32::try_from(weight).unwrap_or(u32::MAX)) / 1000.0,
                     warmth: f64::from(warmth.max(1)) / 1000.0,
                     outstanding,
                     latency_us,
-                }
+                };
+                (place, candidate)
             })
-            .collect();
+            .unzip();
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
-        choose(policy, &candidates, &Draw { dice, turn: self.stats.turn(), key })
+        let chosen = choose(policy, &candidates, &Draw { dice, turn: self.stats.turn(), key });
+        chosen.map(|at| places[at])
     }
 
     fn note(&self, instance: &Instance, ok: bool, took_us: u64) {
@@ -275,24 +285,30 @@ impl Shared {
             ..ResolveRequest::default()
         };
         let answer = self.client.resolve(request).await;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        match answer {
+        let rejection = match answer {
             Ok(answer) => {
-                *known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
-                Ok(())
+                self.take(answer);
+                return Ok(());
             }
-            Err(rejection)
-                if matches!(rejection.reason, Reason::NoInstance | Reason::ServiceNotFound) =>
-            {
-                let answer = Arc::new(ResolveResponse::default());
-                *known = Known { answer, nobody: Some(rejection), unreachable: false };
-                Ok(())
-            }
-            Err(rejection) => {
-                known.unreachable = true;
-                Err(rejection)
-            }
+            Err(rejection) => rejection,
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(rejection.reason, Reason::NoInstance | Reason::ServiceNotFound) {
+            let answer = Arc::new(ResolveResponse::default());
+            *known = Known { answer, nobody: Some(rejection), unreachable: false };
+            return Ok(());
         }
+        known.unreachable = true;
+        Err(rejection)
+    }
+
+    /// Goes by an answer from now on.
+    fn take(&self, answer: ResolveResponse) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for number in probes::newly_tried(&known.answer, &answer) {
+            self.stats.settle(number);
+        }
+        *known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
     }
 
     /// Tells the hub how calls went.
@@ -351,5 +367,89 @@ async fn keep(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
         tokio::time::sleep(GATHER).await;
         // What fails is tried again soon, and said by `is_stale`.
         drop(shared.refresh().await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::fake;
+    use crate::model::limits::PROBES_RETRY_MS;
+    use crate::proto::v1::{Breaker, BreakerState, InstanceSpec};
+
+    /// Two instances, whose breakers stand as told; three calls may try one.
+    fn answer(service_half_open: bool, states: [BreakerState; 2]) -> ResolveResponse {
+        let instance = |(incarnation, state): (u64, BreakerState)| {
+            let id = format!("i{incarnation}");
+            let breaker = Breaker { state: state.into(), ..Breaker::default() };
+            Instance {
+                spec: Some(InstanceSpec { service: "s".into(), id, ..InstanceSpec::default() }),
+                incarnation,
+                breaker: Some(breaker),
+                ..Instance::default()
+            }
+        };
+        let instances = (1..).zip(states).map(instance).collect();
+        ResolveResponse { instances, probes: 3, service_half_open, ..ResolveResponse::default() }
+    }
+
+    fn resolver(answer: ResolveResponse) -> Resolver {
+        let known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
+        let shared = Arc::new(Shared {
+            client: fake::client(&[&fake::nobody()], 100),
+            service: "s".to_owned(),
+            options: ResolverOptions::default(),
+            known: RwLock::new(known),
+            stats: CallStats::default(),
+            untold: Mutex::default(),
+        });
+        Resolver { shared, _stop: watch::channel(()).0 }
+    }
+
+    const CLOSED: BreakerState = BreakerState::Closed;
+    const HALF_OPEN: BreakerState = BreakerState::HalfOpen;
+
+    #[tokio::test]
+    async fn breakers_that_are_tried_get_few_calls_of_a_client() {
+        for (of_service, of_instances, probes) in [
+            (false, [HALF_OPEN, HALF_OPEN], 6),
+            (true, [CLOSED, CLOSED], 3),
+            (true, [HALF_OPEN, HALF_OPEN], 3),
+        ] {
+            let resolver = resolver(answer(of_service, of_instances));
+            let mut calls: Vec<_> = (0..probes).map(|_| resolver.pick("").unwrap()).collect();
+            let refused = resolver.pick("").unwrap_err();
+            assert_eq!(refused.reason, Reason::NoInstance);
+            assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
+            // One is over: another one may go.
+            calls.pop().unwrap().done(true);
+            calls.push(resolver.pick("").unwrap());
+            assert!(resolver.pick("").is_err());
+        }
+        // The others get what one that is tried may not have.
+        let resolver = resolver(answer(false, [HALF_OPEN, CLOSED]));
+        let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
+        let of_one = calls.iter().filter(|call| call.instance().incarnation == 1).count();
+        assert!(of_one <= 3, "{of_one}");
+        let unbounded = ResolveResponse { probes: 0, ..answer(true, [HALF_OPEN, HALF_OPEN]) };
+        let resolver = self::resolver(unbounded);
+        let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
+        assert_eq!(calls.len(), 30);
+    }
+
+    #[tokio::test]
+    async fn calls_from_before_a_breaker_is_tried_take_no_place() {
+        for (of_service, of_instances, probes) in
+            [(false, [HALF_OPEN, HALF_OPEN], 6), (true, [CLOSED, CLOSED], 3)]
+        {
+            let resolver = resolver(answer(false, [CLOSED, CLOSED]));
+            let mut calls: Vec<_> = (0..20).map(|_| resolver.pick("").unwrap()).collect();
+            resolver.shared.take(answer(of_service, of_instances));
+            calls.extend((0..probes).map(|_| resolver.pick("").unwrap()));
+            assert!(resolver.pick("").is_err());
+            // An answer that tells nothing new frees none.
+            resolver.shared.take(answer(of_service, of_instances));
+            assert!(resolver.pick("").is_err());
+        }
     }
 }

@@ -27,6 +27,7 @@ use tonic::Streaming;
 
 use super::Client;
 use super::endpoints::{Endpoints, Target};
+use super::renewing::Renewing;
 use super::retry::{Attempts, Failure, Repeat, Route, Verdict};
 use super::spawn::{now, spawn};
 use crate::model::limits::INSTANCES_PER_CALL_MAX;
@@ -82,7 +83,8 @@ pub struct ServiceHandle {
 
 impl ServiceHandle {
     /// Registers instances and keeps them registered. An owner is drawn for those that name none, so
-    /// that nobody else takes their ids. To be called inside a tokio runtime.
+    /// that nobody else takes their ids, and what tells this process from one that takes over later.
+    /// To be called inside a tokio runtime.
     ///
     /// # Errors
     /// The first refusal of an instance; those that were registered before are deregistered then. And
@@ -93,6 +95,10 @@ impl ServiceHandle {
     ) -> Result<Self, Rejection> {
         for spec in specs.iter_mut().filter(|spec| spec.owner.is_empty()) {
             spec.owner = uuid::Uuid::new_v4().to_string();
+        }
+        let process = uuid::Uuid::new_v4().to_string();
+        for spec in specs.iter_mut().filter(|spec| spec.process.is_empty()) {
+            spec.process.clone_from(&process);
         }
         let name = |spec: &InstanceSpec| InstanceName {
             service: spec.service.clone(),
@@ -115,7 +121,10 @@ impl ServiceHandle {
         let (stop, stopped) = mpsc::channel(1);
         let (ends, ended) = watch::channel(());
         let lost = vec![None; specs.len()];
-        let keeper = Keeper { client: client.clone(), specs, known, tell, lost, _ends: ends };
+        let renewing = Renewing::new(Arc::clone(&client.endpoints));
+        let client_of_keeper = client.clone();
+        let keeper =
+            Keeper { client: client_of_keeper, renewing, specs, known, tell, lost, _ends: ends };
         spawn(keeper.run(stopped));
         let (client, stop) = (client.clone(), Some(stop));
         Ok(Self { client, instances, news, stop, ended, names, gone: false })
@@ -185,6 +194,7 @@ fn one(result: InstanceResult) -> Result<Instance, Rejection> {
 /// Keeps instances registered.
 struct Keeper {
     client: Client,
+    renewing: Renewing,
     specs: Vec<InstanceSpec>,
     known: watch::Sender<Vec<Instance>>,
     tell: mpsc::Sender<ServiceNews>,
@@ -251,7 +261,8 @@ impl Keeper {
         for some in kept.chunks(INSTANCES_PER_CALL_MAX) {
             let renewals = some.iter().map(|(_, renewal)| renewal.clone()).collect();
             // Where nobody answers, the next renewal comes soon enough.
-            let Ok(answer) = self.client.renew(RenewRequest { renewals }).await else { continue };
+            let Ok(answer) = self.renewing.renew(RenewRequest { renewals }).await else { return };
+            self.retime(some.iter().map(|(place, _)| *place).zip(answer.ttls_ms));
             let lost = answer.lost.into_iter().filter_map(|place| usize::try_from(place).ok());
             for (place, renewal) in lost.filter_map(|place| some.get(place)) {
                 let (service, id) = (renewal.service.clone(), renewal.id.clone());
@@ -260,6 +271,20 @@ impl Keeper {
                 self.lost[*place] = Some(Lost { at, pause: AGAIN_AFTER });
             }
         }
+    }
+
+    /// Takes note of how long renewals last now: a service's setting may have changed.
+    fn retime(&self, ttls_ms: impl Iterator<Item = (usize, u64)>) {
+        self.known.send_if_modified(|known| {
+            let mut changed = false;
+            for (place, ttl_ms) in ttls_ms.filter(|(_, ttl_ms)| *ttl_ms > 0) {
+                let instance = known.get_mut(place).filter(|instance| instance.ttl_ms != ttl_ms);
+                if let Some(instance) = instance {
+                    (instance.ttl_ms, changed) = (ttl_ms, true);
+                }
+            }
+            changed
+        });
     }
 
     /// Registers again what is lost and due, each by itself.

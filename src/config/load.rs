@@ -254,21 +254,37 @@ mod tests {
 
     #[test]
     fn values_are_checked() {
+        let long = "z".repeat(999);
         for (key, value) in [
             ("raft.heartbeat_ms", "soon"),
             ("raft.election_min_ms", "300"),
             ("raft.election_max_ms", "800"),
             ("node.id", "0"),
+            ("node.zone", long.as_str()),
             ("listen.client", "7400"),
             ("listen.client", "0.0.0.0:7400"),
             ("log.format", "xml"),
             ("storage.compression", "zip"),
+            ("trace.otlp_endpoint", "https://127.0.0.1:4317"),
+            ("trace.otlp_endpoint", "HTTPS://collector"),
+            ("trace.otlp_endpoint", "127.0.0.1:4317"),
+            ("trace.otlp_endpoint", "grpc://127.0.0.1:4317"),
+            ("trace.otlp_endpoint", "http://:4317"),
+            ("trace.otlp_endpoint", "http://collector:otlp"),
         ] {
             let error = loaded(None, &[], &[(key, value)]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
         let open = [("listen.client", "0.0.0.0:7400"), ("listen.insecure", "true")];
         assert!(loaded(None, &[], &open).is_ok());
+        for collector in
+            ["http://127.0.0.1:4317", "http://[::1]:4317/", "HTTP://collector", "http://[::1]"]
+        {
+            loaded(None, &[], &[("trace.otlp_endpoint", collector)]).unwrap();
+        }
+        let error = loaded(None, &[("MHUB_TRACE_OTLP_ENDPOINT", "https://x:4317")], &[]);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("MHUB_TRACE_OTLP_ENDPOINT") && error.contains("TLS"), "{error}");
     }
 
     #[test]

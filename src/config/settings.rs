@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::value::{CompressionName, LogFormat, Networks, Value};
+use crate::model::limits::ZONE_BYTES_MAX;
 
 /// One row of the table of settings.
 pub(super) struct Row {
@@ -56,6 +57,7 @@ settings! {
     node: NodeConfig {
         id: Option<u64> = None, "The node's id, positive; a new data directory draws one when none is given.";
         data_dir: PathBuf = "./mhub-data".into(), "Where everything is kept.";
+        zone: Option<String> = None, "Where the node runs, like eu-west-1a: while it leads, it delivers events to instances of this zone first.";
     }
     /// Where this node listens.
     listen: ListenConfig {
@@ -99,7 +101,7 @@ settings! {
     }
     /// Spans of events that carry a trace context.
     trace: TraceConfig {
-        otlp_endpoint: Option<String> = None, "Collector that spans go to by OTLP over gRPC, like http://127.0.0.1:4317; none: no spans.";
+        otlp_endpoint: Option<String> = None, "Collector that spans go to by OTLP over gRPC, like http://127.0.0.1:4317, without TLS; none: no spans.";
     }
     /// Logging, to standard error.
     log: LogConfig {
@@ -114,6 +116,10 @@ impl Config {
         let raft = &self.raft;
         if self.node.id == Some(0) {
             return Err(("node.id", "0 is no id; use a positive number".to_owned()));
+        }
+        let zone = self.node.zone.as_deref().unwrap_or_default();
+        if zone.len() > ZONE_BYTES_MAX {
+            return Err(("node.zone", format!("longer than {ZONE_BYTES_MAX} bytes; shorten it")));
         }
         if raft.heartbeat_ms == 0 {
             return Err(("raft.heartbeat_ms", "must be positive".to_owned()));
@@ -155,6 +161,33 @@ impl Config {
                 return Err((key, why));
             }
         }
-        Ok(())
+        match self.trace.otlp_endpoint.as_deref().map(collector) {
+            Some(Err(why)) => Err(("trace.otlp_endpoint", why)),
+            Some(Ok(())) | None => Ok(()),
+        }
     }
+}
+
+/// Whether spans can be sent there; else why not.
+fn collector(endpoint: &str) -> Result<(), String> {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(format!(
+            "{endpoint:?} needs TLS, which mhub has not; give http://HOST:PORT of a collector on this machine or a trusted network, which may send them on by https"
+        ));
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host,
+        Some(_) if authority.ends_with(']') => authority,
+        Some(_) => "",
+        None => authority,
+    };
+    if !scheme.eq_ignore_ascii_case("http") || host.is_empty() || host.contains(char::is_whitespace)
+    {
+        return Err(format!(
+            "{endpoint:?} is no address of a collector; give one like http://127.0.0.1:4317"
+        ));
+    }
+    Ok(())
 }

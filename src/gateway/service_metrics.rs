@@ -26,6 +26,25 @@ type Count = fn(&ServiceSample) -> u64;
 const STATES: [(&str, Count); 3] =
     [("passing", |s| s.passing), ("critical", |s| s.critical), ("out", |s| s.out)];
 
+type Flag = (&'static str, &'static str, fn(&ServiceSample) -> bool);
+
+/// What holds of a service or does not.
+const FLAGS: [Flag; 3] = [
+    ("service_ready", "Whether a service takes calls, and so does all that it requires", |s| {
+        s.ready
+    }),
+    (
+        "service_failed_over",
+        "Whether another service is called in the place of one that is down",
+        |s| s.failed_over,
+    ),
+    (
+        "service_braked",
+        "Whether none of its instances is given up, as too many fell silent at once",
+        |s| s.braked,
+    ),
+];
+
 impl Collector for Services {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let samples = self.0.service_samples();
@@ -47,12 +66,26 @@ impl Collector for Services {
                 let labels = [("service", sample.name.as_str())];
                 gauge(sample.shut).encode(family.encode_family(&labels)?)?;
             }
+            for (name, help, is) in FLAGS {
+                let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+                for sample in &samples {
+                    let labels = [("service", sample.name.as_str())];
+                    gauge(u64::from(is(sample))).encode(family.encode_family(&labels)?)?;
+                }
+            }
         }
         let help = "What happened to instances, as applied by this node since it started";
         let name = "service_transitions";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (kind, count) in self.0.service_transitions() {
             let labels = [("to", kind)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "What happened to services, as applied by this node since it started";
+        let mut family =
+            encoder.encode_descriptor("service_changes", help, None, MetricType::Counter)?;
+        for (kind, count) in self.0.service_changes() {
+            let labels = [("what", kind)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         let help = "Calls of this node to instances that it delivered events to";

@@ -98,8 +98,14 @@ pub struct Meta {
     /// Bytes of all versions of all subjects.
     #[prost(uint64, tag = "23")]
     pub schema_bytes: u64,
-    /// Where housekeeping goes on among the loads of services.
+    /// Where housekeeping goes on in `Correlations`.
     #[prost(bytes = "vec", tag = "24")]
+    pub correlations_cursor: Vec<u8>,
+    /// How often it has to come to the end of `Correlations` until nothing is there of topics that were deleted.
+    #[prost(uint64, tag = "25")]
+    pub correlations_rounds: u64,
+    /// Where housekeeping goes on among the loads of services.
+    #[prost(bytes = "vec", tag = "26")]
     pub loads_cursor: Vec<u8>,
 }
 

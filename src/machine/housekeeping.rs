@@ -10,6 +10,7 @@ use super::producers::ProducerRecord;
 use super::requests::RequestRecord;
 use super::topic::ids::forget;
 use super::topic::record::TopicRecord;
+use super::tracking;
 use super::transaction::record::TransactionRecord;
 use crate::model::ids::UnixMs;
 use crate::model::limits::{
@@ -47,6 +48,7 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
             loads::is_idle(row, now)
         })?;
     forget_ids(machine, now)?;
+    tracking::index::sweep(machine)?;
     Ok(Outcome::Done)
 }
 

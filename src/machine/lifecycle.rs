@@ -10,6 +10,7 @@ use prost::Message as _;
 use super::Fault;
 use super::apply::Machine;
 use super::kv::Kv;
+use super::registry::standing;
 use super::subscription::record;
 use super::topic::publish;
 use super::topic::record::TopicRecord;
@@ -24,7 +25,7 @@ pub const TOPIC: &str = "hub.lifecycle";
 pub const SOURCE: &str = "/hub";
 
 /// Something that happened to a subscription, a service or an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     DeadLettered { count: u64 },
     LeasesExpired { count: u64 },
@@ -37,14 +38,25 @@ pub(crate) enum Report {
     Lagging { waiting: u64 },
     CaughtUp { waiting: u64 },
     QuotaHit { limit: &'static str, value: u64 },
+    ServiceRegistered,
+    ServiceChanged,
+    ServiceDeleted,
     ServiceDown,
     ServiceRecovered,
     ServiceBreaker(BreakerState),
+    BrakeEngaged { silent: u64 },
+    BrakeReleased,
+    Ready,
+    NotReady,
+    FailedOver { to: String },
+    FailedBack,
     // Of an instance: what it is about is SERVICE/ID.
     Registered,
     Deregistered,
     Passing,
     Critical,
+    HoldBegun { until_ms: u64 },
+    HoldEnded,
     Mode(Mode),
     Breaker(BreakerState),
 }
@@ -65,6 +77,12 @@ pub(crate) fn notice<K: Kv>(
         }
         NoticeKind::Lagging => Some(Report::Lagging { waiting: command.value }),
         NoticeKind::CaughtUp => Some(Report::CaughtUp { waiting: command.value }),
+        NoticeKind::BrakeEngaged
+        | NoticeKind::BrakeReleased
+        | NoticeKind::Ready
+        | NoticeKind::NotReady
+        | NoticeKind::FailedOver
+        | NoticeKind::FailedBack => return standing::note(machine, command),
         NoticeKind::Unspecified => None,
     };
     let report = report.ok_or_else(|| {
@@ -79,7 +97,7 @@ pub(crate) fn notice<K: Kv>(
 
 impl Report {
     /// The `type` of the event.
-    fn kind(self) -> &'static str {
+    fn kind(&self) -> &'static str {
         match self {
             Self::DeadLettered { .. } => "hub.subscription.dead_lettered",
             Self::LeasesExpired { .. } => "hub.subscription.leases_expired",
@@ -92,6 +110,15 @@ impl Report {
             Self::Lagging { .. } => "hub.subscription.lagging",
             Self::CaughtUp { .. } => "hub.subscription.caught_up",
             Self::QuotaHit { .. } => "hub.service.quota_hit",
+            Self::ServiceRegistered => "hub.service.registered",
+            Self::ServiceChanged => "hub.service.changed",
+            Self::ServiceDeleted => "hub.service.deleted",
+            Self::BrakeEngaged { .. } => "hub.service.brake_engaged",
+            Self::BrakeReleased => "hub.service.brake_released",
+            Self::Ready => "hub.service.ready",
+            Self::NotReady => "hub.service.not_ready",
+            Self::FailedOver { .. } => "hub.service.failed_over",
+            Self::FailedBack => "hub.service.failed_back",
             Self::ServiceDown => "hub.service.down",
             Self::ServiceRecovered => "hub.service.recovered",
             Self::ServiceBreaker(state) => match state {
@@ -105,6 +132,8 @@ impl Report {
             Self::Deregistered => "hub.instance.deregistered",
             Self::Passing => "hub.instance.passing",
             Self::Critical => "hub.instance.critical",
+            Self::HoldBegun { .. } => "hub.instance.hold_begun",
+            Self::HoldEnded => "hub.instance.hold_ended",
             Self::Mode(Mode::Up) => "hub.instance.up",
             Self::Mode(Mode::Draining) => "hub.instance.draining",
             Self::Mode(Mode::Maintenance) => "hub.instance.maintenance",
@@ -118,18 +147,27 @@ impl Report {
         }
     }
 
-    fn is_of_service(self) -> bool {
+    fn is_of_service(&self) -> bool {
         matches!(
             self,
             Self::QuotaHit { .. }
+                | Self::ServiceRegistered
+                | Self::ServiceChanged
+                | Self::ServiceDeleted
                 | Self::ServiceDown
                 | Self::ServiceRecovered
                 | Self::ServiceBreaker(_)
+                | Self::BrakeEngaged { .. }
+                | Self::BrakeReleased
+                | Self::Ready
+                | Self::NotReady
+                | Self::FailedOver { .. }
+                | Self::FailedBack
         )
     }
 
-    fn facts(self) -> Vec<(&'static str, u64)> {
-        match self {
+    fn facts(&self) -> Vec<(&'static str, u64)> {
+        match *self {
             Self::DeadLettered { count } | Self::LeasesExpired { count } => vec![("count", count)],
             Self::Tripped { resume_at_ms: 0 } | Self::Paused { resume_at_ms: 0 } => Vec::new(),
             Self::Tripped { resume_at_ms } | Self::Paused { resume_at_ms } => {
@@ -140,12 +178,14 @@ impl Report {
             }
             Self::Lagging { waiting } | Self::CaughtUp { waiting } => vec![("waiting", waiting)],
             Self::QuotaHit { limit, value } => vec![(limit, value)],
+            Self::BrakeEngaged { silent } => vec![("silent", silent)],
+            Self::HoldBegun { until_ms } => vec![("until_ms", until_ms)],
             _ => Vec::new(),
         }
     }
 
     /// 64-bit numbers are JSON strings. Names need no escaping: their grammar has no quotes.
-    fn data(self, about: &str) -> String {
+    fn data(&self, about: &str) -> String {
         let mut json = match about.split_once('/') {
             Some((service, id)) => format!("{{\"service\":\"{service}\",\"instance\":\"{id}\""),
             None if self.is_of_service() => format!("{{\"service\":\"{about}\""),
@@ -153,6 +193,9 @@ impl Report {
         };
         for (name, value) in self.facts() {
             json.push_str(&format!(",\"{name}\":\"{value}\""));
+        }
+        if let Self::FailedOver { to } = self {
+            json.push_str(&format!(",\"to\":\"{to}\""));
         }
         json.push('}');
         json
@@ -237,6 +280,8 @@ mod tests {
         assert_eq!(Report::Resumed.data("s"), r#"{"subscription":"s"}"#);
         let hit = Report::QuotaHit { limit: "in_flight", value: 5 };
         assert_eq!(hit.data("shop"), r#"{"service":"shop","in_flight":"5"}"#);
+        let over = Report::FailedOver { to: "spare".into() };
+        assert_eq!(over.data("shop"), r#"{"service":"shop","to":"spare"}"#);
         let critical = Report::Critical.data("shop/h:80");
         assert_eq!(critical, r#"{"service":"shop","instance":"h:80"}"#);
     }

@@ -68,7 +68,7 @@ impl Ranges {
     pub fn from_unsorted(ranges: &[OffsetRange]) -> Self {
         let mut sorted: Vec<_> = ranges.iter().filter(|r| r.count > 0).copied().collect();
         sorted.sort_unstable();
-        let mut set = Self::new();
+        let mut set = Self(Vec::with_capacity(sorted.len()));
         for range in sorted {
             set.push(range);
         }
@@ -126,6 +126,9 @@ impl Ranges {
     /// The first so many offsets.
     #[must_use]
     pub fn first(&self, count: u64) -> Self {
+        if self.count() <= count {
+            return self.clone();
+        }
         let (mut left, mut set) = (count, Self::new());
         for range in &self.0 {
             let count = range.count.min(left);

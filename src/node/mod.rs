@@ -3,6 +3,7 @@
 
 pub mod validate;
 
+mod bounded_call;
 pub mod failures;
 mod hub_clock;
 pub mod keys;
@@ -41,7 +42,7 @@ use self::quotas::Quotas;
 use self::registry::Registry;
 use self::registry::egress::Egress;
 use self::route::Routed;
-use self::schemas::enforce::Judges;
+use self::schemas::judges::Judges;
 use crate::config::Config;
 use crate::model::command::Kind;
 use crate::model::ids::UnixMs;
@@ -76,6 +77,8 @@ pub struct Node {
     spans: Option<Spans>,
     registry: Registry,
     routed: Routed,
+    /// Where this node runs; empty: nobody said.
+    zone: String,
     data_dir: DataDir,
     addresses: PeerNode,
     request_timeout: Duration,
@@ -129,6 +132,7 @@ impl Node {
             spans,
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             routed: Routed::default(),
+            zone: config.node.zone.clone().unwrap_or_default(),
             raft,
             data_dir,
             addresses: addresses(config),
@@ -206,10 +210,11 @@ impl Node {
         if self.raft.status().has_quorum { Ok(()) } else { Err(self.not_leader_or_quorum()) }
     }
 
-    /// Whether this node hears of no leader, or leads without a quorum: what it knows may be old.
+    /// Whether this node heard of no leader lately, or leads without a quorum: what it knows may be old.
+    /// One that was just started remembers who led, but has not heard of it.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
-        if self.raft.is_leader() { !self.raft.has_quorum() } else { self.raft.leader().is_none() }
+        !self.raft.has_quorum()
     }
 
     fn not_leader_or_quorum(&self) -> Rejection {

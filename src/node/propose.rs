@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::hub_clock::HubClock;
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::limits::{
-    ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, OVERLOADED_RETRY_MS, PROPOSAL_BYTES_MAX,
-    PROPOSAL_QUEUE_MAX, PROPOSALS_IN_FLIGHT_MAX,
+    ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX, OVERLOADED_RETRY_MS,
+    PROPOSAL_BYTES_MAX, PROPOSAL_QUEUE_MAX, PROPOSALS_IN_FLIGHT_MAX,
 };
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -103,10 +103,17 @@ impl Proposer {
     /// Queues a command. Waits while too much is queued, but not for ever.
     ///
     /// # Errors
-    /// `OVERLOADED`, `SHUTTING_DOWN`.
+    /// `CALL_TOO_LARGE`, `OVERLOADED`, `SHUTTING_DOWN`.
     pub async fn submit(&self, kind: Kind) -> Result<Ticket, Rejection> {
         let command = Command::from(kind);
         let bytes = command.encoded_len();
+        if bytes > ENTRY_BYTES_MAX {
+            let text = format!(
+                "it would take {bytes} bytes of the log, {ENTRY_BYTES_MAX} is the most; split it"
+            );
+            let refused = Rejection::new(Reason::CallTooLarge, text);
+            return Err(refused.with("bytes", bytes).with("bytes_max", ENTRY_BYTES_MAX));
+        }
         let deadline = clock::now() + self.timeout;
         let overloaded = || {
             Rejection::new(
@@ -318,5 +325,100 @@ pub(crate) fn not_leader(raft: &RaftNode) -> Rejection {
         .with("leader_id", leader.node_id)
         .with("leader_endpoint", leader.client_address),
         None => Rejection::new(Reason::NoLeader, "no leader is known; try again in a moment"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::{
+        CommitTransaction, Expectation, JudgedAgain, Producer, Publish, SetQuota, Transact,
+    };
+    use crate::model::event_run;
+    use crate::model::expectation::Expect;
+    use crate::model::ids::KeyVersion;
+    use crate::model::limits::{
+        ATTRIBUTE_BYTES_MAX, CALL_BYTES_MAX, CALL_EVENTS_MAX, CALL_EXPECTATIONS_MAX,
+        PRODUCER_ID_BYTES_MAX, SUBJECT_BYTES_MAX, TOPIC_NAME_BYTES_MAX,
+    };
+    use crate::model::quota::QuotaLimits;
+    use crate::model::schema_rule::{
+        Judged, SchemaMode, SchemaRule, SchemaVerdict, SubjectVersion,
+    };
+
+    /// A proposer whose commands go nowhere.
+    fn proposer() -> (Proposer, mpsc::Receiver<Pending>) {
+        let (queue, inbox) = mpsc::channel(8);
+        let room = Arc::new(Semaphore::new(PROPOSAL_BYTES_MAX));
+        let stats = Arc::new(ProposeStats::default());
+        (Proposer { queue, room, stats, timeout: Duration::from_secs(60) }, inbox)
+    }
+
+    /// A call that is at every bound, with what the hub adds to it.
+    fn largest_publish() -> Publish {
+        let subject = "s".repeat(SUBJECT_BYTES_MAX);
+        let verdict =
+            SchemaVerdict { subject: subject.clone(), version: u32::MAX, violations: u32::MAX };
+        let (mut events, field) = (BytesMut::new(), verdict.as_field());
+        for _ in 0..CALL_EVENTS_MAX {
+            event_run::push_joined(&mut events, &[0; CALL_BYTES_MAX / CALL_EVENTS_MAX], &field);
+        }
+        let key = || "k".repeat(ATTRIBUTE_BYTES_MAX);
+        let expectation = || Expectation::new(key(), Expect::Exact(KeyVersion(u64::MAX)));
+        let version = || SubjectVersion { subject: subject.clone(), version: u32::MAX };
+        let message = "m".repeat(ATTRIBUTE_BYTES_MAX);
+        let mode = SchemaMode::Enforce.into();
+        Publish {
+            topic: "t".repeat(TOPIC_NAME_BYTES_MAX),
+            producer: Some(Producer {
+                id: "p".repeat(PRODUCER_ID_BYTES_MAX),
+                epoch: u64::MAX,
+                sequence: u64::MAX,
+                acknowledged_below: u64::MAX,
+            }),
+            expectations: (0..CALL_EXPECTATIONS_MAX).map(|_| expectation()).collect(),
+            count: u32::try_from(CALL_EVENTS_MAX).unwrap(),
+            keyed: true,
+            largest_event_bytes: u64::MAX,
+            events: events.freeze(),
+            special: true,
+            correlated: true,
+            judged: Some(Judged {
+                rule: SchemaRule { mode, subject: String::new(), message },
+                versions: (0..CALL_EVENTS_MAX).map(|_| version()).collect(),
+            }),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_for_an_entry_is_refused_and_no_call_that_is_allowed_is() {
+        let (proposer, mut inbox) = proposer();
+        let publish = largest_publish();
+        assert!(publish.encoded_len() > CALL_BYTES_MAX);
+        // As large as a transaction may be; judged again it has what the hub adds on top.
+        let parts = vec![publish.clone()];
+        let transact = Transact { parts: parts.clone(), ..Transact::default() };
+        let judged_again = Some(JudgedAgain { stages: u32::MAX, parts });
+        let commit = CommitTransaction { id: u64::MAX, judged_again };
+        for legal in
+            [Kind::Publish(publish), Kind::Transact(transact), Kind::CommitTransaction(commit)]
+        {
+            proposer.submit(legal).await.unwrap();
+            assert!(inbox.try_recv().unwrap().bytes > CALL_BYTES_MAX);
+        }
+        let of = |bytes: usize| {
+            let (service, limits) = ("s".repeat(bytes), QuotaLimits::default());
+            Kind::SetQuota(SetQuota { service, limits })
+        };
+        let refused = proposer.submit(of(ENTRY_BYTES_MAX)).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::CallTooLarge);
+        let bytes = Command::from(of(ENTRY_BYTES_MAX)).encoded_len();
+        assert_eq!(refused.fact("bytes"), Some(bytes.to_string().as_str()));
+        let (actual, most) = (bytes.to_string(), ENTRY_BYTES_MAX.to_string());
+        assert!(refused.message.contains(&actual) && refused.message.contains(&most), "{refused}");
+        assert!(inbox.try_recv().is_err(), "it is not queued");
+        let just = ENTRY_BYTES_MAX - (bytes - ENTRY_BYTES_MAX);
+        proposer.submit(of(just)).await.unwrap();
+        assert_eq!(inbox.try_recv().unwrap().bytes, ENTRY_BYTES_MAX);
     }
 }

@@ -47,7 +47,7 @@ impl Node {
         match begun.await {
             Ok(ticket) => Ok(Publishing { publish, ticket, traced }),
             Err(refused) => {
-                self.tell_span(&publish.topic, traced, Err(&refused));
+                self.tell_span(&publish, traced, Err(&refused));
                 Err(refused)
             }
         }
@@ -62,12 +62,13 @@ impl Node {
     /// Tells what became of traced events: the offset of the first, or why they were refused.
     pub(super) fn tell_span(
         &self,
-        topic: &str,
+        publish: &Publish,
         of: Option<(String, Traced)>,
         outcome: Result<u64, &Rejection>,
     ) {
         if let (Some(spans), Some((service, traced))) = (&self.spans, of) {
-            spans.published(&traced, (topic, &service), outcome, clock::wall());
+            let to = (publish.topic.as_str(), service.as_str());
+            spans.published(&traced, to, publish.count, outcome, clock::wall());
         }
     }
 
@@ -98,7 +99,7 @@ impl Publishing {
         let Self { publish, ticket, traced } = self;
         let outcome = settled(node, &publish, ticket).await;
         let told = outcome.as_ref().map(|published| published.first_offset.get());
-        node.tell_span(&publish.topic, traced, told);
+        node.tell_span(&publish, traced, told);
         outcome
     }
 }

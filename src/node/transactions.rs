@@ -23,6 +23,7 @@ use crate::model::name;
 use crate::model::outcome::{Outcome, Published};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::transaction::{TransactionInfo, TransactionState, TransactionView};
+use crate::telemetry::spans::Traced;
 
 /// What is to be settled in a transaction.
 #[derive(Clone, Debug, Default)]
@@ -55,13 +56,18 @@ impl Node {
     ) -> Result<Vec<Published>, Rejection> {
         validate::request_id(&request_id)?;
         let (parts, settles) = self.judge(service, parts, settles)?;
-        let traced: Vec<_> = parts.iter().map(|part| self.traced(service, part)).collect();
+        let traced = self.traced_parts(service, &parts);
         let outcome = self.transact_judged(&parts, settles, request_id).await;
         for (index, (part, traced)) in parts.iter().zip(traced).enumerate() {
             let told = outcome.as_ref().map(|done| done.get(index).map_or(0, first_offset));
-            self.tell_span(&part.topic, traced, told);
+            self.tell_span(part, traced, told);
         }
         outcome
+    }
+
+    /// What of each part is traced.
+    fn traced_parts(&self, service: &str, parts: &[Publish]) -> Vec<Option<(String, Traced)>> {
+        parts.iter().map(|part| self.traced(service, part)).collect()
     }
 
     async fn transact_judged(
@@ -127,7 +133,25 @@ impl Node {
     ) -> Result<TransactionInfo, Rejection> {
         validate::request_id(&request_id)?;
         let (parts, settles) = self.judge(service, parts, settles)?;
-        let parts = self.judged_or_repeated(&parts, false, &request_id).await?;
+        let traced = self.traced_parts(service, &parts);
+        let staged = self.stage_judged(id, &parts, settles, request_id).await;
+        if let Err(refused) = &staged {
+            // Of what is taken the commit tells.
+            for (part, traced) in parts.iter().zip(traced) {
+                self.tell_span(part, traced, Err(refused));
+            }
+        }
+        staged
+    }
+
+    async fn stage_judged(
+        &self,
+        id: TransactionId,
+        parts: &[Publish],
+        settles: Vec<Settle>,
+        request_id: String,
+    ) -> Result<TransactionInfo, Rejection> {
+        let parts = self.judged_or_repeated(parts, false, &request_id).await?;
         let command = StageTransaction { id: id.get(), parts, settles, request_id };
         check_size(&command)?;
         transaction(self.execute(Kind::StageTransaction(command)).await?)
@@ -139,8 +163,29 @@ impl Node {
     /// Those of [`Node::transact`], `TRANSACTION_NOT_FOUND`, `TRANSACTION_EXPIRED`, `TRANSACTION_ENDED`.
     pub async fn commit_transaction(
         &self,
+        service: &str,
         id: TransactionId,
     ) -> Result<TransactionInfo, Rejection> {
+        let parts = self.staged_for_spans(id).await;
+        let traced = self.traced_parts(service, &parts);
+        let outcome = self.commit(id).await;
+        for (part, traced) in parts.iter().zip(traced) {
+            let told = outcome.as_ref().map(|done| offset_in(done, &part.topic));
+            self.tell_span(part, traced, told);
+        }
+        outcome
+    }
+
+    /// What is about to be committed, where spans are told at all. They are worth no refusal.
+    async fn staged_for_spans(&self, id: TransactionId) -> Vec<Publish> {
+        if self.spans.is_none() {
+            return Vec::new();
+        }
+        let staged = self.read(move |db| query::staged_parts(db, id)).await;
+        staged.ok().flatten().map(|staged| staged.parts).unwrap_or_default()
+    }
+
+    async fn commit(&self, id: TransactionId) -> Result<TransactionInfo, Rejection> {
         let mut commit = CommitTransaction { id: id.get(), judged_again: None };
         let mut tries = 0;
         loop {
@@ -269,6 +314,12 @@ impl Node {
 
 fn first_offset(published: &Published) -> u64 {
     published.first_offset.get()
+}
+
+/// Where the events of a topic begin that a commit appended.
+fn offset_in(done: &TransactionInfo, topic: &str) -> u64 {
+    let part = done.parts.iter().find(|(name, _)| name == topic);
+    part.map_or(0, |(_, published)| first_offset(published))
 }
 
 /// Whether events have to be judged again, after so many tries.

@@ -95,11 +95,14 @@ impl Definition {
     }
 }
 
-/// Checks the counts and sizes of a definition and of all that it refers to.
+/// Checks the counts and sizes of a definition and of all that it refers to. The bytes of their texts.
 ///
 /// # Errors
 /// Each bound that does not hold; a reference that was not resolved, or is of another format.
-pub(super) fn check_bounds(definition: &Definition, resolved: &[Resolved]) -> Result<(), Invalid> {
+pub(super) fn check_bounds(
+    definition: &Definition,
+    resolved: &[Resolved],
+) -> Result<usize, Invalid> {
     let mut problems = Problems::default();
     check_shape(definition, "", &mut problems);
     for reference in &definition.references {
@@ -116,7 +119,7 @@ pub(super) fn check_bounds(definition: &Definition, resolved: &[Resolved]) -> Re
     }
     let mut tree = Tree { definitions: 0, bytes: definition.bytes() };
     tree.check(resolved, definition.format, 1, &mut problems);
-    problems.into_result()
+    problems.into_result().map(|()| tree.bytes)
 }
 
 fn check_shape(definition: &Definition, place: &str, problems: &mut Problems) {

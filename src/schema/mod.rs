@@ -25,7 +25,10 @@ pub use report::{Incompatibility, Invalid, Problem, Violation};
 
 /// A schema, ready to check payloads and to be compared. It can be shared between threads; checks
 /// need no lock.
-pub struct Compiled(Kind);
+pub struct Compiled {
+    kind: Kind,
+    source_bytes: usize,
+}
 
 enum Kind {
     Json(Box<json::Json>),
@@ -64,25 +67,32 @@ impl Direction {
 /// make checks unbounded (JSON: cycles of `$ref` that never reach a part of the value, regular
 /// expressions that do not run in linear time). The problems of one stage hide those of the next.
 pub fn compile(definition: &Definition, resolved: &[Resolved]) -> Result<Compiled, Invalid> {
-    definition::check_bounds(definition, resolved)?;
-    Ok(Compiled(match definition.format {
+    let source_bytes = definition::check_bounds(definition, resolved)?;
+    let kind = match definition.format {
         Format::Json => Kind::Json(Box::new(json::Json::compile(definition, resolved)?)),
         Format::Protobuf => {
             Kind::Protobuf(Box::new(protobuf::Protobuf::compile(definition, resolved)?))
         }
         Format::Avro => Kind::Avro(Box::new(avro::Avro::compile(definition, resolved)?)),
-    }))
+    };
+    Ok(Compiled { kind, source_bytes })
 }
 
 impl Compiled {
     /// The language of the schema.
     #[must_use]
     pub fn format(&self) -> Format {
-        match &self.0 {
+        match &self.kind {
             Kind::Json(_) => Format::Json,
             Kind::Protobuf(_) => Format::Protobuf,
             Kind::Avro(_) => Format::Avro,
         }
+    }
+
+    /// Bytes of the texts that it was made of, with those of everything that it refers to.
+    #[must_use]
+    pub fn source_bytes(&self) -> usize {
+        self.source_bytes
     }
 
     /// Checks a payload.
@@ -99,7 +109,7 @@ impl Compiled {
     /// takes too long to check; one with more violations than can be told apart. A binary payload is
     /// read up to the first byte that makes no sense.
     pub fn validate(&self, payload: &[u8], message: &str) -> Result<(), Vec<Violation>> {
-        match &self.0 {
+        match &self.kind {
             Kind::Json(json) => json.validate(payload),
             Kind::Protobuf(protobuf) => protobuf.validate(payload, message),
             Kind::Avro(avro) => avro.validate(payload),
@@ -124,7 +134,7 @@ pub fn incompatibilities(
         Direction::Backward => (new, old),
         Direction::Forward => (old, new),
     };
-    match (&reader.0, &writer.0) {
+    match (&reader.kind, &writer.kind) {
         (Kind::Json(reader), Kind::Json(writer)) => reader.incompatibilities(writer),
         (Kind::Protobuf(reader), Kind::Protobuf(writer)) => reader.incompatibilities(writer),
         (Kind::Avro(reader), Kind::Avro(writer)) => reader.incompatibilities(writer),

@@ -1,8 +1,8 @@
 //! Spans of events that carry a sampled W3C trace context, for an OpenTelemetry collector.
 //!
-//! After the semantic conventions for messaging: publishing is a child of the context that an event carries, one
-//! span for each context of a call; a delivery is one span with a link to the context of each of its events, and a
-//! child of it if they all have the same. What the collector does not take in time is dropped: it holds up nothing.
+//! After the semantic conventions for messaging: a call that publishes to a topic is one span, and so is a delivery,
+//! each with a link to the context of each of its events, and a child of it if they all have the same. What the
+//! collector does not take in time is dropped: it holds up nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
 use crate::model::event::EventView;
 use crate::model::event_run;
@@ -96,41 +96,41 @@ impl Spans {
         (found.is_valid() && found.is_sampled()).then_some(found)
     }
 
-    /// A publish is over: its topic and service, the offset of its first event or why it was refused.
+    /// A publish is over: its topic and service, how many events it has, and the offset of the first or why it
+    /// was refused.
     pub fn published(
         &self,
         traced: &Traced,
         (topic, service): (&str, &str),
+        events: u32,
         outcome: Result<u64, &Rejection>,
         ended: SystemTime,
     ) {
-        for context in &traced.contexts {
-            let mut attributes = vec![
-                KeyValue::new("messaging.system", "mhub"),
-                KeyValue::new("messaging.operation.name", "publish"),
-                KeyValue::new("messaging.operation.type", "send"),
-                KeyValue::new("messaging.destination.name", topic.to_owned()),
-                KeyValue::new("messaging.client.id", service.to_owned()),
-            ];
-            let status = match outcome {
-                Ok(offset) => {
-                    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-                    attributes.push(KeyValue::new("mhub.first_offset", offset));
-                    Status::Unset
-                }
-                Err(why) => {
-                    attributes.push(KeyValue::new("error.type", why.reason.as_str()));
-                    Status::error(why.message.clone())
-                }
-            };
-            let span = self.tracer.span_builder(format!("publish {topic}"));
-            let span = span.with_kind(SpanKind::Producer).with_start_time(traced.began);
-            let parent = Context::new().with_remote_span_context(context.clone());
-            let mut span =
-                span.with_attributes(attributes).start_with_context(&self.tracer, &parent);
-            span.set_status(status);
-            span.end_with_timestamp(ended);
+        let mut attributes = vec![
+            KeyValue::new("messaging.system", "mhub"),
+            KeyValue::new("messaging.operation.name", "publish"),
+            KeyValue::new("messaging.operation.type", "send"),
+            KeyValue::new("messaging.destination.name", topic.to_owned()),
+            KeyValue::new("messaging.client.id", service.to_owned()),
+        ];
+        if events > 1 {
+            attributes.push(KeyValue::new("messaging.batch.message_count", i64::from(events)));
         }
+        let status = match outcome {
+            Ok(offset) => {
+                let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+                attributes.push(KeyValue::new("mhub.first_offset", offset));
+                Status::Unset
+            }
+            Err(why) => {
+                attributes.push(KeyValue::new("error.type", why.reason.as_str()));
+                Status::error(why.message.clone())
+            }
+        };
+        let mut span =
+            self.begin(format!("publish {topic}"), SpanKind::Producer, traced, attributes);
+        span.set_status(status);
+        span.end_with_timestamp(ended);
     }
 
     /// Events of a subscription were handed to a consumer.
@@ -141,7 +141,7 @@ impl Spans {
         events: u64,
         ended: SystemTime,
     ) {
-        let attributes = [
+        let attributes = vec![
             KeyValue::new("messaging.system", "mhub"),
             KeyValue::new("messaging.operation.name", "deliver"),
             KeyValue::new("messaging.operation.type", "receive"),
@@ -152,15 +152,26 @@ impl Spans {
                 i64::try_from(events).unwrap_or(i64::MAX),
             ),
         ];
+        let name = format!("deliver {subscription}");
+        self.begin(name, SpanKind::Consumer, traced, attributes).end_with_timestamp(ended);
+    }
+
+    /// With a link to each context, and a child of it if there is one only.
+    fn begin(
+        &self,
+        name: String,
+        kind: SpanKind,
+        traced: &Traced,
+        attributes: Vec<KeyValue>,
+    ) -> Span {
         let links = traced.contexts.iter().cloned().map(Link::with_context).collect();
         let parent = match traced.contexts.as_slice() {
             [one] => Context::new().with_remote_span_context(one.clone()),
             _ => Context::new(),
         };
-        let span = self.tracer.span_builder(format!("deliver {subscription}"));
-        let span = span.with_kind(SpanKind::Consumer).with_start_time(traced.began);
+        let span = self.tracer.span_builder(name).with_kind(kind).with_start_time(traced.began);
         let span = span.with_attributes(attributes).with_links(links);
-        span.start_with_context(&self.tracer, &parent).end_with_timestamp(ended);
+        span.start_with_context(&self.tracer, &parent)
     }
 
     /// Sends what waits; blocks for up to `EXPORT_PATIENCE`.

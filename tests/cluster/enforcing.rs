@@ -74,6 +74,11 @@ async fn what_is_invalid_is_refused_with_every_violation_also_by_a_new_leader() 
     assert_eq!(refused.reason, Reason::SchemaViolated);
     assert_eq!((refused.fact("event_index"), refused.fact("violations")), (Some("1"), Some("2")));
     assert!(refused.message.contains("at /n:") && refused.message.contains("of"), "{refused}");
+    let all = [good(), of_type("t", b"{}"), good(), of_type("t", b"[1]")];
+    let all = all.map(|event| event.encode_to_vec().into()).to_vec();
+    let refused = publisher.publish_all("orders", all, Vec::new()).await.unwrap_err();
+    assert_eq!(refused.fact("event_index"), Some("1"), "{refused}");
+    assert_eq!(refused.fact("event_indexes"), Some("1,3"), "{refused}");
     for bad in [&b"{"[..], b"", b"[1]"] {
         let refused = publisher.publish("orders", of_type("t", bad)).await.unwrap_err();
         assert_eq!(refused.reason, Reason::SchemaViolated);

@@ -139,6 +139,8 @@ fn settings_tell_where_they_come_from_and_unknown_ones_are_refused() {
     }
     let (code, text) = run(("MHUB_RAFT_FLUSHSECS", "9"), &["serve"]);
     assert!(code == Some(2) && text.contains("MHUB_RAFT_FLUSH_SECS"), "{code:?}: {text}");
+    let (code, text) = run(("MHUB_TRACE_OTLP_ENDPOINT", "https://127.0.0.1:4317"), &["serve"]);
+    assert!(code == Some(2) && text.contains("needs TLS"), "{code:?}: {text}");
     let (code, text) = run(("X", ""), &["serve", "--listen", "0.0.0.0:0"]);
     assert!(code == Some(2) && text.contains("--insecure"), "{code:?}: {text}");
 }

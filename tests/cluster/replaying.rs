@@ -1,6 +1,8 @@
 //! Replays on real three-node clusters: nothing left out, nothing twice, also over nodes that are killed
 //! and replays that are broken off.
 
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use message_hub::client::{Client, ClientOptions, Cursor, Pace, Replay, ReplayOptions, Selection};
@@ -8,7 +10,7 @@ use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::read_request::From;
 
 use crate::delivery::{client, publish};
-use crate::support::Cluster;
+use crate::support::{Cluster, mhub_with_input, poll};
 
 const EVENTS: usize = 20_000;
 
@@ -175,4 +177,176 @@ fn a_cursor_without_events_says_where_to_go_on() {
             assert_eq!(cluster.admin(&args).succeeds().stdout(), "", "{from}");
         }
     }
+}
+
+/// Where an event is, when it was recorded, and what it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    place: (String, u64),
+    position: u64,
+    recorded_at: jiff::Timestamp,
+    correlation: String,
+}
+
+/// What was printed, line by line.
+fn told(stdout: &str) -> Vec<Told> {
+    let one = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| text(&event[name]).parse().unwrap();
+        Told {
+            place: (text(&event["topic"]), number("offset")),
+            position: number("position"),
+            recorded_at: text(&event["recorded_at"]).parse().unwrap(),
+            correlation: text(&event["event"]["correlationid"]),
+        }
+    };
+    stdout.lines().map(one).collect()
+}
+
+/// Publishes calls of five events to two topics in turn; every third event is of the story `c`.
+fn publish_in_turn(cluster: &Cluster, calls: usize) {
+    for call in 0..calls {
+        let line = |n: usize| {
+            let correlation = if n.is_multiple_of(3) { r#","correlationid":"c""# } else { "" };
+            format!(
+                r#"{{"specversion":"1.0","id":"{call}-{n}","source":"/t","type":"t"{correlation}}}"#
+            )
+        };
+        let lines: Vec<_> = (call * 5..call * 5 + 5).map(line).collect();
+        let topic = ["orders", "mail"][call % 2];
+        let args = ["events", "publish", topic, "-"];
+        let endpoints = cluster.endpoints().join(",");
+        mhub_with_input(&endpoints, &args, Some(&lines.join("\n"))).succeeds();
+    }
+}
+
+#[test]
+fn the_command_line_selects_exactly_what_is_asked_for() {
+    let cluster = Cluster::start(1, &[]);
+    for topic in ["orders", "mail"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    publish_in_turn(&cluster, 12);
+    let read = cluster.admin(&["events", "read", "orders", "--from", "start", "-o", "jsonl"]);
+    let orders = told(&read.succeeds().stdout());
+    assert_eq!(orders.len(), 30);
+    let replay = |args: &[&str]| {
+        let args = [&["events", "replay"], args, &["-o", "jsonl"]].concat();
+        told(&cluster.admin(&args).succeeds().stdout())
+    };
+    let of = |selected: &dyn Fn(&Told) -> bool| {
+        let found: Vec<_> = orders.iter().filter(|event| selected(event)).cloned().collect();
+        assert!(!found.is_empty() && found.len() < orders.len(), "{found:?}");
+        found
+    };
+    let story = of(&|event| event.correlation == "c");
+    assert_eq!(replay(&["orders", "--correlation", "c"]), story);
+    let late = story[3..].to_vec();
+    let from = late[0].place.1.to_string();
+    assert_eq!(replay(&["orders", "--correlation", "c", "--from", &from]), late);
+    // Instants as they are told, and the first event of the next instant ends a range.
+    let (begins, ends) = (orders[7].recorded_at, orders[22].recorded_at);
+    let (from, until) = (format!("@{begins}"), format!("@{ends}"));
+    let expected = of(&|event| event.recorded_at >= begins);
+    assert_eq!(replay(&["orders", "--from", &from]), expected);
+    let expected = of(&|event| event.recorded_at < ends);
+    assert_eq!(replay(&["orders", "--until", &until]), expected);
+    let expected = of(&|event| event.recorded_at >= begins && event.recorded_at < ends);
+    assert_eq!(replay(&["orders", "--from", &from, "--until", &until]), expected);
+    // Positions of the hub, here those of events of the other topic: what lies between them.
+    let read = cluster.admin(&["events", "read", "mail", "--from", "start", "-o", "jsonl"]);
+    let mail = told(&read.succeeds().stdout());
+    let (begins, ends) = (mail[2].position, mail[22].position);
+    let (from, until) = (format!("pos={begins}"), format!("pos={ends}"));
+    let expected = of(&|event| (begins..ends).contains(&event.position));
+    assert_eq!(replay(&["orders", "--from", &from, "--until", &until]), expected);
+    // A story is one of all topics.
+    let mut both = [&orders[..], &mail[..]].concat();
+    both.sort_by_key(|event| event.position);
+    assert_eq!(replay(&["--all"]), both);
+    both.retain(|event| event.correlation == "c");
+    assert_eq!(replay(&["--all", "--correlation", "c"]), both);
+}
+
+#[test]
+fn the_whole_hub_goes_on_by_its_cursor_after_ends_in_the_middle() {
+    let cluster = Cluster::start(1, &[]);
+    for topic in ["orders", "mail"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    publish_in_turn(&cluster, 6);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cursor");
+    let path = path.to_str().unwrap();
+    let replay = |more: &[&str]| {
+        let args = ["events", "replay", "--all", "--cursor", path, "-o", "jsonl"];
+        let args = [&args[..], more].concat();
+        told(&cluster.admin(&args).succeeds().stdout())
+    };
+    // Within a batch, then at a place that was passed already.
+    let mut parts = vec![replay(&["--until", "13"]), replay(&["--until", "pos=13"])];
+    assert_eq!((parts[0].len(), parts[1].len()), (13, 0));
+    parts.push(replay(&["--until", "17"]));
+    publish_in_turn(&cluster, 3);
+    parts.push(replay(&[]));
+    assert_eq!(replay(&[]), []);
+    publish_in_turn(&cluster, 1);
+    parts.push(replay(&[]));
+    let positions: Vec<_> = parts.concat().iter().map(|event| event.position).collect();
+    assert_eq!(positions, (0..50).collect::<Vec<_>>());
+    let of = |topic: &str| {
+        let parts = parts.iter().flatten().filter(|event| event.place.0 == topic);
+        parts.map(|event| event.place.1).collect::<Vec<_>>()
+    };
+    assert_eq!(of("orders"), (0..30).collect::<Vec<_>>());
+    assert_eq!(of("mail"), (0..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn copies_whose_client_is_killed_go_on_by_their_cursor_and_come_twice_at_most() {
+    const EVENTS: u64 = 5000;
+    let cluster = Cluster::start(3, &[]);
+    for topic in ["orders", "again"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    publish(&cluster, usize::try_from(EVENTS).unwrap(), "");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cursor");
+    let args = ["events", "replay", "orders", "--into", "again", "--cursor"];
+    let args = [&args[..], &[path.to_str().unwrap()]].concat();
+    let mut replaying = Command::new(env!("CARGO_BIN_EXE_mhub"))
+        .args(&args)
+        .args(["--rate", "2000"])
+        .env("MHUB_ENDPOINT", cluster.all_endpoints().join(","))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let kept = || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        Some(serde_json::from_str::<Cursor>(&text).unwrap().next)
+    };
+    let under_way = poll(Duration::from_secs(20), || kept().is_some_and(|next| next > 500));
+    let runs = replaying.try_wait().unwrap().is_none();
+    replaying.kill().unwrap();
+    replaying.wait().unwrap();
+    assert!(under_way && runs, "{:?}", kept());
+    let next = kept().unwrap();
+    assert!(next < EVENTS, "it was over before it was killed");
+    cluster.admin(&args).succeeds();
+    assert_eq!(kept(), Some(EVENTS));
+    let read = ["events", "read", "again", "--from", "start", "-o", "jsonl"];
+    let mut copies: BTreeMap<u64, u32> = BTreeMap::new();
+    for line in cluster.admin(&read).succeeds().stdout().lines() {
+        let copy: serde_json::Value = serde_json::from_str(line).unwrap();
+        let from = copy["event"]["replayedfrom"].as_str().unwrap();
+        let offset = from.strip_prefix("orders/").unwrap().parse().unwrap();
+        *copies.entry(offset).or_default() += 1;
+    }
+    assert!(copies.keys().copied().eq(0..EVENTS), "{} of {EVENTS} are there", copies.len());
+    let twice: Vec<_> = copies.iter().filter(|(_, count)| **count > 1).collect();
+    // Those that were under way when it was killed, once more: none that the cursor had passed.
+    assert!(twice.iter().all(|(offset, count)| **offset >= next && **count == 2), "{twice:?}");
+    cluster.verify();
 }

@@ -16,16 +16,22 @@ use crate::delivery::{client, counter, publish};
 use crate::support::target::{Behaviour, Target};
 use crate::support::{Cluster, mhub_with_input, poll};
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-fn ok() -> Behaviour {
+pub(crate) fn ok() -> Behaviour {
     Behaviour::Answer(204, String::new())
 }
 
 /// A cluster that may connect to this machine, with a topic `orders` and a subscription `s` to it that
 /// is delivered to the service `shop`.
-fn hub(settings: &[&str]) -> Cluster {
-    let cluster = Cluster::start(3, &[("MHUB_EGRESS_ALLOW", "127.0.0.0/8")]);
+pub(crate) fn hub(settings: &[&str]) -> Cluster {
+    hub_in("", settings)
+}
+
+/// The same, with all nodes in a zone.
+fn hub_in(zone: &str, settings: &[&str]) -> Cluster {
+    let environment = [("MHUB_EGRESS_ALLOW", "127.0.0.0/8"), ("MHUB_NODE_ZONE", zone)];
+    let cluster = Cluster::start(3, &environment);
     cluster.admin(&["topic", "create", "orders"]).succeeds();
     let mut args = vec!["sub", "create", "s", "--topic", "orders", "--config", "target=shop"];
     settings.iter().for_each(|setting| args.extend(["--config", setting]));
@@ -33,7 +39,7 @@ fn hub(settings: &[&str]) -> Cluster {
     cluster
 }
 
-fn spec(service: &str, id: &str, address: &str, ttl_ms: u64) -> InstanceSpec {
+pub(crate) fn spec(service: &str, id: &str, address: &str, ttl_ms: u64) -> InstanceSpec {
     InstanceSpec {
         service: service.to_owned(),
         id: id.to_owned(),
@@ -43,12 +49,12 @@ fn spec(service: &str, id: &str, address: &str, ttl_ms: u64) -> InstanceSpec {
     }
 }
 
-async fn register(client: &Client, targets: &[(&str, &Target)]) -> ServiceHandle {
+pub(crate) async fn register(client: &Client, targets: &[(&str, &Target)]) -> ServiceHandle {
     let specs = targets.iter().map(|(id, target)| spec("shop", id, &target.address, 60_000));
     ServiceHandle::register(client, specs.collect()).await.unwrap()
 }
 
-async fn set_breaker(client: &Client, change: impl FnOnce(&mut BreakerPolicy)) {
+pub(crate) async fn set_breaker(client: &Client, change: impl FnOnce(&mut BreakerPolicy)) {
     let mut breaker = BreakerPolicy::default();
     change(&mut breaker);
     let config = ServiceConfig { breaker: Some(breaker), ..ServiceConfig::default() };
@@ -56,11 +62,11 @@ async fn set_breaker(client: &Client, change: impl FnOnce(&mut BreakerPolicy)) {
     client.put_service(put).await.unwrap();
 }
 
-fn offsets(targets: &[&Target]) -> BTreeSet<u64> {
+pub(crate) fn offsets(targets: &[&Target]) -> BTreeSet<u64> {
     targets.iter().flat_map(|target| target.got()).map(|got| got.offset()).collect()
 }
 
-fn paused(cluster: &Cluster) -> bool {
+pub(crate) fn paused(cluster: &Cluster) -> bool {
     let info = cluster.admin(&["sub", "info", "s", "-o", "json"]).json();
     info["paused"] == "target down"
 }
@@ -145,6 +151,8 @@ async fn answers_settle_and_bad_instances_cost_only_attempts() {
         (Behaviour::Never, "TIMEOUT"),
         (Behaviour::Close, "CONNECTION_LOST"),
         (Behaviour::Nonsense, "CONNECTION_LOST"),
+        (Behaviour::Cut("HTTP/1.1 200 x\r\ncontent-le"), "CONNECTION_LOST"),
+        (Behaviour::Cut("HTTP/1.1 500 x\r\ncontent-length: 9\r\n\r\nwhy"), "HTTP_500"),
     ] {
         let (before, seen) = (counter(&cluster, "nacked"), target.got().len());
         target.behave(behaviour.clone());
@@ -157,16 +165,58 @@ async fn answers_settle_and_bad_instances_cost_only_attempts() {
         assert!(poll(SOON, || counter(&cluster, "acked") == acked), "{behaviour:?}");
         assert!(target.got().len() > seen + 2, "{behaviour:?}");
     }
-    // Longer than anybody reads: its status settles it.
-    target.behave(Behaviour::Endless);
-    publish(&cluster, 1, "");
-    assert!(poll(SOON, || counter(&cluster, "acked") == acked + 1));
+    // Longer than anybody reads, or cut off: its status settles it.
+    let resident = || cluster.number(cluster.leader(), "resident_bytes");
+    let before = resident();
+    let cut_off = Behaviour::Cut("HTTP/1.1 200 x\r\ncontent-length: 9\r\n\r\nwhy");
+    for behaviour in [Behaviour::Endless, cut_off] {
+        target.behave(behaviour.clone());
+        publish(&cluster, 1, "");
+        acked += 1;
+        assert!(poll(SOON, || counter(&cluster, "acked") == acked), "{behaviour:?}");
+    }
+    assert!(resident() < before + (256 << 20), "{before} bytes before, {} after", resident());
     // What blames the event is not tried again.
     target.behave(Behaviour::Answer(422, String::new()));
     publish(&cluster, 1, "");
     assert!(poll(SOON, || counter(&cluster, "rejected") == 1));
     let dead = cluster.admin(&["dlq", "ls", "s", "-o", "json"]).stdout();
     assert!(dead.contains("HTTP_422") && dead.contains("why"), "{dead}");
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zone_of_the_node_comes_first_and_the_others_when_it_refuses() {
+    let cluster = hub_in("x", &[]);
+    let client = client(&cluster);
+    // One that nobody answers for would open its breaker.
+    set_breaker(&client, |breaker| breaker.disabled = Some(true)).await;
+    let (near, far) = (Target::start(ok()), Target::start(ok()));
+    let at = |id: &str, address: &str, zone: &str| InstanceSpec {
+        zone: zone.to_owned(),
+        ..spec("shop", id, address, 60_000)
+    };
+    let handle = ServiceHandle::register(&client, vec![at("near", &near.address, "x")]);
+    let handle = handle.await.unwrap();
+    let _far = ServiceHandle::register(&client, vec![at("far", &far.address, "y")]).await.unwrap();
+    let both = || {
+        let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+        info["instances"].as_array().map(Vec::len) == Some(2)
+    };
+    assert!(poll(SOON, both));
+    publish(&cluster, 50, "");
+    assert!(poll(SOON, || counter(&cluster, "acked") == 50));
+    assert_eq!((near.got().len(), far.got().len()), (50, 0));
+    // Whoever is near refuses: what is far is tried at once, and it costs no attempt.
+    handle.deregister().await.unwrap();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = unused.local_addr().unwrap().to_string();
+    drop(unused);
+    let _gone = ServiceHandle::register(&client, vec![at("gone", &refusing, "x")]).await.unwrap();
+    publish(&cluster, 10, "");
+    assert!(poll(SOON, || counter(&cluster, "acked") == 60));
+    assert_eq!(far.got().len(), 10);
+    assert!(far.got().iter().all(|got| got.header("mhub-attempt") == Some("1")));
     cluster.verify();
 }
 

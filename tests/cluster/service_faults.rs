@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use message_hub::client::{Client, ClientOptions, ServiceHandle, ServiceNews, Watched};
 use message_hub::model::rejection::Reason;
+use message_hub::proto::v1::services_client::ServicesClient;
 use message_hub::proto::v1::{
-    Address, InstanceSpec, RegisterInstancesRequest, ResolveRequest, instance_result,
+    Address, InstanceSpec, RegisterInstancesRequest, RenewRequest, Renewal, ResolveRequest,
+    WatchServicesResponse, instance_result,
 };
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::delivery::client;
 use crate::support::{Cluster, poll};
@@ -25,6 +28,14 @@ fn spec(id: &str, ttl_ms: u64) -> InstanceSpec {
 fn pinned(cluster: &Cluster, index: usize) -> Client {
     let options = ClientOptions { pinned: true, ..ClientOptions::default() };
     Client::with_options([cluster.nodes[index].endpoint()], options).unwrap()
+}
+
+/// The first that a node tells who begins to watch; it comes at once.
+async fn begin_to_watch(client: &Client, after: Option<u64>) -> WatchServicesResponse {
+    let mut watch = client.watch_services(vec!["shop".to_owned()], after);
+    let told = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+    let Watched::Changes(part) = told.unwrap() else { panic!("begun anew") };
+    part
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,9 +69,30 @@ async fn a_node_that_is_cut_off_says_so_and_forgets_nobody() {
         assert_eq!((found.instances.len(), found.stale), (2, true));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    // Who begins to watch it now is told at once that what is there may be old.
+    let begin = begin_to_watch(&left, None).await;
+    let named = begin.changes.iter().filter(|change| change.instance_after.is_some()).count();
+    assert_eq!((begin.stale, named), (true, 2));
+    let goes_on = begin_to_watch(&left, Some(begin.revision)).await;
+    assert_eq!((goes_on.stale, goes_on.revision), (true, begin.revision));
+    let watch = ["service", "watch", "shop", "--limit", "3", "-o", "jsonl"];
+    let told = cluster.mhub(0, &watch);
+    assert_eq!(told.succeeds().stdout().lines().count(), 3, "{}", told.all());
+    assert!(told.stderr().contains("this may be old"), "{}", told.all());
     cluster.nodes[1].start();
     cluster.nodes[2].start();
     hear(false).await;
+    cluster.await_serving();
+    for after in [None, Some(begin.revision)] {
+        assert!(!begin_to_watch(&left, after).await.stale);
+    }
+    // A node that starts anew and hears of nobody, too, whatever it knows by then.
+    cluster.nodes.iter_mut().for_each(crate::support::Node::kill);
+    cluster.nodes[0].start();
+    cluster.await_answering(0);
+    assert!(begin_to_watch(&left, None).await.stale);
+    cluster.nodes[1].start();
+    cluster.nodes[2].start();
     cluster.await_serving();
     cluster.verify();
 }
@@ -125,6 +157,29 @@ async fn an_instance_that_is_refused_costs_the_others_of_its_handle_nothing() {
     // What is deregistered does not come back; what is somebody else's stays.
     handle.deregister().await.unwrap();
     assert!(!poll(Duration::from_secs(2), || info()["healthy"] != "1"), "{}", info());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_does_not_wait_for_those_who_renew() {
+    let mut cluster = Cluster::start(3, &[]);
+    let handle = ServiceHandle::register(&client(&cluster), vec![spec("a", 60_000)]).await.unwrap();
+    let incarnation = handle.instances()[0].incarnation;
+    let renewal = Renewal { service: "shop".into(), id: "a".into(), incarnation };
+    let (renew, renewals) = tokio::sync::mpsc::channel(1);
+    renew.send(RenewRequest { renewals: vec![renewal] }).await.unwrap();
+    let leader = cluster.leader();
+    let endpoint = format!("http://{}", cluster.nodes[leader].endpoint());
+    let mut services = ServicesClient::connect(endpoint).await.unwrap();
+    let answers = services.renew_stream(ReceiverStream::new(renewals)).await;
+    let mut answers = answers.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_eq!((answer.lost, answer.ttls_ms), (vec![], vec![60_000]));
+    // The stream stays open, with nothing under way: calls that are get five seconds to end.
+    let began = Instant::now();
+    cluster.nodes[leader].stop();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(answers.message().await.unwrap().is_none(), "it ended in good order");
 }
 
 /// Streams that one client opens at once.

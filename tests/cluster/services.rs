@@ -139,6 +139,11 @@ fn the_command_line_registers_shows_chooses_and_refuses() {
     service(&["drain", "billing", "2", "--force"]).succeeds();
     let only_one = BTreeSet::from(["\"1\"".to_owned()]);
     assert!(poll(Duration::from_secs(5), || left(&service) == only_one));
+    // So it stays when it registers again.
+    let again = ["register", "billing", "--instance", "2", "--address", "http=10.0.0.2:80"];
+    service(&[&again[..], &["--version", "1.5.0", "--owner", "me"]].concat()).succeeds();
+    let info = service(&["info", "billing", "-o", "json"]).json();
+    assert_eq!(info["instances"][1]["mode"], "draining");
     service(&["drain", "billing", "2", "--force", "--undo"]).succeeds();
     for id in ["1", "2"] {
         service(&["deregister", "billing", id, "--owner", "me"]).succeeds();
@@ -255,7 +260,8 @@ async fn a_killed_leader_loses_none_of_a_thousand_instances() {
         let until = tokio::time::Instant::now() + Duration::from_secs(6);
         while let Ok(told) = tokio::time::timeout_at(until, watch.next()).await {
             if let Watched::Changes(part) = told.unwrap() {
-                assert!(part.changes.is_empty(), "{:?}", part.changes);
+                let of_instances = part.changes.iter().filter(|c| !c.instance.is_empty());
+                assert_eq!(of_instances.count(), 0, "{:?}", part.changes);
             }
         }
         cluster.nodes[leader].start();
@@ -281,8 +287,10 @@ async fn who_was_given_up_hears_it_and_registers_again() {
         let (service, id) = ("shop".to_owned(), "a".to_owned());
         client.renew(RenewRequest { renewals: vec![Renewal { service, id, incarnation }] })
     };
-    assert!(renew(first.incarnation).await.unwrap().lost.is_empty());
-    assert_eq!(renew(first.incarnation + 7).await.unwrap().lost, [0], "nobody has that");
+    let renewed = renew(first.incarnation).await.unwrap();
+    assert_eq!((renewed.lost, renewed.ttls_ms), (vec![], vec![1000]));
+    let renewed = renew(first.incarnation + 7).await.unwrap();
+    assert_eq!((renewed.lost, renewed.ttls_ms), (vec![0], vec![0]), "nobody has that");
     // Nobody renews it: a renewal that comes too late is told.
     let critical = || {
         let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
@@ -303,6 +311,37 @@ async fn who_was_given_up_hears_it_and_registers_again() {
         !mhub(&cluster.nodes[0].endpoint(), &["service", "info", "shop"]).stdout().contains("b  ")
     };
     assert!(poll(Duration::from_secs(5), gone), "it is not deregistered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_new_ttl_reaches_who_renews_already() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let specs = vec![spec("shop", "a", 0), spec("shop", "b", 60_000)];
+    let handle = ServiceHandle::register(&client, specs).await.unwrap();
+    let renewals: Vec<_> = handle
+        .instances()
+        .into_iter()
+        .map(|instance| {
+            let spec = instance.spec.unwrap();
+            let (service, id, incarnation) = (spec.service, spec.id, instance.incarnation);
+            Renewal { service, id, incarnation }
+        })
+        .collect();
+    for ttl_ms in [1000, 30_000] {
+        put(&client, "shop", |c| c.ttl_ms = Some(ttl_ms)).await;
+        let started = Instant::now();
+        loop {
+            let renewals = renewals.clone();
+            let renewed = client.renew(RenewRequest { renewals }).await.unwrap();
+            assert!(renewed.lost.is_empty(), "{renewed:?}");
+            if renewed.ttls_ms == [ttl_ms, 60_000] {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(5), "{renewed:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,4 +483,30 @@ async fn a_watch_misses_nothing_over_nodes_that_are_killed() {
     let mut beyond = hurried.watch_services(Vec::new(), Some(1_000_000));
     assert_eq!(beyond.next().await.unwrap_err().reason, Reason::BeyondEnd);
     cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_alone_leave_the_log_as_it_is() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    // Each is renewed three times meanwhile, at least.
+    let specs = (0..100).map(|n| spec("shop", &format!("i-{n}"), 2000)).collect();
+    let _handle = ServiceHandle::register(&client, specs).await.unwrap();
+    let leader = cluster.leader();
+    let last = || cluster.number(leader, "last_log_index");
+    let rests = || {
+        let before = last();
+        !poll(Duration::from_millis(2500), || last() != before)
+    };
+    assert!(poll(Duration::from_secs(10), rests), "the log grows: {}", last());
+    let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+    assert_eq!(info["healthy"], "100");
+    // What it costs is measured.
+    assert!(cluster.number(leader, "cpu_ms") > 0);
+    let bench = ["bench", "registry", "--instances", "4", "--services", "2", "--watchers", "2"];
+    let bench = [&bench[..], &["--secs", "0.1", "--rest", "0.5", "-o", "json"]].concat();
+    let told = cluster.admin(&bench).json();
+    let cost = told["leader_cpu_percent_at_rest"].as_f64().unwrap();
+    assert!(cost < 400.0 && told["log_entries_at_rest"].is_u64(), "{told}");
+    assert!(told["changes"].as_u64().unwrap() >= 1, "{told}");
 }

@@ -2,16 +2,23 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use message_hub::client::EventBuilder;
 use message_hub::model::rejection::Reason;
-use message_hub::proto::v1::PullRequest;
+use message_hub::proto::v1::key_expectation::Expect;
+use message_hub::proto::v1::{
+    BeginTransactionRequest, CommitTransactionRequest, KeyExpectation, PullRequest,
+    StageTransactionRequest, TransactRequest, TransactionPart,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::delivery::client;
@@ -20,6 +27,24 @@ use crate::support::worker::offsets;
 
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Span>>>);
+
+impl Collector {
+    /// One that listens, and where.
+    async fn start() -> (Self, String) {
+        let collector = Self::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let service = TraceServiceServer::new(collector.clone());
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let serving = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(serving.serve_with_incoming(incoming));
+        (collector, endpoint)
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -43,14 +68,7 @@ fn traceparent(trace: u8, span: u8, flags: u8) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traced_events_are_told_to_the_collector_with_links() {
-    let collector = Collector::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let service = TraceServiceServer::new(collector.clone());
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let serving = tonic::transport::Server::builder().add_service(service);
-    tokio::spawn(serving.serve_with_incoming(incoming));
-
+    let (collector, endpoint) = Collector::start().await;
     let mut cluster = Cluster::start(1, &[("MHUB_TRACE_OTLP_ENDPOINT", &endpoint)]);
     cluster.admin(&["topic", "create", "orders"]).succeeds();
     cluster.admin(&["sub", "create", "s", "--topic", "orders"]).succeeds();
@@ -77,13 +95,14 @@ async fn traced_events_are_told_to_the_collector_with_links() {
     }
     // A node that stops sends what waits.
     assert_eq!(cluster.nodes[0].stop(), Some(0));
-    let spans = collector.0.lock().unwrap().clone();
+    let spans = collector.spans();
     let named =
         |name: &str| spans.iter().filter(|span| span.name == name).cloned().collect::<Vec<_>>();
     let published = named("publish orders");
     let parents: Vec<_> =
         published.iter().map(|s| (s.trace_id.clone(), s.parent_span_id.clone())).collect();
     assert_eq!(parents, [(vec![1; 16], vec![1; 8]), (vec![2; 16], vec![2; 8])]);
+    assert_eq!(published.iter().map(linked).collect::<Vec<_>>(), [[1], [2]]);
     assert!(
         published
             .iter()
@@ -94,14 +113,91 @@ async fn traced_events_are_told_to_the_collector_with_links() {
     let status = refused[0].status.clone().unwrap();
     assert!(status.code == 2 && status.message.contains("nowhere"), "{status:?}");
     let delivered = named("deliver s");
-    let mut linked: Vec<_> = delivered
-        .iter()
-        .flat_map(|s| &s.links)
-        .map(|l| (l.trace_id.clone(), l.span_id.clone()))
-        .collect();
-    linked.sort();
-    assert_eq!(linked, [(vec![1; 16], vec![1; 8]), (vec![2; 16], vec![2; 8])]);
+    let mut links: Vec<_> = delivered.iter().flat_map(linked).collect();
+    links.sort_unstable();
+    assert_eq!(links, [1, 2]);
     assert_eq!(spans.len(), published.len() + refused.len() + delivered.len(), "{spans:?}");
+}
+
+/// What a span has links to, by the number that each context was made of.
+fn linked(span: &Span) -> Vec<u8> {
+    for link in &span.links {
+        let number = link.span_id[0];
+        assert_eq!((&link.trace_id, &link.span_id), (&vec![number; 16], &vec![number; 8]));
+    }
+    span.links.iter().map(|link| link.span_id[0]).collect()
+}
+
+/// What a span of a publish tells: its name, what it has links to, its parent's number (0: it has none), the
+/// number of its events where there are several, and whether it was refused.
+fn told(span: &Span) -> (&str, Vec<u8>, u8, i64, bool) {
+    let count = |name: &str| {
+        let found = span.attributes.iter().find(|attribute| attribute.key == name);
+        match found.and_then(|of| of.value.clone()).and_then(|value| value.value) {
+            Some(Value::IntValue(count)) => count,
+            _ => 0,
+        }
+    };
+    let parent = span.parent_span_id.first().copied().unwrap_or(0);
+    let refused = span.status.as_ref().is_some_and(|status| status.code == 2);
+    (&span.name, linked(span), parent, count("messaging.batch.message_count"), refused)
+}
+
+fn traced_part(topic: &str, contexts: &[u8]) -> TransactionPart {
+    let event = |n: &u8| {
+        let event = EventBuilder::new("/t", "t").data("x").traceparent(traceparent(*n, *n, 1));
+        Bytes::from(event.build().encode_to_vec())
+    };
+    let events = contexts.iter().map(event).collect();
+    TransactionPart { topic: topic.to_owned(), expectations: Vec::new(), events }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_transactions_are_told_alike_also_those_that_are_staged() {
+    let (collector, endpoint) = Collector::start().await;
+    let mut cluster = Cluster::start(1, &[("MHUB_TRACE_OTLP_ENDPOINT", &endpoint)]);
+    for topic in ["a", "b"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    let client = client(&cluster);
+    // A call with events of several contexts is a child of none of them.
+    let events = traced_part("a", &[1, 2, 2]).events;
+    client.publisher().publish_all("a", events, Vec::new()).await.unwrap();
+    let parts = vec![traced_part("a", &[3]), traced_part("b", &[4, 4])];
+    client.transact(TransactRequest { parts, ..Default::default() }).await.unwrap();
+    let begin =
+        async || client.begin_transaction(BeginTransactionRequest::default()).await.unwrap().id;
+    let stage = async |id: u64, part: TransactionPart| {
+        let request = StageTransactionRequest { id, parts: vec![part], ..Default::default() };
+        client.stage_transaction(request).await
+    };
+    let commit = async |id: u64| client.commit_transaction(CommitTransactionRequest { id }).await;
+    let id = begin().await;
+    for part in [traced_part("a", &[5]), traced_part("b", &[6]), traced_part("a", &[7])] {
+        stage(id, part).await.unwrap();
+    }
+    commit(id).await.unwrap();
+    // Nothing happens once more, so nothing is told.
+    commit(id).await.unwrap();
+    let id = begin().await;
+    let expectations = vec![KeyExpectation { key: "k".to_owned(), expect: Some(Expect::Exact(9)) }];
+    stage(id, TransactionPart { expectations, ..traced_part("a", &[8]) }).await.unwrap();
+    assert_eq!(commit(id).await.unwrap_err().reason, Reason::VersionConflict);
+    let gone = stage(id, traced_part("gone", &[9])).await.unwrap_err();
+    assert_eq!(gone.reason, Reason::TopicNotFound);
+    assert_eq!(cluster.nodes[0].stop(), Some(0));
+    let spans = collector.spans();
+    let told: Vec<_> = spans.iter().map(told).collect();
+    let expected = [
+        ("publish a", vec![1, 2], 0, 3, false),
+        ("publish a", vec![3], 3, 0, false),
+        ("publish b", vec![4], 4, 2, false),
+        ("publish a", vec![5, 7], 0, 2, false),
+        ("publish b", vec![6], 6, 0, false),
+        ("publish a", vec![8], 8, 0, true),
+        ("publish gone", vec![9], 9, 0, true),
+    ];
+    assert_eq!(told, expected);
 }
 
 /// Nothing waits for a collector that is not there.

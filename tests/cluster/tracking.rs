@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use message_hub::client::{Client, EventBuilder};
 use message_hub::model::rejection::Reason;
-use message_hub::proto::v1::{FateStanding, TraceRequest, TracedEvent};
+use message_hub::proto::v1::settlement::Action;
+use message_hub::proto::v1::{
+    CreateSubscriptionRequest, DeadReason, FateStanding, Nack, Reject, TraceRequest, TracedEvent,
+};
 use prost::Message as _;
 
 use crate::delivery::client;
+use crate::support::worker::{Worker, ack};
 use crate::support::{Cluster, mhub_with_input};
 
 /// Far less than a lease.
@@ -141,6 +145,123 @@ async fn the_story_of_an_order_is_told_by_any_node_also_after_its_leader_is_kill
     cluster.admin(&["topic", "rm", "payments", "--yes"]).succeeds();
     assert_eq!(all(&client, "order-42").await.len(), 2);
     cluster.verify();
+}
+
+/// An event with an id, of the correlation id `c`.
+fn publish_one(cluster: &Cluster, topic: &str, id: &str) {
+    let args = ["events", "publish", topic, "--data", "x", "--type", "t", "--source", "/t"];
+    let args = [&args[..], &["--id", id, "--correlation", "c"]].concat();
+    cluster.admin(&args).succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_tells_each_fate_with_what_led_to_it() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    publish_one(&cluster, "orders", "a");
+    let nacked = Action::Nack(Nack {
+        reason: "TIMEOUT".into(),
+        detail: "the database was away".into(),
+        retry_after_ms: Some(600_000),
+    });
+    let rejected = || Action::Reject(Reject { reason: "BAD".into(), detail: "no total".into() });
+    for (name, action) in [
+        ("s-acked", Some(ack())),
+        ("s-dead", Some(rejected())),
+        ("s-failed", Some(nacked)),
+        ("s-leased", None),
+        ("s-redriven", Some(rejected())),
+    ] {
+        let create = ["sub", "create", name, "--topic", "orders", "--from", "start"];
+        cluster.admin(&create).succeeds();
+        let mut worker = Worker::new(&cluster, name, "worker");
+        let taken = worker.pull_some(1).await;
+        if let Some(action) = action {
+            worker.settle_all(&taken, action).await;
+        }
+    }
+    cluster.admin(&["dlq", "redrive", "s-redriven", "--all"]).succeeds();
+    let story = all(&client(&cluster), "c").await.remove(0);
+    assert!(!story.more_fates);
+    let told: Vec<_> =
+        story.fates.iter().map(|f| (f.subscription.as_str(), f.standing(), f.redrives)).collect();
+    let expected = [
+        ("s-acked", FateStanding::Acked, 0),
+        ("s-dead", FateStanding::Dead, 0),
+        ("s-failed", FateStanding::Retrying, 0),
+        ("s-leased", FateStanding::Leased, 0),
+        ("s-redriven", FateStanding::Retrying, 1),
+    ];
+    assert_eq!(told, expected);
+    let [_, dead, failed, leased, _] = &story.fates[..] else { panic!("{:?}", story.fates) };
+    assert_eq!((dead.reason(), dead.dead_number), (DeadReason::Rejected, 1));
+    assert_eq!((leased.consumer.as_str(), leased.at_ms > 0), ("worker", true));
+    let attempt = failed.attempts.first().unwrap();
+    let [consumer, reason, detail] = [&attempt.consumer, &attempt.reason, &attempt.detail];
+    assert_eq!((failed.failures, attempt.number), (1, 1));
+    assert_eq!([consumer, reason, detail], ["worker", "TIMEOUT", "the database was away"]);
+    // All of it is in each form.
+    let tree = cluster.admin(&["events", "trace", "c"]).succeeds().stdout();
+    let table = cluster.admin(&["events", "trace", "c", "--as", "table"]).succeeds().stdout();
+    for (name, says) in [
+        ("s-acked", "acked"),
+        ("s-dead", "REJECTED, dead letter 1"),
+        ("s-failed", "failed 1 times"),
+        ("s-leased", "leased by worker until "),
+        ("s-redriven", "redriven 1 times"),
+    ] {
+        let line = |line: &&str| line.contains(&format!("· {name}: ")) && line.contains(says);
+        assert_eq!(tree.lines().filter(line).count(), 1, "{name}: {tree}");
+        let row = |line: &&str| line.contains(name) && line.contains(says);
+        assert_eq!(table.lines().filter(row).count(), 1, "{name}: {table}");
+    }
+    assert!(tree.contains("worker TIMEOUT: the database was away"), "{tree}");
+    let json = cluster.admin(&["events", "trace", "c", "-o", "json"]).json();
+    let fates = json[0]["fates"].as_array().unwrap();
+    let standings: Vec<_> = fates.iter().map(|fate| fate["standing"].as_str().unwrap()).collect();
+    assert_eq!(standings, ["acked", "dead", "retrying", "leased", "retrying"]);
+    assert_eq!(fates[2]["attempts"][0]["detail"], "the database was away");
+    assert_eq!(json[0]["more_fates"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_many_subscriptions_take_tells_of_the_first_and_that_there_are_more() {
+    const TOLD: usize = 100;
+    let cluster = Cluster::start(1, &[]);
+    for topic in ["wide", "narrow"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    let client = client(&cluster);
+    let names: Vec<_> = (0..=TOLD).map(|n| format!("s-{n:03}")).collect();
+    let subscribe = async |name: &str, pattern: &str| {
+        let (name, pattern) = (name.to_owned(), pattern.to_owned());
+        let request = CreateSubscriptionRequest { name, pattern, ..Default::default() };
+        client.create_subscription(request).await.unwrap();
+    };
+    for name in &names[..TOLD] {
+        subscribe(name, "wide").await;
+    }
+    subscribe("a-narrow", "narrow").await;
+    publish_one(&cluster, "wide", "a");
+    publish_one(&cluster, "narrow", "b");
+    // As many as fit are all there are.
+    let told = async || {
+        let stories = all(&client, "c").await;
+        let of = |story: &TracedEvent| {
+            let names = story.fates.iter().map(|fate| fate.subscription.clone());
+            (names.collect::<Vec<_>>(), story.more_fates)
+        };
+        stories.iter().map(of).collect::<Vec<_>>()
+    };
+    let narrow = (vec!["a-narrow".to_owned()], false);
+    assert_eq!(told().await, [(names[..TOLD].to_vec(), false), narrow.clone()]);
+    subscribe(&names[TOLD], "wide").await;
+    assert_eq!(told().await, [(names[..TOLD].to_vec(), true), narrow]);
+    let tree = cluster.admin(&["events", "trace", "c"]).succeeds().stdout();
+    assert_eq!(tree.matches("· and more subscriptions").count(), 1, "{tree}");
+    let json = cluster.admin(&["events", "trace", "c", "-o", "json"]).json();
+    assert_eq!((&json[0]["more_fates"], &json[1]["more_fates"]), (&true.into(), &false.into()));
+    assert_eq!(json[0]["fates"].as_array().unwrap().len(), TOLD);
 }
 
 #[tokio::test(flavor = "multi_thread")]

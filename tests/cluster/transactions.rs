@@ -2,6 +2,7 @@
 //! killed.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use message_hub::client::{Client, ClientOptions, EventBuilder, recorded_events};
@@ -9,13 +10,15 @@ use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::key_expectation::Expect;
 use message_hub::proto::v1::settlement::Action;
 use message_hub::proto::v1::{
-    Ack, Event, EventBatch, KeyExpectation, LeasedEvents, PullRequest, ReadRequest, SettleRequest,
-    Settlement, TransactRequest, TransactionPart,
+    Ack, BeginTransactionRequest, CommitTransactionRequest, Event, EventBatch, KeyExpectation,
+    LeasedEvents, OffsetRange, PullRequest, ReadRequest, SettleRequest, Settlement,
+    StageTransactionRequest, TransactRequest, TransactionPart,
 };
 use prost::Message as _;
 
-use crate::delivery::{client, publish};
-use crate::support::{Cluster, mhub_with_input};
+use crate::delivery::{client, counter, publish, shop};
+use crate::support::worker::{Worker, ack, offsets, whole};
+use crate::support::{Cluster, mhub_with_input, poll};
 
 pub(crate) fn part(topic: &str, events: Vec<EventBuilder>) -> TransactionPart {
     let events = events.into_iter().map(|event| event.build().encode_to_vec().into()).collect();
@@ -140,6 +143,121 @@ async fn what_is_no_transaction_is_refused() {
     assert_eq!(payloads(&client, "a").await.len(), 1);
 }
 
+/// Settlements of the subscription `s` as this consumer.
+fn settled_by(consumer: &str, items: Vec<Settlement>) -> SettleRequest {
+    SettleRequest { subscription: "s".into(), consumer: consumer.to_owned(), items }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_not_held_publishes_nothing() {
+    let cluster = shop(1, 2, &["retry.initial=100ms"]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    let client = client(&cluster);
+    let mut holder = Worker::new(&cluster, "s", "holder");
+    let mut idle = Worker::new(&cluster, "s", "idle");
+    let held = holder.pull_some(1).await.remove(0);
+    idle.lease_ms = 1000;
+    let lost = idle.pull_some(1).await.remove(0);
+    // That one runs out, and its event comes to somebody else.
+    let again = holder.pull_some(1).await.remove(0);
+    assert_eq!(offsets(std::slice::from_ref(&again)), [(1, 2)]);
+    let of_another_term = Settlement { term: held.term + 1, ..whole(&held, ack()) };
+    let not_in_it = vec![OffsetRange { first: 0, count: 2 }];
+    let not_in_it = Settlement { ranges: not_in_it, ..whole(&held, ack()) };
+    let attempt = async |settles: Vec<SettleRequest>| {
+        let parts = vec![part("out", vec![event("made of it")])];
+        let request = TransactRequest { parts, settles, ..TransactRequest::default() };
+        client.transact(request).await
+    };
+    for (what, consumer, item, reason) in [
+        ("held by another", "thief", whole(&held, ack()), Reason::LeaseUnknown),
+        ("of another term", "holder", of_another_term, Reason::LeaseUnknown),
+        ("expired", "idle", whole(&lost, ack()), Reason::LeaseExpired),
+        ("an event that it has not", "holder", not_in_it, Reason::LeaseExpired),
+    ] {
+        let lease = item.lease_id.to_string();
+        let refused = attempt(vec![settled_by(consumer, vec![item])]).await.unwrap_err();
+        assert_eq!(refused.reason, reason, "{what}: {refused}");
+        assert_eq!(refused.fact("lease_id"), Some(lease.as_str()), "{what}");
+        let says = format!("lease {lease} of subscription s is not held");
+        assert!(refused.message.contains(&says), "{what}: {refused}");
+    }
+    // One of several is enough, and all that are not held are told.
+    let mixed = vec![
+        settled_by("holder", vec![whole(&held, ack())]),
+        settled_by("idle", vec![whole(&lost, ack())]),
+        settled_by("thief", vec![whole(&again, ack())]),
+    ];
+    let refused = attempt(mixed).await.unwrap_err();
+    assert_eq!((refused.reason, refused.fact("failing")), (Reason::LeaseExpired, Some("2")));
+    // The same where it comes bit by bit.
+    let id = client.begin_transaction(BeginTransactionRequest::default()).await.unwrap().id;
+    let parts = vec![part("out", vec![event("made of it")])];
+    let settles = vec![settled_by("idle", vec![whole(&lost, ack())])];
+    let stage = StageTransactionRequest { id, parts, settles, ..Default::default() };
+    client.stage_transaction(stage).await.unwrap();
+    let refused = client.commit_transaction(CommitTransactionRequest { id }).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::LeaseExpired, "{refused}");
+    // And from the command line.
+    let item = json_of(&whole(&held, ack()));
+    let thief = format!(r#"[{{"subscription": "s", "consumer": "thief", "items": [{item}]}}]"#);
+    let made = r#"{"specversion":"1.0","id":"1","source":"/t","type":"t"}"#;
+    let document =
+        format!(r#"{{"parts": [{{"topic": "out", "events": [{made}]}}], "settles": {thief}}}"#);
+    let endpoint = cluster.nodes[0].endpoint();
+    mhub_with_input(&endpoint, &["tx", "run", "-"], Some(&document)).fails(3, "LEASE_UNKNOWN");
+    assert!(payloads(&client, "out").await.is_empty());
+    assert_eq!(counter(&cluster, "acked"), 0);
+    // It was for the leases alone.
+    let right = vec![whole(&held, ack()), whole(&again, ack())];
+    attempt(vec![settled_by("holder", right)]).await.unwrap();
+    assert_eq!(payloads(&client, "out").await, ["made of it"]);
+    assert_eq!(counter(&cluster, "acked"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_settles_what_it_pulled_with_what_it_appends_once() {
+    let cluster = shop(1, 3, &[]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    let pull = |more: &[&str]| {
+        let args = ["events", "pull", "s", "--lease", "1m", "--consumer", "me"];
+        cluster.admin(&[&args[..], more].concat())
+    };
+    let taken = pull(&["--limit", "2", "-o", "json"]).json();
+    let offsets: Vec<_> =
+        taken["events"].as_array().unwrap().iter().map(|e| &e["offset"]).collect();
+    assert_eq!(offsets, ["0", "1"]);
+    let event = r#"{"specversion":"1.0","id":"1","source":"/t","type":"t","data":"x"}"#;
+    let document = format!(
+        r#"{{"parts": [{{"topic": "out", "events": [{event}]}}], "settles": {}}}"#,
+        taken["settles"]
+    );
+    let endpoint = cluster.nodes[0].endpoint();
+    let run = || mhub_with_input(&endpoint, &["tx", "run", "-"], Some(&document));
+    run().succeeds();
+    // They are settled: once more it would append the same again, and is refused.
+    run().fails(4, "LEASE_EXPIRED");
+    assert_eq!(payloads(&client(&cluster), "out").await.len(), 1);
+    assert_eq!((counter(&cluster, "acked"), counter(&cluster, "in_flight")), (2, 0));
+    let table = pull(&[]).succeeds().stdout();
+    assert!(table.contains("LEASE_ID") && table.lines().count() == 2, "{table}");
+    let nothing = pull(&["-o", "json"]);
+    nothing.fails(3, "nothing is ready");
+    let nothing: serde_json::Value = serde_json::from_str(&nothing.stdout()).unwrap();
+    assert_eq!(nothing, serde_json::json!({"events": [], "settles": []}));
+    cluster.admin(&["events", "pull", "gone"]).fails(3, "SUBSCRIPTION_NOT_FOUND");
+}
+
+/// An acknowledgement as the document of a transaction has it.
+fn json_of(item: &Settlement) -> serde_json::Value {
+    serde_json::json!({
+        "lease_id": item.lease_id.to_string(),
+        "term": item.term.to_string(),
+        "topic_id": item.topic_id.to_string(),
+        "action": "ack",
+    })
+}
+
 /// The events of a lease.
 fn leased(lease: &LeasedEvents) -> Vec<String> {
     let mut found = Vec::new();
@@ -242,6 +360,68 @@ async fn a_pipeline_hands_on_each_event_once_through_leaders_that_are_killed() {
     cluster.verify();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piping_process_hands_on_each_event_once_through_leaders_that_are_killed() {
+    const EVENTS: usize = 300;
+    const KILLS: usize = 3;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let settings =
+        ["lease=3s", "max_attempts=0", "retry.min=10ms", "retry.initial=50ms", "retry.max=50ms"];
+    let mut cluster = shop(3, EVENTS, &settings);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    let client = client(&cluster);
+    // The command takes its time, so that leaders are killed in the middle of the work.
+    let command = r#"read n; sleep 0.02; printf '%s!' "$n""#;
+    let mut pipe = Command::new(env!("CARGO_BIN_EXE_mhub"))
+        .args(["tx", "pipe", "s", "--into", "out", "--batch", "8", "--run", command])
+        .env("MHUB_ENDPOINT", cluster.all_endpoints().join(","))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for kill in 1..=KILLS {
+        let (wanted, began) = (kill * EVENTS / (KILLS + 2), Instant::now());
+        while payloads(&client, "out").await.len() < wanted && began.elapsed() < PATIENCE {}
+        let leader = cluster.leader();
+        let done = payloads(&client, "out").await.len();
+        assert!((wanted..EVENTS).contains(&done), "kill {kill} after {done} of {EVENTS}");
+        cluster.nodes[leader].kill();
+        cluster.nodes[leader].start();
+        cluster.await_serving();
+    }
+    let acked = || counter(&cluster, "acked") == EVENTS as u64;
+    let all = poll(PATIENCE, acked);
+    let runs = pipe.try_wait().unwrap().is_none();
+    let pid = pipe.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success() || !runs);
+    let ended = pipe.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(all && runs && ended.status.success(), "{:?} {told}", ended.status);
+    let mut out = payloads(&client, "out").await;
+    let mut wanted: Vec<_> = (0..EVENTS).map(|n| format!("{n}!")).collect();
+    out.sort();
+    wanted.sort();
+    assert_eq!(out, wanted, "each once, no other: {told}");
+    assert_eq!(counter(&cluster, "in_flight"), 0);
+    cluster.verify();
+}
+
+#[test]
+fn a_pipe_counts_what_it_handed_on_not_what_it_lost() {
+    let cluster = shop(1, 2, &["lease=1s", "retry.initial=100ms"]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    // The first try outlasts its lease.
+    let dir = tempfile::tempdir().unwrap();
+    let tried = dir.path().join("tried");
+    let command = format!("test -e {0} || {{ touch {0}; sleep 2; }}; cat", tried.display());
+    let pipe = ["tx", "pipe", "s", "--into", "out", "--batch", "1", "--run", &command];
+    let piped = cluster.admin(&[&pipe[..], &["--limit", "2", "-o", "jsonl"]].concat());
+    assert!(piped.succeeds().stderr().contains("LEASE_EXPIRED"), "{}", piped.all());
+    assert_eq!(piped.stdout().lines().count(), 2, "{}", piped.all());
+    assert_eq!((counter(&cluster, "acked"), counter(&cluster, "expired")), (2, 1));
+}
+
 #[test]
 fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
     let cluster = Cluster::start(1, &[]);
@@ -285,4 +465,61 @@ fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
         .admin(&["tx", "pipe", "gone", "--into", "out", "--wait", "1"])
         .fails(3, "SUBSCRIPTION_NOT_FOUND");
     cluster.admin(&["tx", "pipe", "s", "--into", "out", "--wait", "-1"]).fails(2, "");
+}
+
+#[test]
+fn an_event_whose_result_is_refused_is_a_dead_letter_and_the_others_are_handed_on() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    let register = ["schema", "register", "number", "-", "--format", "json"];
+    mhub_with_input(&cluster.nodes[0].endpoint(), &register, Some(r#"{"type": "integer"}"#))
+        .succeeds();
+    let settings = ["schema.mode=enforce", "schema.subject=number", "max_event_bytes=300000"];
+    let settings = settings.map(|setting| ["--config", setting]);
+    cluster.admin(&[&["topic", "create", "out"], &settings.concat()[..]].concat()).succeeds();
+    cluster.admin(&["sub", "create", "s", "--topic", "orders", "--from", "start"]).succeeds();
+    publish(&cluster, 40, "");
+    // Two break the schema, one is over the topic's bound, one over that of any call; the last eight are too much at
+    // once, and one has no result.
+    let command = "read n; case $n in 3|17) echo '\"no\"';; 8) ;; 30) printf '%400000s' 1;; \
+        31) printf '%1100000s' 1;; 3[2-9]) printf '%200000s' 1;; *) echo $n;; esac";
+    let args = ["tx", "pipe", "s", "--into", "out", "--run", command, "--batch", "40"];
+    let pipe = || cluster.admin(&[&args[..], &["--wait", "1", "-o", "jsonl"]].concat());
+    let first = pipe();
+    let told = first.succeeds().stderr();
+    assert!(told.contains("event 17 of topic orders is a dead letter now"), "{told}");
+    assert_eq!(first.stdout().lines().count(), 36, "{told}");
+    let dead = cluster.admin(&["dlq", "ls", "s", "-o", "json"]).json();
+    let mut dead: Vec<_> = dead
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| {
+            let offset: u64 = letter["offset"].as_str().unwrap().parse().unwrap();
+            let (reason, error) = letter["error"].as_str().unwrap().split_once(' ').unwrap();
+            assert!(letter["reason"] == "REJECTED" && !error.is_empty(), "{letter}");
+            (offset, reason.to_owned())
+        })
+        .collect();
+    dead.sort_unstable();
+    let reasons = [
+        (3, "SCHEMA_VIOLATED"),
+        (17, "SCHEMA_VIOLATED"),
+        (30, "EVENT_TOO_LARGE"),
+        (31, "CALL_TOO_LARGE"),
+    ];
+    assert_eq!(dead, reasons.map(|(offset, reason)| (offset, reason.to_owned())));
+    // Each of the others has one result, in their order, and nothing comes again.
+    assert_eq!(pipe().succeeds().stdout(), "");
+    let read = cluster.admin(&["events", "read", "out", "-o", "jsonl"]).stdout();
+    let from = read.lines().map(|line| {
+        let of: serde_json::Value = serde_json::from_str(line).unwrap();
+        let id = of["event"]["id"].as_str().unwrap();
+        id.rsplit_once('/').unwrap().1.parse::<u64>().unwrap()
+    });
+    let without = [3, 8, 17, 30, 31];
+    let wanted: Vec<_> = (0..40).filter(|offset| !without.contains(offset)).collect();
+    assert_eq!(from.collect::<Vec<_>>(), wanted);
+    assert_eq!(crate::delivery::counter(&cluster, "acked"), 36);
+    assert_eq!(crate::delivery::counter(&cluster, "rejected"), 4);
 }

@@ -5,10 +5,12 @@ mod document;
 mod publish;
 mod read;
 mod registry;
+mod replay;
 mod resolve;
 mod route;
 mod stage;
 mod tail;
+mod trace;
 mod transact;
 
 use std::time::Duration;
@@ -66,9 +68,10 @@ pub(super) enum BenchCommand {
         after_help = "Examples:\n  mhub bench resolve --node 127.0.0.1:7500                   as fast as it goes\n  mhub bench resolve --node 127.0.0.1:7500 --rate 25000      at half that\n  mhub bench resolve --cached                                a Resolver, which asks nobody"
     )]
     Resolve(resolve::ResolveArgs),
-    /// Keep many instances registered, and tell many watchers of changes.
+    /// Keep many instances registered, and tell many watchers of changes. First of all: what the leader does
+    /// while they only renew.
     #[command(
-        after_help = "Example:\n  mhub bench registry --instances 10000 --watchers 1000 --secs 30"
+        after_help = "Examples:\n  mhub bench registry --instances 10000 --watchers 1000 --secs 30\n  mhub bench registry --instances 10000 --watchers 0 --secs 0 --rest 60    what keeping them costs"
     )]
     Registry(registry::RegistryArgs),
     /// Have the hub deliver to two HTTP instances of its own machine.
@@ -82,6 +85,14 @@ pub(super) enum BenchCommand {
         after_help = "Examples:\n  mhub bench tx --workers 16           beside it: mhub bench publish --workers 16 --batch 10\n  mhub bench tx --workers 16 --staged"
     )]
     Transact(transact::TransactArgs),
+    /// Ask for the trace of a correlation id of many events.
+    #[command(after_help = "Example:\n  mhub bench trace --events 1000 --node 127.0.0.1:7500")]
+    Trace(trace::TraceArgs),
+    /// Publish at full load, alone and beside a replay, and compare.
+    #[command(
+        after_help = "Example:\n  mhub bench replay --workers 4 --depth 8 --batch 64 --node 127.0.0.1:7500     a node that does not lead"
+    )]
+    Replay(replay::ReplayArgs),
     /// Follow a topic while it is published to at full load: how far behind the tail is.
     #[command(
         after_help = "Example:\n  mhub bench tail --workers 4 --depth 512 --reader 127.0.0.1:7500"
@@ -158,13 +169,19 @@ pub(super) async fn run(command: BenchCommand, global: Global) -> Done {
             output::item(global.output, &resolve::run(&global, &client, &args).await?)?;
         }
         BenchCommand::Registry(args) => {
-            output::item(global.output, &registry::run(&client, &args).await?)?;
+            output::item(global.output, &registry::run(&global, &client, &args).await?)?;
         }
         BenchCommand::Route(args) => {
             output::item(global.output, &route::run(&client, &args).await?)?;
         }
         BenchCommand::Transact(args) => {
             output::item(global.output, &transact::run(&client, &args).await?)?;
+        }
+        BenchCommand::Trace(args) => {
+            output::item(global.output, &trace::run(&global, &client, &args).await?)?;
+        }
+        BenchCommand::Replay(args) => {
+            output::item(global.output, &replay::run(&global, &client, &args).await?)?;
         }
         BenchCommand::Tail { publish, reader } => {
             let reader = match reader {

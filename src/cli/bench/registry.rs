@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::{LATENCY_MAX_US, latencies, quantile_ms, rate, seconds};
-use crate::cli::Failure;
+use super::{LATENCY_MAX_US, latencies, quantile_ms, rate, seconds, wait};
+use crate::cli::cluster::leader_status;
+use crate::cli::{Failure, Global};
 use crate::client::{Client, ServiceHandle, Watched};
 use crate::model::limits::INSTANCES_PER_CALL_MAX;
 use crate::model::rejection::{Exit, Rejection};
@@ -42,6 +44,9 @@ pub(in crate::cli) struct RegistryArgs {
     /// Seconds to measure.
     #[arg(long, default_value_t = 10.0)]
     secs: f64,
+    /// Seconds before that in which nobody watches and all do nothing but renew.
+    #[arg(long, default_value_t = 10.0)]
+    rest: f64,
 }
 
 /// Instances that are kept registered while a run lasts.
@@ -89,18 +94,78 @@ impl Fleet {
     }
 }
 
+/// What renewals alone cost.
+struct AtRest {
+    /// Entries of the log.
+    log_entries: u64,
+    /// Percent of one processor that the leader used; `None`: another one leads by now.
+    leader_cpu_percent: Option<f64>,
+}
+
+/// Lets a while pass, and looks what the leader did in it.
+async fn at_rest(global: &Global, duration: Duration) -> Result<AtRest, Failure> {
+    let (before, began) = (leader_status(global).await?, clock::now());
+    wait("renewing", duration).await;
+    let after = leader_status(global).await?;
+    let took_ms = began.elapsed().as_millis();
+    let used_ms = u128::from(after.cpu_ms.saturating_sub(before.cpu_ms));
+    let same = before.node_id == after.node_id && before.uptime_ms <= after.uptime_ms;
+    let per_mille_of_percent = used_ms * 100_000 / took_ms.max(1);
+    let percent = f64::from(u32::try_from(per_mille_of_percent).unwrap_or(u32::MAX)) / 1000.0;
+    Ok(AtRest {
+        log_entries: after.last_log_index.saturating_sub(before.last_log_index),
+        leader_cpu_percent: same.then_some(percent),
+    })
+}
+
 /// Keeps instances registered, and changes one again and again: how long until every watcher knows.
-pub(super) async fn run(client: &Client, args: &RegistryArgs) -> Result<Value, Failure> {
-    let measured = seconds(args.secs)?;
+/// Before that, what it costs to keep them.
+pub(super) async fn run(
+    global: &Global,
+    client: &Client,
+    args: &RegistryArgs,
+) -> Result<Value, Failure> {
+    let (measured, rest) = (seconds(args.secs)?, seconds(args.rest)?);
     let began = clock::now();
     let fleet = Fleet::register(client, &args.fleet).await?;
     let registering = began.elapsed();
+    let resting = at_rest(global, rest).await?;
+    let told = told_to_watchers(client, args, &fleet.services[0], measured).await?;
+    fleet.deregister().await?;
+    let Heard { changes, first, all } = told;
+    Ok(json!({
+        "registered_per_s": rate(args.fleet.instances as u64, registering),
+        "rest_s": rest.as_secs_f64(),
+        "log_entries_at_rest": resting.log_entries,
+        "leader_cpu_percent_at_rest": resting.leader_cpu_percent,
+        "changes": changes,
+        "first_p50_ms": quantile_ms(&first, 0.5),
+        "all_p50_ms": quantile_ms(&all, 0.5),
+        "all_max_ms": quantile_ms(&all, 1.0),
+        "watchers": args.watchers,
+        "instances": args.fleet.instances,
+        "errors": 0,
+    }))
+}
+
+/// Changes that were made, and how long until the first watcher heard of one, and until all had.
+struct Heard {
+    changes: u64,
+    first: Histogram<u64>,
+    all: Histogram<u64>,
+}
+
+async fn told_to_watchers(
+    client: &Client,
+    args: &RegistryArgs,
+    service: &str,
+    measured: Duration,
+) -> Result<Heard, Failure> {
     let (stop, stopped) = watch::channel(());
     let (tell, mut told) = mpsc::channel(args.watchers.max(1));
-    let service = fleet.services[0].clone();
     let watching: Vec<_> = (0..args.watchers)
         .map(|_| {
-            let watched = vec![service.clone()];
+            let watched = vec![service.to_owned()];
             let watching = watcher(client.clone(), watched, tell.clone(), stopped.clone());
             tasks::spawn("bench-watcher", watching)
         })
@@ -117,7 +182,7 @@ pub(super) async fn run(client: &Client, args: &RegistryArgs) -> Result<Value, F
         let mode =
             if changes.is_multiple_of(2) { InstanceMode::Draining } else { InstanceMode::Up };
         let changed = clock::now();
-        set_mode(client, &service, mode).await?;
+        set_mode(client, service, mode).await?;
         for n in 0..args.watchers {
             let at = next(&mut told).await?;
             let took = u64::try_from((at - changed).as_micros()).unwrap_or(LATENCY_MAX_US);
@@ -133,17 +198,7 @@ pub(super) async fn run(client: &Client, args: &RegistryArgs) -> Result<Value, F
     }
     drop(stop);
     drop(watching);
-    fleet.deregister().await?;
-    Ok(json!({
-        "registered_per_s": rate(args.fleet.instances as u64, registering),
-        "changes": changes,
-        "first_p50_ms": quantile_ms(&first, 0.5),
-        "all_p50_ms": quantile_ms(&all, 0.5),
-        "all_max_ms": quantile_ms(&all, 1.0),
-        "watchers": args.watchers,
-        "instances": args.fleet.instances,
-        "errors": 0,
-    }))
+    Ok(Heard { changes, first, all })
 }
 
 async fn next(told: &mut mpsc::Receiver<Instant>) -> Result<Instant, Failure> {

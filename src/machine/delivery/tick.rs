@@ -113,7 +113,10 @@ impl Tick {
                 Ok(())
             }
             Due::Registry(number) => registry::health::due(machine, number),
-            Due::Transaction(id) => transaction::end::expire(machine, id),
+            Due::Transaction(id) => {
+                self.events += transaction::end::expire(machine, id)?;
+                Ok(())
+            }
         }
     }
 

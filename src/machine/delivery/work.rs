@@ -162,15 +162,33 @@ impl Work {
         let low = work.progress.floor.max(work.first_offset.get());
         let readable = OffsetRange::between(low, work.next_offset.get());
         let mut free = Ranges::new();
-        for range in offsets.as_slice() {
-            for (chunk, from, until) in chunks(range.overlap(readable)) {
-                let base = chunk * MARKS_OFFSETS;
-                for run in self.marks(machine, topic, chunk)?.free(from, until) {
-                    free.push(OffsetRange { first: base + run.first, count: run.count });
-                }
+        let readable = offsets.as_slice().iter().map(|range| range.overlap(readable));
+        self.each_chunk(machine, topic, readable, |chunk, marks, from, until| {
+            let base = chunk * MARKS_OFFSETS;
+            for run in marks.free(from, until) {
+                free.push(OffsetRange { first: base + run.first, count: run.count });
+            }
+        })?;
+        Ok(free)
+    }
+
+    /// Visits the marks of offsets in order, looking each chunk up once: its number, its marks, and
+    /// from where to where.
+    fn each_chunk<K: Kv>(
+        &mut self,
+        machine: &Machine<'_, K>,
+        topic: TopicId,
+        ranges: impl Iterator<Item = OffsetRange>,
+        mut visit: impl FnMut(u64, &mut Marks, u64, u64),
+    ) -> Result<(), Fault> {
+        let mut parts = ranges.flat_map(chunks).peekable();
+        while let Some((chunk, ..)) = parts.peek().copied() {
+            let marks = self.marks(machine, topic, chunk)?;
+            while let Some((_, from, until)) = parts.next_if(|(of, ..)| *of == chunk) {
+                visit(chunk, marks, from, until);
             }
         }
-        Ok(free)
+        Ok(())
     }
 
     /// Changes the marks of offsets, chunk by chunk.
@@ -181,9 +199,10 @@ impl Work {
         offsets: &Ranges,
         change: impl Fn(&mut Marks, u64, u64),
     ) -> Result<(), Fault> {
-        for (chunk, from, until) in offsets.as_slice().iter().flat_map(|r| chunks(*r)) {
-            change(self.marks(machine, topic, chunk)?, from, until);
-        }
+        let ranges = offsets.as_slice().iter().copied();
+        self.each_chunk(machine, topic, ranges, |_, marks, from, until| {
+            change(marks, from, until)
+        })?;
         self.topic(topic)?.changed = true;
         Ok(())
     }

@@ -5,15 +5,15 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::changes::{change_instance, ejects, put_service};
+use super::changes::{change_instance, ejects, put_service, turn};
 use super::records::{
     InstanceRecord, ServiceRecord, instance, instance_not_found, service, service_not_found,
 };
-use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
 use crate::machine::kv::Kv;
 use crate::machine::lifecycle::Report;
+use crate::machine::{Fault, requests};
 use crate::model::command::SetBreaker;
 use crate::model::ids::UnixMs;
 use crate::model::outcome::Outcome;
@@ -25,14 +25,26 @@ pub(crate) fn set<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: &SetBreaker,
 ) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
+    let outcome = set_once(machine, command)?;
+    if matches!(outcome, Outcome::Done) {
+        requests::remember(machine, command.request_id.clone(), &outcome);
+    }
+    Ok(outcome)
+}
+
+fn set_once<K: Kv>(machine: &mut Machine<'_, K>, command: &SetBreaker) -> Result<Outcome, Fault> {
     let SetBreaker { service: name, instance: id, .. } = command;
     let Some(mut record) = service(machine.overlay(), name)? else {
         return Ok(Outcome::Rejected(service_not_found(name)));
     };
     if id.is_empty() {
-        let number = record.number;
+        let (number, was_available) = (record.number, record.is_available());
         if moved(machine, &mut record.breaker, &record.config.breaker, command, number) {
             machine.report(name, Report::ServiceBreaker(record.breaker.state()));
+            turn(machine, name, was_available, &mut record);
             put_service(machine, name, &mut record, false);
         }
         return Ok(Outcome::Done);
@@ -121,8 +133,38 @@ pub(super) fn due_of_service<K: Kv>(machine: &mut Machine<'_, K>, name: &str) ->
     Ok(())
 }
 
+/// Whether the breaker of a service as a whole lets calls through.
+#[must_use]
+pub fn lets_any_through(record: &ServiceRecord) -> bool {
+    !matches!(record.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen)
+}
+
 /// Whether calls may go to an instance, as far as its breaker goes.
 #[must_use]
 pub fn lets_through(record: &InstanceRecord) -> bool {
     !ejects(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::registry::ServiceConfig;
+
+    #[test]
+    fn each_time_in_a_row_is_longer_by_the_first_up_to_the_longest_and_a_fifth() {
+        let policy = ServiceConfig::defaults().breaker;
+        for (opened, plain) in [(1, 30_000), (2, 60_000), (10, 300_000), (11, 300_000)] {
+            let of = |number| open_ms(&policy, opened, number, UnixMs(7));
+            let all: Vec<u64> = (0..1000).map(of).collect();
+            assert!(all.iter().all(|ms| (plain..=plain + plain / 5).contains(ms)), "{opened}");
+            // They are not tried together.
+            assert!(all.iter().any(|ms| *ms < plain + plain / 20), "{opened}");
+            assert!(all.iter().any(|ms| *ms > plain + plain * 3 / 20), "{opened}");
+        }
+        let shortest = BreakerPolicy { open_ms: 100, open_max_ms: 100, ..policy.clone() };
+        assert!((100..=120).contains(&open_ms(&shortest, u32::MAX, 1, UnixMs(7))));
+        let longest = BreakerPolicy { open_ms: 3_600_000, open_max_ms: 3_600_000, ..policy };
+        let most = open_ms(&longest, u32::MAX, 1, UnixMs(u64::MAX));
+        assert!((3_600_000..=4_320_000).contains(&most), "{most}");
+    }
 }

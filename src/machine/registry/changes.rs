@@ -152,6 +152,14 @@ fn tell<K: Kv>(
             _ => {}
         }
     }
+    let held = |record: Option<&InstanceRecord>| record.map_or(0, |record| record.held_until_ms);
+    match held(after) {
+        until_ms if until_ms > 0 && until_ms != held(before) => {
+            machine.report(&about, Report::HoldBegun { until_ms });
+        }
+        0 if after.is_some() && held(before) > 0 => machine.report(&about, Report::HoldEnded),
+        _ => {}
+    }
     if before.is_some()
         && mode(before) != mode(after)
         && let Some(after) = after
@@ -179,7 +187,7 @@ fn count<K: Kv>(
     after: Option<&InstanceRecord>,
 ) -> Result<(), Fault> {
     let Some(mut service) = service_row(machine.overlay(), name)? else { return Ok(()) };
-    let was_healthy = service.healthy > 0;
+    let was_available = service.is_available();
     let each = |record: Option<&InstanceRecord>, what: fn(&InstanceRecord) -> bool| {
         u64::from(record.is_some_and(what))
     };
@@ -187,27 +195,40 @@ fn count<K: Kv>(
         (&mut service.instances, (|_| true) as fn(&InstanceRecord) -> bool),
         (&mut service.healthy, InstanceRecord::takes_work),
         (&mut service.ejected, ejects),
+        (&mut service.tripped, InstanceRecord::is_tripped),
     ] {
         *counter = (*counter + each(after, what)).saturating_sub(each(before, what));
     }
+    if turn(machine, name, was_available, &mut service) {
+        put_service(machine, name, &mut service, false);
+    } else {
+        // Counters alone are not told: they follow from the instances.
+        let row = service.encode();
+        machine.overlay_mut().put(Table::Services, name.as_bytes().to_vec(), row);
+    }
+    Ok(())
+}
+
+/// Takes note of it when a service goes down or is back; whether it did. It is for the caller to write it.
+pub(super) fn turn<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    name: &str,
+    was_available: bool,
+    service: &mut ServiceRecord,
+) -> bool {
     let now = machine.now().get();
-    match (was_healthy, service.healthy > 0) {
+    match (was_available, service.is_available()) {
         (true, false) => {
             service.down_since_ms = now;
             machine.report(name, Report::ServiceDown);
-            put_service(machine, name, &mut service, false);
+            true
         }
         (false, true) if service.down_since_ms > 0 => {
             service.down_since_ms = 0;
             service.recovered_at_ms = now;
             machine.report(name, Report::ServiceRecovered);
-            put_service(machine, name, &mut service, false);
+            true
         }
-        // Counters alone are not told: they follow from the instances.
-        _ => {
-            let row = service.encode();
-            machine.overlay_mut().put(Table::Services, name.as_bytes().to_vec(), row);
-        }
+        _ => false,
     }
-    Ok(())
 }

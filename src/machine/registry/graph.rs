@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use super::breaker::{lets_any_through, lets_through};
 use super::records::{InstanceRecord, ServiceRecord, instances_of, service};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::{Fault, key};
@@ -93,6 +94,11 @@ pub enum Lack {
     Unhealthy,
     /// Some are healthy, and none of these has a version that is wanted; those that are there.
     Incompatible(Vec<String>),
+    /// Some are healthy, and breakers are not closed: those of all that will do, or the service's.
+    ShutOff {
+        /// At least one is being tried: some calls go through.
+        tried: bool,
+    },
     /// It lacks something itself, which it requires.
     NotReady,
 }
@@ -119,10 +125,31 @@ impl Node {
         self.lack.is_none()
     }
 
+    /// The chains from here to what keeps it from being called at all, though it could be: what it requires
+    /// and lets no calls through. Breakers that are being tried are no reason to wait: who waited until they
+    /// close might be the only one to call.
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<Vec<&Self>> {
+        if !matches!(self.lack, Some(Lack::NotReady | Lack::ShutOff { tried: true })) {
+            return Vec::new();
+        }
+        let mut chains = self.chains(Some(&Lack::NotReady));
+        chains.retain(|chain| {
+            let last = chain.last().and_then(|node| node.lack.as_ref());
+            last != Some(&Lack::ShutOff { tried: true })
+        });
+        chains
+    }
+
     /// The chains of services from here to what is wrong: each ends with the one that lacks
     /// something by itself. What lacks something of others is gone through once.
     #[must_use]
     pub fn causes(&self) -> Vec<Vec<&Self>> {
+        self.chains(self.lack.as_ref())
+    }
+
+    /// The same, whatever is wrong with this one.
+    fn chains(&self, own: Option<&Lack>) -> Vec<Vec<&Self>> {
         let (mut unfolded, mut open) = (BTreeMap::new(), vec![self]);
         while let Some(node) = open.pop() {
             if !node.needs.is_empty() {
@@ -134,7 +161,8 @@ impl Node {
         let mut open: Vec<Vec<&Self>> = vec![vec![self]];
         while let Some(chain) = open.pop() {
             let Some(last) = chain.last() else { continue };
-            match &last.lack {
+            let lack = if chain.len() == 1 { own } else { last.lack.as_ref() };
+            match lack {
                 None => {}
                 Some(Lack::NotReady) if passed.insert(last.service.as_str()) => {
                     // Where it stands for the second time, what it needs is told elsewhere.
@@ -161,10 +189,11 @@ pub fn tree(kv: &impl Kv, name: &str) -> Result<Option<Node>, Fault> {
     if service(kv, name)?.is_none() {
         return Ok(None);
     }
-    Unfolding { kv, known: BTreeMap::new(), open: BTreeSet::new() }.node(name, None).map(Some)
+    Unfolding::new(kv).node(name, None).map(Some)
 }
 
-struct Unfolding<'k, K> {
+/// Services that are looked at together, each of them once.
+pub(super) struct Unfolding<'k, K> {
     kv: &'k K,
     /// Services that were unfolded, and whether they lack something that they require.
     known: BTreeMap<String, bool>,
@@ -172,8 +201,18 @@ struct Unfolding<'k, K> {
     open: BTreeSet<String>,
 }
 
-impl<K: Kv> Unfolding<'_, K> {
-    fn node(&mut self, name: &str, dependency: Option<&Dependency>) -> Result<Node, Fault> {
+impl<'k, K: Kv> Unfolding<'k, K> {
+    pub(super) fn new(kv: &'k K) -> Self {
+        Self { kv, known: BTreeMap::new(), open: BTreeSet::new() }
+    }
+
+    /// A service as whoever has this dependency on it sees it; what it needs below it, unless that was
+    /// looked at before.
+    pub(super) fn node(
+        &mut self,
+        name: &str,
+        dependency: Option<&Dependency>,
+    ) -> Result<Node, Fault> {
         let requirement = dependency.map_or("", |dependency| &dependency.requirement);
         let mut node = Node {
             service: name.to_owned(),
@@ -188,13 +227,8 @@ impl<K: Kv> Unfolding<'_, K> {
         };
         node.healthy = record.healthy;
         let lacks = self.unfold(name, &record, &mut node)?;
-        node.lack = if record.healthy == 0 {
-            Some(Lack::Unhealthy)
-        } else if let Some(versions) = self.incompatible(name, requirement)? {
-            Some(Lack::Incompatible(versions))
-        } else {
-            lacks.then_some(Lack::NotReady)
-        };
+        let of_its_own = self.lack(name, &record, requirement)?;
+        node.lack = of_its_own.or_else(|| lacks.then_some(Lack::NotReady));
         Ok(node)
     }
 
@@ -223,24 +257,65 @@ impl<K: Kv> Unfolding<'_, K> {
         Ok(lacks)
     }
 
-    /// The versions of healthy instances, when none of them is wanted.
-    fn incompatible(&self, name: &str, requirement: &str) -> Result<Option<Vec<String>>, Fault> {
-        if requirement.is_empty() {
+    /// What is wrong with a service itself, for whoever has this requirement.
+    fn lack(
+        &self,
+        name: &str,
+        record: &ServiceRecord,
+        requirement: &str,
+    ) -> Result<Option<Lack>, Fault> {
+        if record.healthy == 0 {
+            return Ok(Some(Lack::Unhealthy));
+        }
+        if record.is_available() && requirement.is_empty() {
             return Ok(None);
         }
-        let (mut versions, mut met) = (BTreeSet::new(), false);
+        let found = self.healthy(name, requirement)?;
+        if found.closed + found.tried + found.shut == 0 {
+            return Ok(Some(Lack::Incompatible(found.versions.into_iter().collect())));
+        }
+        if found.closed > 0 && record.breaker.is_closed() {
+            return Ok(None);
+        }
+        let tried = found.closed + found.tried > 0 && lets_any_through(record);
+        Ok(Some(Lack::ShutOff { tried }))
+    }
+
+    /// The healthy instances of a service.
+    fn healthy(&self, name: &str, requirement: &str) -> Result<Healthy, Fault> {
+        let mut found = Healthy::default();
         let prefix = instances_of(name);
         let end = key::after_prefix(&prefix);
         self.kv.scan(Table::Instances, &prefix, &end, Order::Ascending, &mut |_, row| {
             let record = InstanceRecord::decode(row)?;
-            if record.takes_work() {
-                met = meets(&record.spec.version, requirement);
-                versions.insert(record.spec.version);
+            if !record.takes_work() {
+                return Ok(ControlFlow::Continue(()));
             }
-            Ok(if met { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            if !meets(&record.spec.version, requirement) {
+                found.versions.insert(record.spec.version);
+                return Ok(ControlFlow::Continue(()));
+            }
+            *match (record.breaker.is_closed(), lets_through(&record)) {
+                (true, _) => &mut found.closed,
+                (false, true) => &mut found.tried,
+                (false, false) => &mut found.shut,
+            } += 1;
+            // One that takes all calls is enough to know.
+            Ok(if found.closed > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        Ok((!met).then(|| versions.into_iter().collect()))
+        Ok(found)
     }
+}
+
+/// Healthy instances of a service: those that meet a requirement, by their breakers, as far as it was
+/// looked.
+#[derive(Default)]
+struct Healthy {
+    closed: u64,
+    tried: u64,
+    shut: u64,
+    /// Of those that do not.
+    versions: BTreeSet<String>,
 }
 
 /// Who declares a dependency on whom, in the order of names: of one service both ways, or (empty) of

@@ -10,12 +10,12 @@ use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
 use crate::machine::kv::Kv;
-use crate::machine::quota;
+use crate::machine::{quota, requests};
 use crate::model::command::{DeregisterInstances, InstanceName, RegisterInstances, SetMode};
 use crate::model::ids::UnixMs;
 use crate::model::limits::{INSTANCES_MAX, INSTANCES_PER_SERVICE_MAX, SERVICES_MAX};
 use crate::model::outcome::{InstanceOutcome, Outcome};
-use crate::model::registry::{BreakerState, InstanceSpec, Mode, ServiceConfig};
+use crate::model::registry::{BreakerState, Health, InstanceSpec, Mode, ServiceConfig};
 use crate::model::rejection::{Reason, Rejection};
 
 /// Registers instances, each by itself; a service that nobody registered gets its defaults.
@@ -57,13 +57,13 @@ fn register_one<K: Kv>(
         machine.meta_mut().instances += 1;
     }
     let named = NumberRecord { service: spec.service.clone(), instance: spec.id.clone() };
+    let begun = begin(before.as_ref(), &spec, &config, machine.now());
     let record = InstanceRecord {
         number: number(machine, &named),
         registered_at_ms: machine.now().get(),
         spec,
         lost_at_ms: 0,
-        mode: Mode::Up as i32,
-        ..begin(before.as_ref(), &config, machine.now())
+        ..begun
     };
     let after = judge(machine, before.as_ref(), record, "registered");
     expect(machine, &after);
@@ -83,16 +83,31 @@ fn expect<K: Kv>(machine: &mut Machine<'_, K>, record: &InstanceRecord) {
 }
 
 /// What stays of an instance that registers again: it must not wash its history off.
-fn begin(before: Option<&InstanceRecord>, config: &ServiceConfig, now: UnixMs) -> InstanceRecord {
-    match before {
-        Some(before) => before.clone(),
+fn begin(
+    before: Option<&InstanceRecord>,
+    spec: &InstanceSpec,
+    config: &ServiceConfig,
+    now: UnixMs,
+) -> InstanceRecord {
+    let Some(before) = before else {
         // What the hub checks has to pass first.
-        None => InstanceRecord {
+        return InstanceRecord {
             failing: config.health.is_checked(),
             health_since_ms: now.get(),
             ..InstanceRecord::default()
-        },
+        };
+    };
+    let mut record = before.clone();
+    let is_same = spec.process == before.spec.process;
+    // What an owner said of its mode goes with its process. An operator's word stays.
+    if !record.mode_by_operator && (!is_same || spec.process.is_empty()) {
+        record.mode = Mode::Up as i32;
     }
+    // A process that took over before anybody noticed starts slowly, too.
+    if !is_same && record.health() == Health::Passing {
+        record.health_since_ms = now.get();
+    }
+    record
 }
 
 fn gone() -> Rejection {
@@ -183,13 +198,20 @@ pub(crate) fn set_mode<K: Kv>(
     command: SetMode,
 ) -> Result<Outcome, Fault> {
     let mode = command.mode();
+    let mode_by_operator = command.force && mode != Mode::Up;
+    // What came after the first call stays; the answer tells how they are now.
+    let is_repeated = requests::is_answered(machine.overlay(), &command.request_id)?;
     let mut outcomes = Vec::with_capacity(command.instances.len());
     for name in command.instances {
         outcomes.push(match find(machine, &name, command.force)? {
-            Ok((before, config)) if before.mode() == mode => Ok(before.info(&config)),
+            Ok((before, config)) if is_repeated || stays(&before, mode, command.force) => {
+                Ok(before.info(&config))
+            }
             Ok((before, config)) => {
-                let mut after = InstanceRecord { mode: mode as i32, ..before.clone() };
-                if before.mode() == Mode::Maintenance && after.lost_at_ms > 0 {
+                let mut after =
+                    InstanceRecord { mode: mode as i32, mode_by_operator, ..before.clone() };
+                let was_kept = before.mode() == Mode::Maintenance && mode != Mode::Maintenance;
+                if was_kept && after.lost_at_ms > 0 {
                     // It was kept while somebody worked on it; now it has to show up again.
                     after.lost_at_ms = machine.now().get();
                     let again = machine.now().plus(config.health.deregister_after_ms);
@@ -201,7 +223,18 @@ pub(crate) fn set_mode<K: Kv>(
             Err(rejection) => Err(rejection),
         });
     }
+    if !is_repeated && outcomes.iter().any(Result::is_ok) {
+        requests::remember(machine, command.request_id, &Outcome::Done);
+    }
     Ok(Outcome::Instances(outcomes))
+}
+
+/// Whether a mode is what is asked for, or an operator's that its owner may end but not replace.
+fn stays(before: &InstanceRecord, mode: Mode, force: bool) -> bool {
+    if before.mode_by_operator && !force {
+        return mode != Mode::Up;
+    }
+    before.mode() == mode && (before.mode_by_operator == force || mode == Mode::Up)
 }
 
 /// An instance that a caller may change, with its service's settings.

@@ -12,4 +12,5 @@ pub mod instances;
 pub mod query;
 pub mod records;
 pub mod services;
+pub mod standing;
 pub mod watch;

@@ -38,18 +38,39 @@ pub struct ServiceRecord {
     /// Those whose breaker lets no calls through.
     #[prost(uint64, tag = "8")]
     pub ejected: u64,
-    /// Since when none is healthy, Unix milliseconds; 0: one is, or there never was one.
+    /// Since when it is not available, Unix milliseconds; 0: it is, or it never was.
     #[prost(uint64, tag = "9")]
     pub down_since_ms: u64,
-    /// When one was healthy again after all were down, Unix milliseconds; 0: never.
+    /// When it was available again after it was down, Unix milliseconds; 0: never.
     #[prost(uint64, tag = "10")]
     pub recovered_at_ms: u64,
     /// The breaker of the whole service.
     #[prost(message, required, tag = "11")]
     pub breaker: BreakerStatus,
+    /// Those of `healthy` whose breaker is open or being tried.
+    #[prost(uint64, tag = "12")]
+    pub tripped: u64,
+    /// Since when none of its instances is given up as too many fell silent at once, Unix milliseconds; 0: they
+    /// are given up.
+    #[prost(uint64, tag = "13")]
+    pub braked_at_ms: u64,
+    /// The leader told that it is ready, with all that it requires.
+    #[prost(bool, tag = "14")]
+    pub ready: bool,
+    /// Which service the leader told is called in its place; empty: none.
+    #[prost(string, tag = "15")]
+    pub failed_over_to: String,
 }
 
 impl ServiceRecord {
+    /// Whether somebody takes calls: an instance that is passing and up, behind breakers that are closed, its
+    /// own and the service's. A breaker that is being tried does not count: what is not known to work is
+    /// called by a few, and does not come back before it does work.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.breaker.is_closed() && self.healthy > self.tripped
+    }
+
     /// Reads a stored row.
     ///
     /// # Errors
@@ -145,6 +166,9 @@ pub struct InstanceRecord {
     /// Its last changes of health, the newest last.
     #[prost(message, repeated, tag = "13")]
     pub transitions: Vec<Transition>,
+    /// An operator set its mode: it outlasts the registration.
+    #[prost(bool, tag = "14")]
+    pub mode_by_operator: bool,
 }
 
 impl InstanceRecord {
@@ -168,6 +192,12 @@ impl InstanceRecord {
         self.health() == Health::Passing && self.mode() == Mode::Up
     }
 
+    /// Whether it would take work, and its breaker keeps it from it, or lets a few calls through to try.
+    #[must_use]
+    pub fn is_tripped(&self) -> bool {
+        self.takes_work() && !self.breaker.is_closed()
+    }
+
     /// How long its renewals last, milliseconds.
     #[must_use]
     pub fn ttl_ms(&self, service: &ServiceConfig) -> u64 {
@@ -178,7 +208,11 @@ impl InstanceRecord {
     #[must_use]
     pub fn info(&self, service: &ServiceConfig) -> InstanceInfo {
         InstanceInfo {
-            spec: InstanceSpec { owner: String::new(), ..self.spec.clone() },
+            spec: InstanceSpec {
+                owner: String::new(),
+                process: String::new(),
+                ..self.spec.clone()
+            },
             incarnation: self.number,
             revision: self.revision,
             ttl_ms: self.ttl_ms(service),

@@ -5,6 +5,7 @@ use super::records::{NumberRecord, ServiceRecord, service, service_not_found};
 use super::{graph, health};
 use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
+use crate::machine::lifecycle::Report;
 use crate::machine::{Fault, requests};
 use crate::model::command::{DeleteService, PutService};
 use crate::model::limits::{DEPENDENCY_CHAIN_MAX, SERVICES_MAX};
@@ -33,6 +34,9 @@ pub(crate) fn put<K: Kv>(
             if record.config.health.deregister_after_ms != config.health.deregister_after_ms {
                 health::expect_gone(machine, &name, config.health.deregister_after_ms)?;
             }
+            if record.config != config {
+                machine.report(&name, Report::ServiceChanged);
+            }
             ServiceRecord { config, ..record }
         }
         None => new(machine, &name, config),
@@ -56,6 +60,7 @@ pub(super) fn new<K: Kv>(
     let number = NumberRecord { service: name.to_owned(), instance: String::new() };
     let number = changes::number(machine, &number);
     machine.meta_mut().services += 1;
+    machine.report(name, Report::ServiceRegistered);
     let created_at_ms = machine.now().get();
     ServiceRecord { number, config, created_at_ms, ..ServiceRecord::default() }
 }
@@ -126,6 +131,7 @@ pub(crate) fn delete<K: Kv>(
         return Ok(Outcome::Rejected(Rejection::new(Reason::ServiceInUse, text)));
     }
     remove_service(machine, &command.name, &record);
+    machine.report(&command.name, Report::ServiceDeleted);
     machine.meta_mut().services -= 1;
     requests::remember(machine, command.request_id, &Outcome::Done);
     Ok(Outcome::Done)

@@ -87,27 +87,25 @@ impl Bits {
     /// The first place at or after `from` that is in it (`true`) or not (`false`); 4096: none.
     #[must_use]
     pub fn next(&self, from: u64, wanted: bool) -> u64 {
-        let mut place = from;
-        while place < MARKS_OFFSETS {
-            let word = usize::try_from(place / 64).map_or(0, |w| self.0[w]);
-            let word = if wanted { word } else { !word };
-            let ahead = word >> (place % 64);
-            if ahead != 0 {
-                return place + u64::from(ahead.trailing_zeros());
-            }
-            place = (place / 64 + 1) * 64;
-        }
-        MARKS_OFFSETS
+        next_in(|word| self.0[word], from, wanted)
     }
 
-    fn union(&self, other: &Self) -> Self {
-        Self(std::array::from_fn(|word| self.0[word] | other.0[word]))
+    /// How many runs of neighbouring places.
+    fn runs(&self) -> usize {
+        let begins = self.0.iter().scan(0, |before, word| {
+            let begins = word & !(word << 1 | *before >> 63);
+            *before = *word;
+            Some(begins.count_ones() as usize)
+        });
+        begins.sum()
     }
 
     fn encode(&self, buf: &mut BytesMut) {
         let mut runs = BytesMut::new();
         let (mut from, mut count) = (0, 0_u64);
-        while runs.len() < WORDS * 8 {
+        // A run takes two bytes at least.
+        let too_many = self.runs() >= WORDS * 4;
+        while !too_many && runs.len() < WORDS * 8 {
             let first = self.next(from, true);
             if first == MARKS_OFFSETS {
                 break;
@@ -117,7 +115,7 @@ impl Bits {
             encode_varint(end - first, &mut runs);
             (from, count) = (end, count + 1);
         }
-        if runs.len() < WORDS * 8 {
+        if !too_many && runs.len() < WORDS * 8 {
             buf.put_u8(RUNS);
             encode_varint(count, buf);
             buf.put_slice(&runs);
@@ -151,6 +149,22 @@ impl Bits {
         }
         Ok(bits)
     }
+}
+
+/// The first place at or after `from` whose bit is set (`true`) or not (`false`) in words; 4096:
+/// none.
+fn next_in(word_at: impl Fn(usize) -> u64, from: u64, wanted: bool) -> u64 {
+    let mut place = from;
+    while place < MARKS_OFFSETS {
+        let word = usize::try_from(place / 64).map_or(0, &word_at);
+        let word = if wanted { word } else { !word };
+        let ahead = word >> (place % 64);
+        if ahead != 0 {
+            return place + u64::from(ahead.trailing_zeros());
+        }
+        place = (place / 64 + 1) * 64;
+    }
+    MARKS_OFFSETS
 }
 
 /// What is done and what is leased of 4096 offsets.
@@ -189,11 +203,12 @@ impl Marks {
     }
 
     /// The runs of places among `from..until` that are neither done nor leased, found one by one.
-    pub fn free(&self, from: u64, until: u64) -> impl Iterator<Item = OffsetRange> + use<> {
-        let (taken, mut at) = (self.done.union(&self.leased), from);
+    pub fn free(&self, from: u64, until: u64) -> impl Iterator<Item = OffsetRange> + '_ {
+        let next = |at, taken| next_in(|word| self.done.0[word] | self.leased.0[word], at, taken);
+        let mut at = from;
         std::iter::from_fn(move || {
-            let first = taken.next(at, false).min(until);
-            at = taken.next(first, true).min(until);
+            let first = next(at, false).min(until);
+            at = if first < until { next(first, true).min(until) } else { first };
             (first < at).then(|| OffsetRange::between(first, at))
         })
     }

@@ -27,6 +27,7 @@ fn spec(id: &str) -> InstanceSpec {
         metadata: [("k".to_owned(), "v".to_owned())].into(),
         ttl_ms: 5000,
         owner: "me".into(),
+        process: String::new(),
     }
 }
 
@@ -82,7 +83,7 @@ fn every_version_is_read() {
         let wanted =
             [(Health::Critical, BreakerState::Closed), (Health::Passing, BreakerState::Open)];
         assert_eq!(health, wanted);
-        assert_eq!(watch::changes(&kv, 0, 99).unwrap().unwrap().len(), 5);
+        assert_eq!(watch::changes(&kv, 0, 99).unwrap().unwrap().len(), 6);
         // And it is gone on from: what is silent goes, and the breaker may be tried.
         let tick = CommandBatch { stamp_ms: 63_000, commands: vec![Kind::Tick(Tick {}).into()] };
         apply(&mut kv, &[tick], 9);

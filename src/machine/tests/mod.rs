@@ -1,5 +1,6 @@
 //! Random commands against a naive model, and the laws of determinism.
 
+mod correlations;
 mod delivery;
 mod golden;
 mod golden_delivery;
@@ -10,6 +11,9 @@ mod key_snapshots;
 mod model;
 pub(crate) mod random;
 mod registry;
+mod registry_cases;
+mod registry_feed;
+mod registry_random;
 mod registry_view;
 mod schemas;
 mod staged;

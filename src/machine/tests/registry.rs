@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::random::Dice;
+use super::registry_random::{SERVICES, breaker_state, config, name, spec};
 use super::registry_view::check_watch;
 use super::{apply, first_seed, sequences};
 use crate::machine::mem::MemKv;
+use crate::machine::registry::records::ServiceRecord;
 use crate::machine::registry::{graph, query, watch};
 use crate::model::command::{
     CommandBatch, DeleteService, DeregisterInstances, HealthChange, InstanceName, Kind, PutService,
@@ -13,14 +15,8 @@ use crate::model::command::{
 };
 use crate::model::limits::REGISTRY_LOG_MAX;
 use crate::model::outcome::Outcome;
-use crate::model::registry::{
-    Address, BreakerState, CheckKind, Dependency, Health, InstanceSpec, Mode, ServiceConfig, Signal,
-};
+use crate::model::registry::{BreakerState, CheckKind, Health, Mode, ServiceConfig, Signal};
 use crate::model::rejection::Reason;
-
-const SERVICES: [&str; 5] = ["a", "b", "c", "d", "e"];
-const IDS: [&str; 4] = ["i", "j", "k", "l"];
-const OWNERS: [&str; 2] = ["me", "you"];
 
 /// An instance as simple as can be: what was said of it, and all that it ever was.
 #[derive(Clone, Debug)]
@@ -29,7 +25,11 @@ struct Known {
     lost_at: Option<u64>,
     failing: bool,
     mode: Mode,
+    by_operator: bool,
+    process: String,
     passing: bool,
+    /// Since when it is, or is not.
+    since: u64,
     /// When it changed, ever.
     changed: Vec<u64>,
     held_until: u64,
@@ -44,6 +44,11 @@ struct World {
     /// Few instances, whose health is told of all the time.
     restless: bool,
     services: BTreeMap<String, ServiceConfig>,
+    /// Breakers of services that did not stay as they were made.
+    breakers: BTreeMap<String, BreakerState>,
+    /// Services that somebody took calls for, and those for which nobody does any more.
+    available_once: BTreeSet<String>,
+    down: BTreeSet<String>,
     instances: BTreeMap<(String, String), Known>,
 }
 
@@ -78,6 +83,18 @@ impl World {
         of.filter(|(_, i)| i.passing && i.mode == Mode::Up).count() as u64
     }
 
+    fn breaker(&self, service: &str) -> BreakerState {
+        self.breakers.get(service).copied().unwrap_or(BreakerState::Closed)
+    }
+
+    /// Whether somebody answers behind breakers that are closed.
+    fn is_available(&self, service: &str) -> bool {
+        let closed = |b| matches!(b, BreakerState::Closed | BreakerState::ForcedClosed);
+        let mut of = self.instances.iter().filter(|((s, _), _)| s == service);
+        closed(self.breaker(service))
+            && of.any(|(_, i)| i.passing && i.mode == Mode::Up && closed(i.breaker))
+    }
+
     fn ejected(&self, service: &str) -> u64 {
         let of = self.instances.iter().filter(|((s, _), _)| s == service);
         let shut = |b| matches!(b, BreakerState::Open | BreakerState::ForcedOpen);
@@ -99,6 +116,7 @@ impl Known {
         if wanted == self.passing {
             return;
         }
+        self.since = now;
         // Sixteen changes are remembered.
         let kept = self.changed.iter().rev().take(16);
         let recent = kept.filter(|at| now - **at < 600_000).count();
@@ -116,42 +134,6 @@ impl Known {
             self.changed.push(now);
         }
     }
-}
-
-fn config(dice: &mut Dice) -> ServiceConfig {
-    let mut config = ServiceConfig::defaults();
-    for service in SERVICES {
-        if dice.below(4) == 0 {
-            let (service, optional) = (service.to_owned(), dice.below(2) == 0);
-            config.dependencies.push(Dependency { service, requirement: String::new(), optional });
-        }
-    }
-    config.health.deregister_after_ms = dice.below(3) * 20_000;
-    config.breaker.ejected_percent = 50;
-    if dice.below(2) == 0 {
-        config.health.check.kind = CheckKind::Tcp as i32;
-    }
-    config
-}
-
-fn name(dice: &mut Dice, restless: bool) -> InstanceName {
-    let (services, ids) = if restless { (1, 2) } else { (5, 4) };
-    InstanceName {
-        service: SERVICES[dice.below(services) as usize].to_owned(),
-        id: IDS[dice.below(ids) as usize].to_owned(),
-        owner: OWNERS[dice.below(8) as usize / 7].to_owned(),
-    }
-}
-
-fn spec(dice: &mut Dice, restless: bool) -> InstanceSpec {
-    let InstanceName { service, id, owner } = name(dice, restless);
-    let address = Address { protocol: "http".into(), address: "10.0.0.1:80".into() };
-    let (addresses, weight_milli) = (vec![address], 1000);
-    InstanceSpec { service, id, owner, addresses, weight_milli, ..InstanceSpec::default() }
-}
-
-fn breaker_state(dice: &mut Dice) -> BreakerState {
-    BreakerState::try_from(dice.below(5) as i32).unwrap()
 }
 
 /// A command, and why it is refused, if it is.
@@ -206,6 +188,9 @@ fn delete(dice: &mut Dice, world: &mut World) -> Said {
         Some(Reason::ServiceInUse)
     } else {
         world.services.remove(&name);
+        world.breakers.remove(&name);
+        world.available_once.remove(&name);
+        world.down.remove(&name);
         None
     };
     (Kind::DeleteService(DeleteService { name, request_id: String::new() }), reason)
@@ -219,7 +204,14 @@ fn register(dice: &mut Dice, world: &mut World) -> Said {
     let reason = match world.instances.get_mut(&key) {
         Some(known) if known.owner != spec.owner => Some(Reason::InstanceOwned),
         Some(known) => {
-            (known.lost_at, known.mode) = (None, Mode::Up);
+            let again = known.process == spec.process;
+            if !(known.by_operator || (again && !spec.process.is_empty())) {
+                known.mode = Mode::Up;
+            }
+            if known.passing && !again {
+                known.since = now;
+            }
+            (known.lost_at, known.process) = (None, spec.process.clone());
             known.judge(now);
             None
         }
@@ -231,7 +223,10 @@ fn register(dice: &mut Dice, world: &mut World) -> Said {
                 lost_at: None,
                 failing,
                 mode: Mode::Up,
+                by_operator: false,
+                process: spec.process.clone(),
                 passing: !failing,
+                since: now,
                 changed: vec![now],
                 held_until: 0,
                 holds: 0,
@@ -263,21 +258,23 @@ fn deregister(dice: &mut Dice, world: &mut World) -> Said {
 fn set_mode(dice: &mut Dice, world: &mut World) -> Said {
     let now = world.now;
     let mode = Mode::try_from(dice.below(3) as i32).unwrap();
-    let name = name(dice, world.restless);
+    let (name, force) = (name(dice, world.restless), dice.below(4) == 0);
     let known = world.instances.get_mut(&(name.service.clone(), name.id.clone()));
     let reason = match known {
         None => Some(Reason::InstanceNotFound),
-        Some(known) if known.owner != name.owner => Some(Reason::InstanceOwned),
+        Some(known) if !force && known.owner != name.owner => Some(Reason::InstanceOwned),
+        // An operator's mode gives way to no other one of its owner's.
+        Some(known) if known.by_operator && !force && mode != Mode::Up => None,
         Some(known) => {
             if known.mode == Mode::Maintenance && mode != Mode::Maintenance {
                 known.lost_at = known.lost_at.map(|_| now);
             }
-            known.mode = mode;
+            (known.mode, known.by_operator) = (mode, force && mode != Mode::Up);
             None
         }
     };
     let mode = mode as i32;
-    (Kind::SetMode(SetMode { instances: vec![name], mode, force: false }), reason)
+    (Kind::SetMode(SetMode { instances: vec![name], mode, force, ..SetMode::default() }), reason)
 }
 
 fn set_health(dice: &mut Dice, world: &mut World, kv: &MemKv) -> Said {
@@ -312,6 +309,9 @@ fn set_breaker(dice: &mut Dice, world: &mut World) -> Said {
     let (from, to) = (breaker_state(dice), breaker_state(dice));
     let forced =
         matches!(to, BreakerState::ForcedOpen | BreakerState::ForcedClosed) || dice.below(8) == 0;
+    if dice.below(4) == 0 {
+        return set_service_breaker(world, service, (from, to, forced));
+    }
     let (count, ejected) = (world.count(&service), world.ejected(&service));
     let known = world.instances.get_mut(&(service.clone(), instance.clone()));
     let percent = world.services.get(&service).map_or(0, |c| u64::from(c.breaker.ejected_percent));
@@ -338,8 +338,24 @@ fn set_breaker(dice: &mut Dice, world: &mut World) -> Said {
             None
         }
     };
-    let set =
-        SetBreaker { service, instance, incarnation: 0, from: from as i32, to: to as i32, forced };
+    let (from, to) = (from as i32, to as i32);
+    let set = SetBreaker { service, instance, from, to, forced, ..SetBreaker::default() };
+    (Kind::SetBreaker(set), reason)
+}
+
+/// The breaker of a service as a whole.
+fn set_service_breaker(
+    world: &mut World,
+    service: String,
+    (from, to, forced): (BreakerState, BreakerState, bool),
+) -> Said {
+    let stands = world.breaker(&service);
+    let reason = (!world.services.contains_key(&service)).then_some(Reason::ServiceNotFound);
+    if reason.is_none() && (forced || from == stands) {
+        world.breakers.insert(service.clone(), to);
+    }
+    let (from, to) = (from as i32, to as i32);
+    let set = SetBreaker { service, from, to, forced, ..SetBreaker::default() };
     (Kind::SetBreaker(set), reason)
 }
 
@@ -365,6 +381,12 @@ fn tick(world: &mut World, kv: &MemKv) {
             }
         }
     }
+    for (service, breaker) in &mut world.breakers {
+        let (record, _) = query::service(kv, service).unwrap().unwrap();
+        if *breaker == BreakerState::Open && record.breaker.until_ms <= now {
+            *breaker = BreakerState::HalfOpen;
+        }
+    }
 }
 
 fn reason_of(outcome: &Outcome) -> Option<Reason> {
@@ -377,7 +399,7 @@ fn reason_of(outcome: &Outcome) -> Option<Reason> {
     }
 }
 
-fn check(world: &World, kv: &MemKv, context: &str) {
+fn check(world: &mut World, kv: &MemKv, context: &str) {
     let listed = query::services(kv, "", 100).unwrap();
     let names: Vec<_> = listed.iter().map(|info| info.name.as_str()).collect();
     assert_eq!(names, world.services.keys().collect::<Vec<_>>(), "{context}");
@@ -388,15 +410,16 @@ fn check(world: &World, kv: &MemKv, context: &str) {
             (world.count(&info.name), world.healthy(&info.name), world.ejected(&info.name));
         assert_eq!(counts, wanted, "{context}: {}", info.name);
         assert_eq!(instances.len() as u64, service.instances, "{context}");
-        if service.healthy > 0 {
-            assert_eq!(service.down_since_ms, 0, "{context}");
-        }
+        assert_eq!(service.breaker.state(), world.breaker(&info.name), "{context}");
+        check_standing(world, &info.name, &service, context);
         for record in instances {
             let known = &world.instances[&(info.name.clone(), record.spec.id.clone())];
             let passing = record.health() == Health::Passing;
             let stands = (passing, record.mode(), record.held_until_ms, record.breaker.state());
             let wanted = (known.passing, known.mode, known.held_until, known.breaker);
             assert_eq!(stands, wanted, "{context}: {record:?}");
+            let stands = (record.mode_by_operator, record.health_since_ms);
+            assert_eq!(stands, (known.by_operator, known.since), "{context}: {record:?}");
             let times: Vec<_> = record.transitions.iter().map(|t| t.at_ms).collect();
             assert!(known.changed.ends_with(&times), "{context}: {record:?}");
             assert_eq!(u64::from(record.breaker.opened), known.opened, "{context}: {record:?}");
@@ -404,20 +427,35 @@ fn check(world: &World, kv: &MemKv, context: &str) {
         let tree = graph::tree(kv, &info.name).unwrap().unwrap();
         assert_eq!(tree.is_ready(), ready(world, &info.name), "{context}: {tree:?}");
         assert_eq!(tree.causes().is_empty(), tree.is_ready(), "{context}: {tree:?}");
+        let shut_off = world.healthy(&info.name) > 0 && !world.is_available(&info.name);
+        let told = matches!(tree.lack, Some(graph::Lack::ShutOff { .. }));
+        assert_eq!(told, shut_off, "{context}: {tree:?}");
     }
 }
 
-/// By definition: it has a healthy instance, and so has all that it requires.
+/// That a service is down, and is back, is told as it comes.
+fn check_standing(world: &mut World, name: &str, service: &ServiceRecord, context: &str) {
+    if world.is_available(name) {
+        assert_eq!(service.down_since_ms, 0, "{context}");
+        assert!(!world.down.remove(name) || service.recovered_at_ms > 0, "{context}");
+        world.available_once.insert(name.to_owned());
+    } else if world.available_once.contains(name) {
+        assert!((1..=world.now).contains(&service.down_since_ms), "{context}");
+        world.down.insert(name.to_owned());
+    }
+}
+
+/// By definition: somebody takes calls for it, and for all that it requires.
 fn ready(world: &World, service: &str) -> bool {
     let Some(config) = world.services.get(service) else { return false };
     let mut required = config.dependencies.iter().filter(|d| !d.optional);
-    world.healthy(service) > 0 && required.all(|d| ready(world, &d.service))
+    world.is_available(service) && required.all(|d| ready(world, &d.service))
 }
 
 #[test]
 fn the_registry_does_what_the_naive_model_does() {
     let first = first_seed();
-    let (mut held, mut compacted) = (0, 0);
+    let (mut held, mut compacted, mut down) = (0, 0, 0);
     for seed in first..first + sequences() / 10 {
         let mut dice = Dice::new(seed);
         let restless = dice.below(2) == 0;
@@ -436,46 +474,14 @@ fn the_registry_does_what_the_naive_model_does() {
             let outcome =
                 apply(&mut kv, std::slice::from_ref(&entry), n * 2 + 2).remove(0).remove(0);
             assert_eq!(reason_of(&outcome), reason, "{context}: {entry:?}");
-            check(&world, &kv, &context);
+            check(&mut world, &kv, &context);
             if dice.below(4) == 0 {
                 check_watch(&kv, &mut views, &context);
             }
         }
         held += world.instances.values().filter(|known| known.holds > 0).count();
+        down += world.down.len();
         compacted += usize::from(watch::revision(&kv).unwrap() > REGISTRY_LOG_MAX);
     }
-    assert!(held > 0 && compacted > 0, "{held} held, {compacted} compacted: too tame");
-}
-
-#[test]
-fn the_way_round_a_circle_is_named() {
-    let mut kv = MemKv::default();
-    let mut put = |name: &str, needs: &[&str]| {
-        let mut config = ServiceConfig::defaults();
-        let dependency = |service: &&str| Dependency {
-            service: (*service).to_owned(),
-            requirement: String::new(),
-            optional: false,
-        };
-        config.dependencies = needs.iter().map(dependency).collect();
-        let put = PutService { name: name.to_owned(), config, ..PutService::default() };
-        let entry = CommandBatch { stamp_ms: 1, commands: vec![Kind::PutService(put).into()] };
-        apply(&mut kv, &[entry], 1).remove(0).remove(0)
-    };
-    for (name, needs) in [("a", &["b"][..]), ("b", &["x", "c"]), ("c", &["d"]), ("d", &["e"])] {
-        assert!(matches!(put(name, needs), Outcome::Service(_)));
-    }
-    let Outcome::Rejected(rejection) = put("e", &["x", "a"]) else { panic!("it is taken") };
-    assert_eq!(rejection.reason, Reason::DependencyCycle);
-    assert_eq!(rejection.fact("path"), Some("e -> a -> b -> c -> d -> e"));
-    assert!(matches!(put("e", &["x"]), Outcome::Service(_)));
-    let edges = |name: &str| {
-        let found = graph::edges(&kv, name).unwrap()?;
-        let texts = found.iter().map(|(from, d)| format!("{from}-{}", d.service));
-        Some(texts.collect::<Vec<_>>().join(" "))
-    };
-    assert_eq!(edges("x").unwrap(), "b-x e-x");
-    assert_eq!(edges("b").unwrap(), "a-b b-x b-c");
-    assert_eq!(edges("").unwrap(), "a-b b-x b-c c-d d-e e-x");
-    assert_eq!(edges("y"), None);
+    assert!(held > 0 && compacted > 0 && down > 0, "{held} held, {compacted} compacted: too tame");
 }

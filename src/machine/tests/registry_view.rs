@@ -145,3 +145,36 @@ fn a_chain_of_dependencies_is_bounded_from_either_end_and_in_the_middle() {
     assert_eq!(put(&mut kv, 106, 1, Some(2)), None);
     assert!(graph::tree(&kv, "s1").unwrap().is_some());
 }
+
+#[test]
+fn the_way_round_a_circle_is_named() {
+    let mut kv = MemKv::default();
+    let mut put = |name: &str, needs: &[&str]| {
+        let mut config = ServiceConfig::defaults();
+        let dependency = |service: &&str| Dependency {
+            service: (*service).to_owned(),
+            requirement: String::new(),
+            optional: false,
+        };
+        config.dependencies = needs.iter().map(dependency).collect();
+        let put = PutService { name: name.to_owned(), config, ..PutService::default() };
+        let entry = CommandBatch { stamp_ms: 1, commands: vec![Kind::PutService(put).into()] };
+        apply(&mut kv, &[entry], 1).remove(0).remove(0)
+    };
+    for (name, needs) in [("a", &["b"][..]), ("b", &["x", "c"]), ("c", &["d"]), ("d", &["e"])] {
+        assert!(matches!(put(name, needs), Outcome::Service(_)));
+    }
+    let Outcome::Rejected(rejection) = put("e", &["x", "a"]) else { panic!("it is taken") };
+    assert_eq!(rejection.reason, Reason::DependencyCycle);
+    assert_eq!(rejection.fact("path"), Some("e -> a -> b -> c -> d -> e"));
+    assert!(matches!(put("e", &["x"]), Outcome::Service(_)));
+    let edges = |name: &str| {
+        let found = graph::edges(&kv, name).unwrap()?;
+        let texts = found.iter().map(|(from, d)| format!("{from}-{}", d.service));
+        Some(texts.collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(edges("x").unwrap(), "b-x e-x");
+    assert_eq!(edges("b").unwrap(), "a-b b-x b-c");
+    assert_eq!(edges("").unwrap(), "a-b b-x b-c c-d d-e e-x");
+    assert_eq!(edges("y"), None);
+}

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use prost::Message as _;
 
 use super::delivery::cases::Hub;
+use super::delivery::random::TestEvent;
 use super::random::{Dice, keyed_publish};
 use super::transact::{Held, hub, is_refused, lease, on, transact};
 use crate::machine::delivery::timers::{Due, Timer};
@@ -20,7 +21,7 @@ use crate::model::event_run;
 use crate::model::expectation::Expect;
 use crate::model::ids::{KeyVersion, TransactionId};
 use crate::model::limits::{
-    TRANSACTION_KEPT_MS, TRANSACTION_OPERATIONS_MAX, TRANSACTIONS_OPEN_MAX,
+    TICK_EVENTS_MAX, TRANSACTION_KEPT_MS, TRANSACTION_OPERATIONS_MAX, TRANSACTIONS_OPEN_MAX,
     TRANSACTIONS_STAGED_BYTES_MAX,
 };
 use crate::model::outcome::Outcome;
@@ -352,6 +353,36 @@ fn repeated_requests_change_nothing_and_what_ended_is_forgotten_after_a_day() {
     assert_eq!(hub.kv.rows(Table::Transactions), 0);
     assert_eq!(reason(&commit(&mut hub, 1)), Some(Reason::TransactionNotFound));
     assert_eq!(info(begin(&mut hub, 5000, "b")).id.get(), 2, "never touches a newer one");
+}
+
+#[test]
+fn stages_that_expire_count_among_what_a_tick_does() {
+    const STAGES: usize = 10;
+    let mut hub = hub();
+    // A lease that leaves room for less than that, and ends first.
+    let events = TICK_EVENTS_MAX - 6;
+    let event =
+        TestEvent { id: "i".into(), source: "s".into(), kind: "k".into(), ..Default::default() };
+    hub.publish(&vec![event; events as usize]);
+    let granted = hub.lease(&[(0, events)]);
+    assert_eq!(granted.iter().map(|grant| grant.ranges.count()).sum::<u64>(), events);
+    let lease_ms = granted[0].expires_at.get() - hub.now_ms;
+    for id in 1..=3 {
+        begin(&mut hub, lease_ms, "");
+        let expectations = vec![Expectation::new("k".into(), Expect::Any)];
+        let part = Publish { topic: "t".into(), expectations, ..Publish::default() };
+        let what = Transact { parts: vec![part], ..Transact::default() };
+        for _ in 0..STAGES {
+            info(hub.apply(Kind::StageTransaction(stage_of(id, &what, ""))));
+        }
+    }
+    hub.now_ms += lease_ms;
+    let mut tick = || match hub.apply(Kind::Tick(Tick {})) {
+        Outcome::Ticked(ticked) => (ticked.timers, ticked.more, hub.kv.rows(Table::Staged)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(tick(), (2, true, 2 * STAGES), "the lease and one transaction");
+    assert_eq!(tick(), (2, false, 0), "the others");
 }
 
 #[test]

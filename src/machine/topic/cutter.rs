@@ -83,7 +83,7 @@ impl Cutter {
 
     /// Whether an event is in here.
     pub(super) fn has(&self, offset: Offset) -> bool {
-        self.place(offset.get()).is_ok()
+        (self.first()..self.end()).contains(&offset) && self.place(offset.get()).is_ok()
     }
 
     /// The first event's offset.

@@ -1,13 +1,14 @@
 //! Deleting a topic with everything in it.
 //!
 //! A topic's number is never used again, so its rows can be removed as ranges. The rows of
-//! `Positions` are shared by all topics: those of a deleted topic stay, and readers pass over them.
+//! `Positions` are shared by all topics: those of a deleted topic stay, and readers pass over them. So are those of
+//! `Correlations`, which housekeeping sweeps.
 
 use super::record::not_found;
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
-use crate::machine::{requests, subscription};
+use crate::machine::{requests, subscription, tracking};
 use crate::model::command::DeleteTopic;
 use crate::model::outcome::Outcome;
 
@@ -42,6 +43,7 @@ pub(crate) fn apply<K: Kv>(
         let (start, end) = (id.to_key().to_vec(), id.next().to_key().to_vec());
         machine.overlay_mut().delete_range(table, start, end);
     }
+    tracking::index::forget_later(machine)?;
     machine.remove_topic(&command.name);
     machine.meta_mut().topics -= 1;
     requests::remember(machine, command.request_id, &Outcome::Done);

@@ -40,6 +40,8 @@ pub struct RunReader {
     read: VecDeque<Part>,
     /// What was taken from last.
     last: Option<Part>,
+    /// Where that is in what was read: what is wanted next is there or follows.
+    at: usize,
 }
 
 /// A stored batch, or one stripe of it.
@@ -99,7 +101,10 @@ impl RunReader {
     ) -> Result<Option<Part>, Fault> {
         let first = Offset(ranges.first().map_or(0, |range| range.first));
         let known = |part: &&Part| part.topic == topic && part.events.has(first);
-        if let Some(part) = self.read.iter().find(known) {
+        let (before, onwards) = (self.read.iter().take(self.at), self.read.iter().skip(self.at));
+        let numbered = (self.at..).zip(onwards).chain((0..).zip(before));
+        if let Some((at, part)) = { numbered }.find(|(_, part)| known(part)) {
+            self.at = at;
             return Ok(Some(part.clone()));
         }
         let Some(stored) = batch::stored_at(kv, topic, first)? else { return Ok(None) };
@@ -129,6 +134,7 @@ impl RunReader {
     }
 
     fn remember(&mut self, parts: &[Part]) {
+        self.at = 0;
         parts.iter().rev().for_each(|part| self.read.push_front(part.clone()));
         let mut bytes: usize = self.read.iter().map(|part| part.events.bytes()).sum();
         while bytes > RUN_READER_BYTES
@@ -144,6 +150,7 @@ impl RunReader {
     pub fn look_ahead(&mut self) -> Vec<Ahead> {
         let Some(Part { topic, stripe, events }) = self.last.take() else { return Vec::new() };
         let from = events.first();
+        self.at = 0;
         self.read.retain(|part| {
             part.topic == topic && part.stripe == stripe && part.events.first() >= from
         });

@@ -1,17 +1,21 @@
 //! Which events belong together: (correlation id, position) → (topic id, offset).
 //!
-//! Only events that have a correlation id have a row. Rows of topics that were deleted stay until the
-//! correlation id is read; readers pass over them.
+//! Only events that have a correlation id have a row. Rows of topics that were deleted lie between those of others:
+//! housekeeping sweeps them out bit by bit, and until then readers pass over them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bytes::{BufMut, Bytes};
 
 use crate::machine::apply::Machine;
-use crate::machine::kv::{Kv, Table};
+use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::record::{Kind, encode};
 use crate::machine::{Fault, key, record};
 use crate::model::event;
 use crate::model::event_run;
 use crate::model::ids::{Offset, Position, TopicId};
+use crate::model::limits::CORRELATIONS_SWEPT_MAX;
 
 /// The row's key.
 #[must_use]
@@ -73,6 +77,66 @@ pub(crate) fn note<K: Kv>(
         (offset, position) = (offset.next(), position.next());
     }
     Ok(())
+}
+
+/// A topic is being deleted: its rows are to be swept out.
+pub(crate) fn forget_later<K: Kv>(machine: &mut Machine<'_, K>) -> Result<(), Fault> {
+    let mut empty = true;
+    let overlay = machine.overlay();
+    overlay.scan(Table::Correlations, &[], &key::END, Order::Ascending, &mut |_, _| {
+        empty = false;
+        Ok(ControlFlow::Break(()))
+    })?;
+    if !empty {
+        let meta = machine.meta_mut();
+        // What a round on its way has passed already needs another one.
+        meta.correlations_rounds = if meta.correlations_cursor.is_empty() { 1 } else { 2 };
+    }
+    Ok(())
+}
+
+/// Looks at a bounded number of rows and deletes those of topics that were deleted.
+pub(crate) fn sweep<K: Kv>(machine: &mut Machine<'_, K>) -> Result<(), Fault> {
+    if machine.meta().correlations_rounds == 0 {
+        return Ok(());
+    }
+    let mut start = std::mem::take(&mut machine.meta_mut().correlations_cursor);
+    start.push(0);
+    let mut rows = Vec::new();
+    let overlay = machine.overlay();
+    overlay.scan(Table::Correlations, &start, &key::END, Order::Ascending, &mut |row, value| {
+        rows.push((row.to_vec(), place_of(value)?.0));
+        let full = rows.len() == CORRELATIONS_SWEPT_MAX;
+        Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if rows.len() < CORRELATIONS_SWEPT_MAX {
+        machine.meta_mut().correlations_rounds -= 1;
+    } else if let Some((last, _)) = rows.last() {
+        machine.meta_mut().correlations_cursor.clone_from(last);
+    }
+    let mut known = BTreeMap::new();
+    for (row, topic) in rows {
+        let stands = match known.get(&topic) {
+            Some(stands) => *stands,
+            None => has_events(machine, topic)?,
+        };
+        known.insert(topic, stands);
+        if !stands {
+            machine.overlay_mut().delete(Table::Correlations, row);
+        }
+    }
+    Ok(())
+}
+
+/// Whether anything of a topic is stored; of one whose events have rows, that is whether it exists.
+fn has_events<K: Kv>(machine: &Machine<'_, K>, topic: TopicId) -> Result<bool, Fault> {
+    let (start, end) = (topic.to_key(), topic.next().to_key());
+    let mut found = false;
+    machine.overlay().scan(Table::Batches, &start, &end, Order::Ascending, &mut |_, _| {
+        found = true;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -78,14 +78,16 @@ pub(crate) fn abort<K: Kv>(
     record::outcome(machine.overlay(), id)
 }
 
-/// A transaction's time is over.
-pub(crate) fn expire<K: Kv>(machine: &mut Machine<'_, K>, id: TransactionId) -> Result<(), Fault> {
-    let Some(transaction) = record::get(machine.overlay(), id)? else { return Ok(()) };
+/// A transaction's time is over. How many stages are dropped.
+pub(crate) fn expire<K: Kv>(machine: &mut Machine<'_, K>, id: TransactionId) -> Result<u64, Fault> {
+    let Some(transaction) = record::get(machine.overlay(), id)? else { return Ok(0) };
     let late = transaction.expires_at_ms <= machine.now().get();
-    if late && transaction.state() == TransactionState::Open {
-        end(machine, id, transaction, TransactionState::Expired);
+    if !late || transaction.state() != TransactionState::Open {
+        return Ok(0);
     }
-    Ok(())
+    let stages = u64::from(transaction.stages);
+    end(machine, id, transaction, TransactionState::Expired);
+    Ok(stages)
 }
 
 fn state<K: Kv>(

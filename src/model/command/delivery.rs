@@ -231,10 +231,10 @@ pub struct Notice {
     /// What.
     #[prost(enumeration = "NoticeKind", tag = "2")]
     pub kind: i32,
-    /// Which of the service's limits was hit.
+    /// Which of the service's limits was hit, or which service is called in its place.
     #[prost(string, tag = "3")]
     pub limit: String,
-    /// The limit's value, or how many events wait.
+    /// The limit's value, how many events wait, or how many instances are silent.
     #[prost(uint64, tag = "4")]
     pub value: u64,
 }
@@ -251,6 +251,18 @@ pub enum NoticeKind {
     Lagging = 2,
     /// Fewer than half of that wait now.
     CaughtUp = 3,
+    /// So many instances of a service fell silent at once that none is given up for now.
+    BrakeEngaged = 4,
+    /// They are given up again.
+    BrakeReleased = 5,
+    /// A service, and all that it requires, takes calls.
+    Ready = 6,
+    /// It does not, or not all that it requires.
+    NotReady = 7,
+    /// A service that is down has another one called in its place.
+    FailedOver = 8,
+    /// It is called itself again, or nobody is.
+    FailedBack = 9,
 }
 
 /// Set the limits of a service; none at all forgets it.

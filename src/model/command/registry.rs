@@ -72,9 +72,12 @@ pub struct SetMode {
     /// What they shall be.
     #[prost(enumeration = "Mode", tag = "2")]
     pub mode: i32,
-    /// Whoever owns them.
+    /// Whoever owns them: an operator says so.
     #[prost(bool, tag = "3")]
     pub force: bool,
+    /// A repeated one changes nothing; empty: none.
+    #[prost(string, tag = "4")]
+    pub request_id: String,
 }
 
 /// What the leader saw of an instance.
@@ -129,4 +132,7 @@ pub struct SetBreaker {
     /// An operator says so.
     #[prost(bool, tag = "6")]
     pub forced: bool,
+    /// A repeated one changes nothing; empty: none.
+    #[prost(string, tag = "7")]
+    pub request_id: String,
 }

@@ -68,11 +68,14 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 pub const REQUEST_ID_KEPT_MS: u64 = 24 * 3600 * 1000;
 /// Rows that one housekeeping command looks at, per table.
 pub const HOUSEKEEPING_ROWS_MAX: usize = 1024;
+/// Rows of correlation ids that one housekeeping command looks at, after a topic was deleted.
+pub const CORRELATIONS_SWEPT_MAX: usize = if cfg!(test) { 4 } else { 8192 };
 
 /// Bytes of the commands that are gathered into one Raft entry; one larger command goes alone.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
-/// Bytes of a Raft entry's commands; what is above is refused at the door.
-pub const ENTRY_BYTES_MAX: usize = CALL_BYTES_MAX + (64 << 10);
+/// Bytes of one command in a Raft entry; what is above is refused at the door. The largest call with everything that
+/// the hub adds to it is well below.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
 /// Commands in one Raft entry.
 pub const ENTRY_COMMANDS_MAX: usize = 4096;
 /// Bytes of one stored batch of events, unless a single call is larger.
@@ -265,6 +268,8 @@ pub const TRACED_CONTEXTS_MAX: usize = 128;
 pub const SCHEMA_JUDGEMENTS_MAX: u32 = 5;
 /// Compiled schemas that a node keeps to judge events by.
 pub const SCHEMAS_COMPILED_MAX: usize = 4096;
+/// Bytes of the texts that they were made of.
+pub const SCHEMAS_COMPILED_BYTES_MAX: usize = if cfg!(test) { 1000 } else { 64 << 20 };
 /// Bytes of events that schemas judge before others get their turn; a larger event is another thread's.
 pub const JUDGED_AT_ONCE_BYTES_MAX: u64 = 32 << 10;
 /// Bytes of violations that a refusal lists, about.
@@ -299,7 +304,7 @@ pub const LEASE_EVENTS_MAX: u64 = 4096;
 pub const SETTLE_ITEMS_MAX: usize = 4096;
 /// Timers that one tick fires.
 pub const TICK_TIMERS_MAX: usize = 1024;
-/// Events that one tick moves, unless a single timer moves more.
+/// Events that one tick moves, and stages of transactions that it drops, unless a single timer takes more.
 pub const TICK_EVENTS_MAX: u64 = 4096;
 /// Dead letters that one redrive or purge handles.
 pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;

@@ -12,6 +12,8 @@ pub const INSTANCES_PER_CALL_MAX: usize = 1024;
 pub const INSTANCE_ID_BYTES_MAX: usize = 128;
 /// Bytes of an owner's secret.
 pub const OWNER_BYTES_MAX: usize = 128;
+/// Bytes of what tells one process that registers an instance from another.
+pub const PROCESS_BYTES_MAX: usize = 128;
 /// Addresses of one instance.
 pub const ADDRESSES_MAX: usize = 16;
 /// Bytes of an address.
@@ -79,6 +81,10 @@ pub const BRAKE_INSTANCES_MIN: usize = 2;
 pub const BRAKE_MS_MAX: u64 = 300_000;
 /// A leader looks for silent instances so often, milliseconds.
 pub const RENEWALS_LOOK_MS: u64 = 200;
+/// A leader looks how services stand at most so often, milliseconds.
+pub const STANDINGS_LOOK_MS: u64 = 500;
+/// What it tells of them at once; the rest is for the next look.
+pub const STANDINGS_TOLD_MAX: usize = 1000;
 /// A leader that looks so late stood still, milliseconds.
 pub const LEADER_STALL_MS: u64 = 2000;
 /// Instances that one answer resolves.

@@ -6,7 +6,7 @@ use super::{check_version, refuse, within};
 use crate::model::ids::UnixMs;
 use crate::model::limits::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, INSTANCE_ID_BYTES_MAX, INSTANCE_TTL_MS,
-    INSTANCE_WEIGHT_MILLI, OWNER_BYTES_MAX, PROTOCOL_BYTES_MAX, ZONE_BYTES_MAX,
+    INSTANCE_WEIGHT_MILLI, OWNER_BYTES_MAX, PROCESS_BYTES_MAX, PROTOCOL_BYTES_MAX, ZONE_BYTES_MAX,
 };
 use crate::model::quota::check_service;
 use crate::model::rejection::{Reason, Rejection};
@@ -53,6 +53,9 @@ pub struct InstanceSpec {
     /// Who may change it: a secret of whoever registers it.
     #[prost(string, tag = "9")]
     pub owner: String,
+    /// Which process registers it: another one has been started anew. Empty: not told.
+    #[prost(string, tag = "10")]
+    pub process: String,
 }
 
 impl InstanceSpec {
@@ -72,7 +75,8 @@ impl InstanceSpec {
         if self.ttl_ms > 0 {
             within("ttl_ms", self.ttl_ms, &INSTANCE_TTL_MS)?;
         }
-        within("owner", self.owner.len() as u64, &(0..=OWNER_BYTES_MAX as u64))
+        within("owner", self.owner.len() as u64, &(0..=OWNER_BYTES_MAX as u64))?;
+        within("process", self.process.len() as u64, &(0..=PROCESS_BYTES_MAX as u64))
     }
 }
 
@@ -191,6 +195,14 @@ pub struct BreakerStatus {
     pub since_ms: u64,
 }
 
+impl BreakerStatus {
+    /// Whether it lets all calls through.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state(), BreakerState::Closed | BreakerState::ForcedClosed)
+    }
+}
+
 /// A change of an instance's health.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Transition {
@@ -208,7 +220,7 @@ pub struct Transition {
 /// An instance with what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceInfo {
-    /// What it says of itself. Its owner is left out.
+    /// What it says of itself. Its owner and its process are left out.
     pub spec: InstanceSpec,
     /// Tells it from earlier instances of this id.
     pub incarnation: u64,
@@ -268,6 +280,7 @@ mod tests {
             (|s| s.weight_milli = u64::MAX, Reason::InvalidConfig),
             (|s| s.ttl_ms = 1, Reason::InvalidConfig),
             (|s| s.zone = "z".repeat(999), Reason::InvalidConfig),
+            (|s| s.process = "p".repeat(129), Reason::InvalidConfig),
         ] {
             let mut spec = spec();
             change(&mut spec);

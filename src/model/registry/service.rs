@@ -167,7 +167,7 @@ pub struct ServiceConfig {
     /// How long the share of an instance grows after it became healthy, milliseconds.
     #[prost(uint64, tag = "7")]
     pub slow_start_ms: u64,
-    /// When fewer percent are healthy, all count as healthy.
+    /// When fewer percent are healthy, all count as healthy but those that a breaker shuts off.
     #[prost(uint32, tag = "8")]
     pub panic_percent: u32,
     /// Where to go when none is healthy, in this order.
@@ -341,9 +341,9 @@ pub struct ServiceInfo {
     pub instances: u64,
     /// Those of them that are healthy and take work.
     pub healthy: u64,
-    /// Since when no instance is healthy; `None`: one is, or there never was one.
+    /// Since when no healthy instance is behind closed breakers; `None`: one is, or there never was one.
     pub down_since: Option<UnixMs>,
-    /// When an instance was healthy again after all were down; `None`: they never were.
+    /// When one was again after there was none; `None`: it was never down.
     pub recovered_at: Option<UnixMs>,
     /// The breaker of the whole service.
     pub breaker: BreakerStatus,
@@ -365,6 +365,43 @@ mod tests {
     #[test]
     fn the_defaults_are_in_range() {
         assert_eq!(ServiceConfig::defaults().check("a"), Ok(()));
+    }
+
+    #[test]
+    fn bounds_of_breakers_are_in_range_and_what_is_beyond_is_not() {
+        type Setting = fn(&mut BreakerPolicy, u64);
+        let check = |set: Setting, value: u64| {
+            let mut config = ServiceConfig::defaults();
+            set(&mut config.breaker, value);
+            config.check("a").map_err(|rejection| (rejection.reason, rejection.message))
+        };
+        let settings: [(&str, Setting, [u64; 2]); 8] = [
+            // The shortest and the longest time that it is open.
+            (
+                "breaker.open_ms",
+                |b, n| (b.open_ms, b.open_max_ms) = (n, 3_600_000),
+                [100, 3_600_000],
+            ),
+            ("breaker.open_max_ms", |b, n| (b.open_ms, b.open_max_ms) = (200, n), [200, 3_600_000]),
+            ("breaker.window_ms", |b, n| b.window_ms = n, [1000, 600_000]),
+            ("breaker.failures", |b, n| b.failures = number(n), [1, 10_000]),
+            ("breaker.min_calls", |b, n| b.min_calls = number(n), [1, 10_000]),
+            ("breaker.probes", |b, n| b.probes = number(n), [1, 10_000]),
+            ("breaker.failure_percent", |b, n| b.failure_percent = number(n), [1, 100]),
+            ("breaker.ejected_percent", |b, n| b.ejected_percent = number(n), [0, 100]),
+        ];
+        for (name, set, [least, most]) in settings {
+            assert_eq!([least, most].map(|n| check(set, n)), [Ok(()), Ok(())], "{name}");
+            for beyond in [least.checked_sub(1), Some(most + 1)].into_iter().flatten() {
+                let (reason, says) = check(set, beyond).unwrap_err();
+                assert_eq!(reason, Reason::InvalidConfig, "{name}={beyond}");
+                assert!(says.contains(name), "{name}={beyond}: {says}");
+            }
+        }
+    }
+
+    fn number(n: u64) -> u32 {
+        u32::try_from(n).unwrap()
     }
 
     #[test]

@@ -215,6 +215,111 @@ mod tests {
         }
     }
 
+    /// Calls of a service, by milliseconds since the first.
+    struct Calls {
+        policy: BreakerPolicy,
+        window: Window,
+        start: Instant,
+    }
+
+    impl Calls {
+        fn new(change: impl FnOnce(&mut BreakerPolicy)) -> Self {
+            let mut policy = policy();
+            change(&mut policy);
+            Self { policy, window: Window::default(), start: clock::now() }
+        }
+
+        fn at(&mut self, ms: u64, ok: u64, failed: u64) -> Option<BreakerState> {
+            let (closed, at) =
+                (status(BreakerState::Closed), self.start + Duration::from_millis(ms));
+            self.window.count((&self.policy, &closed, Of::Service), counts(ok, failed), at)
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_call_counts_for_nine_to_ten_tenths_of_the_window(
+            steps in proptest::collection::vec(0..1500_u64, 1..200)
+        ) {
+            // All fail, so that their number alone decides.
+            let (mut calls, mut all, mut now) = (Calls::new(|_| ()), Vec::new(), 0);
+            for step in steps {
+                now += step;
+                all.push(now);
+                let within = |ms: u64| all.iter().filter(|at| now - **at < ms).count();
+                let (surely, at_most) = (within(9000), within(10_000));
+                let opens = calls.at(now, 0, 1).is_some();
+                proptest::prop_assert!(opens || surely < 20, "{surely} in nine seconds");
+                proptest::prop_assert!(!opens || at_most >= 20, "{at_most} in ten seconds");
+                if opens {
+                    (calls.window, all) = (Window::default(), Vec::new());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_counts_until_the_window_is_over_to_the_millisecond() {
+        let last = |ms| {
+            let mut calls = Calls::new(|_| ());
+            assert_eq!(calls.at(0, 0, 19), None);
+            calls.at(ms, 0, 1)
+        };
+        assert_eq!([9_999, 10_000].map(last), [Some(BreakerState::Open), None]);
+        // What came within a tenth of it goes with the first of that tenth, what came after it does not.
+        let gone = |ms| {
+            let mut calls = Calls::new(|_| ());
+            assert_eq!((calls.at(0, 0, 1), calls.at(ms, 0, 18)), (None, None));
+            calls.at(10_500, 0, 2)
+        };
+        assert_eq!([999, 1000].map(gone), [None, Some(BreakerState::Open)]);
+        let mut short = Calls::new(|policy| policy.window_ms = 1000);
+        assert_eq!((short.at(0, 0, 10), short.at(999, 0, 9)), (None, None));
+        assert_eq!((short.at(1000, 0, 10), short.at(1001, 0, 1)), (None, Some(BreakerState::Open)));
+    }
+
+    #[test]
+    fn the_share_of_failures_counts_from_exactly_where_it_is_set() {
+        let of = |percent, ok, failed| {
+            let mut calls = Calls::new(|policy| policy.failure_percent = percent);
+            calls.at(0, ok, failed).is_some()
+        };
+        assert_eq!([(11, 9), (10, 10), (9, 11)].map(|(ok, f)| of(50, ok, f)), [false, true, true]);
+        // 33 of 99 are less than 34 percent, 34 of 100 are not.
+        assert_eq!([(66, 33), (66, 34)].map(|(ok, f)| of(34, ok, f)), [false, true]);
+        assert_eq!([(1, 999), (0, 20)].map(|(ok, f)| of(100, ok, f)), [false, true]);
+        assert_eq!([(100, 1), (99, 1)].map(|(ok, f)| of(1, ok, f)), [false, true]);
+    }
+
+    #[test]
+    fn fewer_calls_than_it_takes_open_nothing() {
+        let mut one = Calls::new(|policy| policy.min_calls = 1);
+        assert_eq!((one.at(0, 1, 0), one.at(1, 0, 1)), (None, Some(BreakerState::Open)));
+        let mut many = Calls::new(|policy| policy.min_calls = 10_000);
+        assert_eq!(many.at(0, 0, 9_999), None);
+        // Those that went well count among them.
+        assert_eq!(many.at(1, 1, 0), Some(BreakerState::Open));
+    }
+
+    #[test]
+    fn probes_count_one_by_one_and_anew_each_time() {
+        let (policy, now) = (policy(), clock::now());
+        let mut window = Window::default();
+        let mut count =
+            |state, calls| window.count((&policy, &status(state), Of::Instance), calls, now);
+        let half = BreakerState::HalfOpen;
+        assert_eq!((count(half, counts(1, 0)), count(half, counts(1, 0))), (None, None));
+        // It was opened again meanwhile: what went well before says nothing any more.
+        assert_eq!(count(BreakerState::Open, counts(1, 0)), None);
+        assert_eq!(count(half, counts(2, 0)), None);
+        assert_eq!(count(half, counts(0, 0)), None);
+        assert_eq!(count(half, counts(1, 0)), Some(BreakerState::Closed));
+        assert_eq!(count(BreakerState::Closed, counts(2, 0)), None);
+        assert_eq!(count(half, counts(2, 0)), None);
+        // More went well than it takes, but one did not.
+        assert_eq!(count(half, counts(9, 1)), Some(BreakerState::Open));
+    }
+
     #[test]
     fn half_open_it_takes_all_probes_to_close_and_one_failure_to_open() {
         let (policy, half, now) = (policy(), status(BreakerState::HalfOpen), clock::now());

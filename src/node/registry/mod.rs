@@ -14,6 +14,7 @@ mod view;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -259,17 +260,19 @@ impl Node {
         names: Vec<InstanceName>,
         mode: Mode,
         force: bool,
+        request_id: String,
     ) -> Result<Vec<InstanceOutcome>, Rejection> {
         check_count(names.len(), "instances")?;
-        let set = SetMode { instances: names, mode: mode as i32, force };
+        validate::request_id(&request_id)?;
+        let set = SetMode { instances: names, mode: mode as i32, force, request_id };
         instances(self.execute(Kind::SetMode(set)).await?)
     }
 
-    /// Renews instances; the places of those that are lost.
+    /// Renews instances: how long each renewal lasts, in order; `None`: that one is lost.
     ///
     /// # Errors
     /// `NOT_LEADER`, `NO_QUORUM`: another node may lead by now; `INVALID_REQUEST` for too many.
-    pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<u32>, Rejection> {
+    pub async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Option<Duration>>, Rejection> {
         if !renewals.is_empty() {
             check_count(renewals.len(), "renewals")?;
         }
@@ -279,23 +282,30 @@ impl Node {
         if !self.raft.has_quorum() {
             return Err(self.not_leader_or_quorum());
         }
-        let mut unknown = Vec::new();
+        let (mut lasting, mut unknown) = (Vec::with_capacity(renewals.len()), Vec::new());
         {
             let (mut known, now) = (self.registry.renewals(), clock::now());
-            for (place, renewal) in (0..).zip(renewals) {
-                if !known.renew(renewal.incarnation, &renewal.service, &renewal.id, now) {
+            for (place, renewal) in renewals.iter().enumerate() {
+                let lasts = known.renew(renewal.incarnation, &renewal.service, &renewal.id, now);
+                if lasts.is_none() {
                     unknown.push((place, renewal.clone()));
                 }
+                lasting.push(lasts);
             }
         }
-        if unknown.is_empty() {
-            return Ok(Vec::new());
+        if !unknown.is_empty() {
+            for (place, lasts) in self.renew_unknown(unknown).await? {
+                lasting[place] = lasts;
+            }
         }
-        self.renew_unknown(unknown).await
+        Ok(lasting)
     }
 
     /// Those that were registered a moment ago may be unknown in memory; the others are lost.
-    async fn renew_unknown(&self, unknown: Vec<(u32, Renewal)>) -> Result<Vec<u32>, Rejection> {
+    async fn renew_unknown(
+        &self,
+        unknown: Vec<(usize, Renewal)>,
+    ) -> Result<Vec<(usize, Option<Duration>)>, Rejection> {
         let found = self
             .read(move |db| {
                 let mut found = Vec::new();
@@ -304,32 +314,30 @@ impl Node {
                     let is_same = |r: &records::InstanceRecord| {
                         r.number == renewal.incarnation && r.lost_at_ms == 0
                     };
-                    found.push((*place, record.filter(is_same)));
+                    let service = records::service(db, &renewal.service)?;
+                    found.push((*place, record.filter(is_same).zip(service)));
                 }
                 Ok(found)
             })
             .await?;
-        let mut lost = Vec::new();
-        for (place, record) in found {
-            let known = record.is_some_and(|record| {
-                let (mut renewals, now) = (self.registry.renewals(), clock::now());
-                let (number, spec) = (record.number, &record.spec);
-                // The view hears of it and tracks it, with all of its time left, or has done so meanwhile.
-                number > renewals.newest() || renewals.renew(number, &spec.service, &spec.id, now)
-            });
-            if !known {
-                lost.push(place);
+        let renewed = |(record, service): (records::InstanceRecord, records::ServiceRecord)| {
+            let (mut renewals, now) = (self.registry.renewals(), clock::now());
+            let (number, spec) = (record.number, &record.spec);
+            if number > renewals.newest() {
+                // The view hears of it and tracks it, with all of its time left.
+                return Some(Duration::from_millis(record.ttl_ms(&service.config)));
             }
-        }
-        Ok(lost)
+            // It may have done so meanwhile.
+            renewals.renew(number, &spec.service, &spec.id, now)
+        };
+        Ok(found.into_iter().map(|(place, known)| (place, known.and_then(renewed))).collect())
     }
 
-    /// How many instances would be chosen from; none while the service waits for what it requires.
+    /// How many instances would be chosen from; none while the service whose they are waits for what it
+    /// requires.
     pub(super) async fn takers(&self, wanted: &Wanted) -> usize {
-        if self.registry.waits(&wanted.service) && self.held(&wanted.service).await.is_err() {
-            return 0;
-        }
-        self.registry.takers(wanted, self.now())
+        let Some((name, count)) = self.registry.takers(wanted, self.now()) else { return 0 };
+        if self.registry.waits(&name) && self.held(&name).await.is_err() { 0 } else { count }
     }
 
     /// Chooses instances of a service, from what this node knows.
@@ -351,17 +359,16 @@ impl Node {
     async fn held(&self, name: &str) -> Result<(), Rejection> {
         let (of, wanted) = (name.to_owned(), name.to_owned());
         let tree = self.read(move |db| graph::tree(db, &wanted)).await?;
-        let waits = tree.filter(|tree| tree.lack == Some(graph::Lack::NotReady));
-        waits.map_or(Ok(()), |tree| {
-            let causes = tree.causes().into_iter();
-            let chain = causes.map(|chain| {
-                chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" -> ")
-            });
-            let why = chain.collect::<Vec<_>>().join(", ");
-            let text =
-                format!("{of} waits for what it requires: {why}; see: mhub service ready {of}");
-            Err(Rejection::new(Reason::NoInstance, text).with("service", of))
-        })
+        let waits_for = tree.as_ref().map(graph::Node::waits_for).unwrap_or_default();
+        if waits_for.is_empty() {
+            return Ok(());
+        }
+        let chains = waits_for.iter().map(|chain| {
+            chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" -> ")
+        });
+        let why = chains.collect::<Vec<_>>().join(", ");
+        let text = format!("{of} waits for what it requires: {why}; see: mhub service ready {of}");
+        Err(Rejection::new(Reason::NoInstance, text).with("service", of))
     }
 
     /// What a service needs, transitively.
@@ -404,8 +411,10 @@ impl Node {
         service: &str,
         instance: &str,
         to: BreakerState,
+        request_id: String,
     ) -> Result<(), Rejection> {
         check_service(service)?;
+        validate::request_id(&request_id)?;
         if !instance.is_empty() {
             check_instance_id(instance)?;
         }
@@ -418,6 +427,7 @@ impl Node {
             instance: instance.to_owned(),
             to: to as i32,
             forced: true,
+            request_id,
             ..SetBreaker::default()
         };
         match self.execute(Kind::SetBreaker(set)).await? {

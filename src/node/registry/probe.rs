@@ -14,6 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::egress::Egress;
 use crate::model::registry::{Address, Check, CheckKind};
+use crate::node::bounded_call::BoundedCalls;
 use crate::runtime::net::TcpStream;
 use crate::runtime::tasks;
 
@@ -40,7 +41,7 @@ async fn http(at: SocketAddr, address: &Address, check: &Check) -> Result<(), St
     let stream = connect(at).await?;
     let wrong = |error: hyper::Error| format!("GET {path} of {at}: {error}");
     let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD_BYTES_MAX)
+        .max_buf_size(ANSWER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(wrong)?;
@@ -60,14 +61,15 @@ async fn http(at: SocketAddr, address: &Address, check: &Check) -> Result<(), St
     if status.is_success() { Ok(()) } else { Err(format!("GET {path} of {at}: status {status}")) }
 }
 
-/// Bytes of the head of an answer.
-const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Bytes of the head of an answer over HTTP, and of all of it over gRPC.
+const ANSWER_BYTES_MAX: usize = 16 << 10;
 
 async fn grpc(at: SocketAddr, check: &Check) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{at}")).map_err(|e| e.to_string())?;
     let channel = endpoint.connect().await.map_err(|e| format!("no connection to {at}: {e}"))?;
     let request = HealthCheckRequest { service: check.path.clone() };
-    let answer = HealthClient::new(channel).check(request).await;
+    let calls = BoundedCalls { channel, answer_bytes_max: ANSWER_BYTES_MAX };
+    let answer = HealthClient::new(calls).check(request).await;
     let answer = answer.map_err(|status| format!("health check of {at}: {}", status.message()))?;
     let status = answer.into_inner().status();
     let serving = status == tonic_health::pb::health_check_response::ServingStatus::Serving;

@@ -140,7 +140,7 @@ impl Node {
                 incarnation,
                 from: from as i32,
                 to: to as i32,
-                forced: false,
+                ..SetBreaker::default()
             };
             if let Err(rejection) = self.execute(Kind::SetBreaker(set)).await {
                 tracing::debug!(%rejection, "a breaker stays where it is");

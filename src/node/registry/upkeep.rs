@@ -2,15 +2,21 @@
 //! fell silent.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::view::{News, news};
+use super::Registry;
+use super::renewals::Brake;
+use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
-use crate::model::command::{HealthChange, Kind, SetHealth};
-use crate::model::ids::Term;
-use crate::model::limits::{HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS};
+use crate::machine::registry::records::ServiceRecord;
+use crate::machine::registry::standing;
+use crate::model::command::{HealthChange, Kind, Notice, NoticeKind, SetHealth};
+use crate::model::ids::{Term, UnixMs};
+use crate::model::limits::{
+    HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS, STANDINGS_LOOK_MS, STANDINGS_TOLD_MAX,
+};
 use crate::node::Node;
 use crate::raft::hints::Interest;
 use crate::runtime::{clock, tasks};
@@ -25,6 +31,7 @@ pub(super) fn start(node: &Arc<Node>) {
     tasks::spawn("registry", async move {
         let mut looks = tokio::time::interval(Duration::from_millis(RENEWALS_LOOK_MS));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut standings = Standings::default();
         loop {
             let Some(node) = Weak::upgrade(&weak) else { return };
             node.catch_up().await;
@@ -34,6 +41,9 @@ pub(super) fn start(node: &Arc<Node>) {
             }
             if term.is_some() {
                 node.give_up_silent().await;
+                standings.look(&node).await;
+            } else {
+                standings = Standings::default();
             }
             node.tell_calls().await;
             drop(node);
@@ -58,7 +68,7 @@ impl Node {
             match found {
                 News::Changes(changes, more) => {
                     for change in changes {
-                        self.heed(&change.1);
+                        self.registry.heed(&change.1, clock::now());
                         self.registry.view.add(change);
                     }
                     if !more {
@@ -66,6 +76,11 @@ impl Node {
                     }
                 }
                 News::Whole(revision, services) => {
+                    for (name, after) in &services {
+                        if let Some(after) = &after.service {
+                            self.registry.heed_service(name, Some(after), clock::now());
+                        }
+                    }
                     self.registry.view.replace(revision, services);
                     // Not in one expression: the lock would still be held.
                     let term = self.registry.renewals().term();
@@ -76,52 +91,20 @@ impl Node {
         }
     }
 
-    /// What a change that is not taken in yet means for who renews and who is called.
-    fn heed(&self, change: &ChangeRecord) {
-        if change.instance.is_empty() {
-            self.registry.breakers().forget(&change.service, 0);
-            return;
-        }
-        let known = self.registry.view.service(&change.service);
-        let before = known.as_ref().and_then(|known| known.instance(&change.instance));
-        self.registry.transitions.count(before.map(|record| &**record), change);
-        let after = change.instance_after.as_ref();
-        if let Some(before) = before {
-            let moved = after.is_none_or(|after| after.breaker.state != before.breaker.state);
-            if moved {
-                self.registry.breakers().forget(&change.service, before.number);
-                self.registry.calls.settle(before.number);
-            }
-            if after.is_none_or(|after| after.number != before.number) {
-                self.registry.renewals().forget(before.number);
-                self.registry.calls.forget(before.number);
-                self.registry.verdicts().forget(before.number);
-            }
-        }
-        if let Some(after) = after {
-            // A service that is not known yet has the instance's own time, or its default.
-            let service = known.as_ref().and_then(|known| known.service.as_ref());
-            let config = service.map(|service| service.config.clone());
-            let config = config.unwrap_or_else(crate::model::registry::ServiceConfig::defaults);
-            let ttl = Duration::from_millis(after.ttl_ms(&config));
-            let mut renewals = self.registry.renewals();
-            if renewals.term().is_some() {
-                renewals.track(after, ttl, clock::now());
-            }
-        }
-    }
-
     /// Begins to lead, or ceases to.
     fn begin_term(&self, term: Option<Term>) {
-        let mut instances = Vec::new();
-        for (_, known) in self.registry.view.all().into_iter().filter(|_| term.is_some()) {
+        let (mut instances, mut braked) = (Vec::new(), Vec::new());
+        for (name, known) in self.registry.view.all().into_iter().filter(|_| term.is_some()) {
             let Some(service) = &known.service else { continue };
+            if service.braked_at_ms > 0 {
+                braked.push(name);
+            }
             for record in &known.instances {
                 let ttl = Duration::from_millis(record.ttl_ms(&service.config));
                 instances.push(((**record).clone(), ttl));
             }
         }
-        self.registry.renewals().begin(term, instances, clock::now());
+        self.registry.renewals().begin(term, instances, braked, clock::now());
         self.registry.breakers().clear();
         self.registry.verdicts().clear();
     }
@@ -139,6 +122,27 @@ impl Node {
         let told =
             found.changes.chunks(HEALTH_CHANGES_MAX).map(|some| self.tell_health(some.to_vec()));
         join_all(told).await;
+        self.tell_brakes().await;
+    }
+
+    /// Tells the state which brakes were pulled and let go. What cannot be told is told again.
+    async fn tell_brakes(&self) {
+        let news = self.registry.renewals().brake_news(clock::now());
+        let some = news.into_iter().take(STANDINGS_TOLD_MAX);
+        join_all(some.map(|(service, brake)| self.tell_brake(service, brake))).await;
+    }
+
+    async fn tell_brake(&self, service: String, brake: Option<Brake>) {
+        let (kind, value) = match brake {
+            Some(brake) => (NoticeKind::BrakeEngaged, brake.silent as u64),
+            None => (NoticeKind::BrakeReleased, 0),
+        };
+        let notice =
+            Notice { about: service.clone(), kind: kind as i32, value, ..Notice::default() };
+        match self.execute(Kind::Notice(notice)).await {
+            Ok(_) => self.registry.renewals().brake_told(&service, brake, clock::now()),
+            Err(rejection) => tracing::debug!(%rejection, "a brake is not told yet"),
+        }
     }
 
     pub(super) async fn tell_health(&self, changes: Vec<HealthChange>) {
@@ -147,5 +151,225 @@ impl Node {
             tracing::debug!(%rejection, "silent instances are not told yet");
             self.registry.renewals().untold(&changes);
         }
+    }
+}
+
+impl Registry {
+    /// What a change that is not taken in yet means for who renews and who is called.
+    fn heed(&self, change: &ChangeRecord, now: Instant) {
+        let known = self.view.service(&change.service);
+        if change.instance.is_empty() {
+            let before = known.as_ref().and_then(|known| known.service.as_ref());
+            let after = change.service_after.as_ref();
+            self.transitions.count_service(before, after);
+            let tells = |record: &ServiceRecord| (record.config.clone(), record.breaker.clone());
+            // What else changes says nothing of calls.
+            if before.map(tells) != after.map(tells) {
+                self.breakers().forget(&change.service, 0);
+            }
+            return self.heed_service(&change.service, after, now);
+        }
+        let before = known.as_ref().and_then(|known| known.instance(&change.instance));
+        self.transitions.count(before.map(|record| &**record), change);
+        let after = change.instance_after.as_ref();
+        if let Some(before) = before {
+            let moved = after.is_none_or(|after| after.breaker.state != before.breaker.state);
+            if moved {
+                self.breakers().forget(&change.service, before.number);
+                self.calls.settle(before.number);
+            }
+            if after.is_none_or(|after| after.number != before.number) {
+                self.renewals().forget(before.number);
+                self.calls.forget(before.number);
+                self.verdicts().forget(before.number);
+            }
+        }
+        if let Some(after) = after {
+            // A service that is not known yet has the instance's own time, or its default.
+            let service = known.as_ref().and_then(|known| known.service.as_ref());
+            let config = service.map(|service| service.config.clone());
+            let config = config.unwrap_or_else(crate::model::registry::ServiceConfig::defaults);
+            let ttl = Duration::from_millis(after.ttl_ms(&config));
+            let mut renewals = self.renewals();
+            if renewals.term().is_some() {
+                renewals.track(after, ttl, now);
+            }
+        }
+    }
+
+    /// The same of a service itself.
+    fn heed_service(&self, name: &str, after: Option<&ServiceRecord>, now: Instant) {
+        let Some(known) = self.view.service(name) else { return };
+        let (Some(before), Some(after)) = (&known.service, after) else { return };
+        if after.breaker.state != before.breaker.state {
+            // Calls from before say nothing of it, whichever instance they went to.
+            known.instances.iter().for_each(|record| self.calls.settle(record.number));
+        }
+        self.retime(name, &known, (before.config.health.ttl_ms, after.config.health.ttl_ms), now);
+    }
+
+    /// The renewals of a service last longer or shorter from now on. Also nodes that do not lead take note:
+    /// they may, before all instances have heard of it.
+    fn retime(&self, name: &str, known: &Known, (before_ms, after_ms): (u64, u64), now: Instant) {
+        if before_ms == after_ms {
+            return;
+        }
+        let mut renewals = self.renewals();
+        if after_ms < before_ms {
+            renewals.shorten(name, Duration::from_millis(before_ms), now);
+        }
+        if renewals.term().is_some() {
+            for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
+                renewals.track(record, Duration::from_millis(after_ms), now);
+            }
+        }
+    }
+}
+
+/// What the leader looked at of how services stand.
+#[derive(Default)]
+struct Standings {
+    /// The revision that was looked at, without anything being left to tell.
+    revision: Option<u64>,
+    /// When time alone changes something.
+    next: Option<UnixMs>,
+    looked_at: Option<Instant>,
+}
+
+impl Standings {
+    /// Tells the state who became ready or ceased to be, and who is called in whose place.
+    async fn look(&mut self, node: &Node) {
+        let (revision, now) = (node.registry.view.revision(), node.now());
+        let is_due = self.next.is_some_and(|next| next <= now);
+        let rest = Duration::from_millis(STANDINGS_LOOK_MS);
+        let rests = self.looked_at.is_some_and(|at| clock::now() - at < rest);
+        if rests || (self.revision == Some(revision) && !is_due) {
+            return;
+        }
+        self.looked_at = Some(clock::now());
+        // A node that cannot read its state stops.
+        let Ok((news, next)) = node.read(move |db| standing::news(db, now)).await else { return };
+        (self.revision, self.next) = (Some(revision), next);
+        if news.len() > STANDINGS_TOLD_MAX {
+            self.revision = None;
+        }
+        let some = news.into_iter().take(STANDINGS_TOLD_MAX);
+        let told = some.map(|notice| node.execute(Kind::Notice(notice)));
+        for refused in join_all(told).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(rejection = %refused, "how a service stands is not told yet");
+            self.revision = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::registry::records::InstanceRecord;
+    use crate::model::ids::UnixMs;
+    use crate::model::registry::{BreakerState, Health, InstanceSpec, ServiceConfig};
+    use crate::model::rejection::Reason;
+    use crate::node::registry::Wanted;
+    use crate::node::registry::egress::Egress;
+
+    /// A registry on a leader that hears of changes as the task does.
+    struct Heard {
+        registry: Registry,
+        revision: u64,
+        now: Instant,
+    }
+
+    impl Heard {
+        /// Leads, and knows a service with two instances, 1 and 2; the second has its own time.
+        fn new() -> Self {
+            let registry = Registry::new(Egress::default());
+            let now = clock::now();
+            registry.renewals().begin(Some(Term(1)), [], [], now);
+            let mut heard = Self { registry, revision: 0, now };
+            heard.service(|_| ());
+            for (number, ttl_ms) in [(1, 0), (2, 60_000)] {
+                let (service, id) = ("s".to_owned(), format!("i{number}"));
+                let weight_milli = 1000;
+                let spec =
+                    InstanceSpec { service, id, ttl_ms, weight_milli, ..InstanceSpec::default() };
+                let health = Health::Passing as i32;
+                let after = InstanceRecord { number, spec, health, ..InstanceRecord::default() };
+                heard.hear(ChangeRecord {
+                    service: "s".to_owned(),
+                    instance: after.spec.id.clone(),
+                    instance_after: Some(after),
+                    service_after: None,
+                });
+            }
+            heard
+        }
+
+        fn hear(&mut self, change: ChangeRecord) {
+            self.revision += 1;
+            self.registry.heed(&change, self.now);
+            self.registry.view.add((self.revision, change));
+        }
+
+        fn service(&mut self, change: impl FnOnce(&mut ServiceRecord)) {
+            let known = self.registry.view.service("s");
+            let new = || ServiceRecord {
+                config: ServiceConfig { slow_start_ms: 0, ..ServiceConfig::defaults() },
+                ..ServiceRecord::default()
+            };
+            let known = known.and_then(|known| known.service.clone());
+            let mut after = known.unwrap_or_else(new);
+            change(&mut after);
+            let (service, service_after) = ("s".to_owned(), Some(after));
+            self.hear(ChangeRecord { service, service_after, ..ChangeRecord::default() });
+        }
+
+        fn renew(&self, number: u64) -> Option<u64> {
+            let lasts =
+                self.registry.renewals().renew(number, "s", &format!("i{number}"), self.now);
+            lasts.map(|lasts| u64::try_from(lasts.as_millis()).unwrap())
+        }
+
+        fn call(&self) -> Result<u64, Reason> {
+            let wanted = Wanted { service: "s".into(), count: 1, ..Wanted::default() };
+            let found = self.registry.choose(&wanted, 7, UnixMs(100_000), self.now);
+            found.map(|found| found.instances[0].incarnation).map_err(|refused| refused.reason)
+        }
+
+        fn breaker(&mut self, state: BreakerState) {
+            self.service(|service| service.breaker.state = state as i32);
+        }
+    }
+
+    #[test]
+    fn a_services_new_time_counts_for_who_renews_already() {
+        let mut heard = Heard::new();
+        assert_eq!((heard.renew(1), heard.renew(2)), (Some(15_000), Some(60_000)));
+        heard.service(|service| service.config.health.ttl_ms = 3000);
+        assert_eq!((heard.renew(1), heard.renew(2)), (Some(3000), Some(60_000)));
+        // Those who have not heard of it yet are not given up for the time before.
+        let given_up = |heard: &Heard, ms| {
+            let at = heard.now + Duration::from_millis(ms);
+            heard.registry.renewals().look(at).changes.len()
+        };
+        assert_eq!(given_up(&heard, 14_999), 0);
+        assert_eq!(given_up(&heard, 15_000), 1);
+    }
+
+    #[test]
+    fn calls_from_before_a_services_breaker_moved_take_no_place_of_those_that_try_it() {
+        let mut heard = Heard::new();
+        for _ in 0..10 {
+            heard.call().unwrap();
+        }
+        heard.breaker(BreakerState::Open);
+        assert_eq!(heard.call(), Err(Reason::NoInstance));
+        heard.breaker(BreakerState::HalfOpen);
+        for _ in 0..3 {
+            heard.call().unwrap();
+        }
+        assert_eq!(heard.call(), Err(Reason::NoInstance));
+        // What else changes of a service frees none of them.
+        heard.service(|service| service.recovered_at_ms = 1);
+        assert_eq!(heard.call(), Err(Reason::NoInstance));
     }
 }

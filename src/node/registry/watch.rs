@@ -91,16 +91,17 @@ impl Node {
             told,
             revision: after.unwrap_or(revision),
             begin,
-            begun: after.is_some(),
+            // Also who wants nothing of it is told at once whether this may be old.
+            begun: false,
             behind: after.is_some_and(|after| after < revision),
-            stale: false,
+            stale: self.is_cut_off(),
             _permit: permit,
         })
     }
 }
 
 impl Watch {
-    /// What comes next; waits until there is something.
+    /// What comes next; waits until there is something. The first part comes at once, be it empty.
     ///
     /// # Errors
     /// `SHUTTING_DOWN`, `WATCH_COMPACTED` for who was too slow.

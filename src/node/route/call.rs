@@ -21,6 +21,7 @@ use crate::model::ids::UnixMs;
 use crate::model::limits::{ROUTE_ANSWER_BYTES_MAX, ROUTE_CONNECT_MS, ROUTE_IDLE_MS};
 use crate::model::registry::Address;
 use crate::model::subscription::{Target, TargetFormat};
+use crate::node::bounded_call::BoundedCalls;
 use crate::node::registry::egress::Egress;
 use crate::proto::cloudevents;
 use crate::proto::v1::handler_client::HandlerClient;
@@ -129,8 +130,9 @@ impl Carrier {
         patience: Duration,
     ) -> Answered {
         let channel = self.channel(&to.address.address).await?;
+        let calls = BoundedCalls { channel, answer_bytes_max: ROUTE_ANSWER_BYTES_MAX };
         let mut client =
-            HandlerClient::new(channel).max_decoding_message_size(ROUTE_ANSWER_BYTES_MAX);
+            HandlerClient::new(calls).max_decoding_message_size(ROUTE_ANSWER_BYTES_MAX);
         let mut request = tonic::Request::new(HandleRequest {
             subscription: letter.subscription.clone(),
             service: to.service.clone(),

@@ -162,12 +162,14 @@ impl Route {
         self.settings.borrow().target.clone()
     }
 
-    /// What instances are chosen by.
+    /// What instances are chosen by: those of this node's zone first, and those of others when the former are
+    /// full or refuse to connect.
     fn wanted(&self, target: &Target) -> Wanted {
         Wanted {
             service: target.service.clone(),
             count: 1,
             protocol: target.format().protocol().to_owned(),
+            zone: self.node.zone.clone(),
             healthy_only: true,
             ..Wanted::default()
         }

@@ -4,89 +4,24 @@
 //! what they were judged by is what judges them at that moment, else they are judged again. A refusal never
 //! comes that far, so it is made sure of here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
 use super::super::query::Consistency;
 use super::super::{Node, unexpected_bytes};
-use super::compile::compiled;
-use crate::machine::kv::Kv;
-use crate::machine::schema::query;
+use super::judges::{JudgeStats, Known, judge};
 use crate::machine::{Fault, query as topics};
 use crate::model::command::Publish;
 use crate::model::event::{self, EventView};
 use crate::model::event_run;
-use crate::model::limits::{
-    JUDGED_AT_ONCE_BYTES_MAX, REFUSAL_BYTES_MAX, SCHEMAS_COMPILED_MAX, TOPICS_MAX,
-};
+use crate::model::limits::{JUDGED_AT_ONCE_BYTES_MAX, REFUSAL_BYTES_MAX};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::schema_rule::{Judged, SchemaMode, SchemaRule, SchemaVerdict, SubjectVersion};
 use crate::runtime::tasks;
-use crate::schema::{Compiled, Violation};
-
-/// What is known of rules and schemas, maybe old.
-#[derive(Default)]
-pub(in crate::node) struct Judges {
-    rules: RwLock<HashMap<String, Option<Arc<SchemaRule>>>>,
-    subjects: RwLock<HashMap<String, Arc<Judge>>>,
-    stats: JudgeStats,
-}
-
-/// How many events schemas judged on this node, whatever became of their calls then.
-#[derive(Debug, Default)]
-pub struct JudgeStats {
-    /// Valid ones.
-    pub valid: AtomicU64,
-    /// Invalid ones that were taken all the same.
-    pub invalid: AtomicU64,
-    /// Calls that were refused for one.
-    pub refused: AtomicU64,
-}
-
-/// What judges the events of a subject.
-struct Judge {
-    /// What is told of a valid event; version 0: nothing judges.
-    verdict: SchemaVerdict,
-    /// The same as a field of the event.
-    field: Bytes,
-    /// Or why there is none.
-    schema: Result<Compiled, Rejection>,
-}
-
-/// By subject.
-type Known = HashMap<String, Arc<Judge>>;
-
-impl Judges {
-    fn rule(&self, topic: &str) -> Option<Option<Arc<SchemaRule>>> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
-    }
-
-    fn of(&self, subjects: &BTreeSet<String>) -> Known {
-        let known = self.subjects.read().unwrap_or_else(PoisonError::into_inner);
-        let found =
-            subjects.iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone())));
-        found.collect()
-    }
-
-    fn learn_rule(&self, topic: &str, rule: Option<Arc<SchemaRule>>) {
-        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        if rules.len() as u64 >= TOPICS_MAX {
-            rules.clear();
-        }
-        rules.insert(topic.to_owned(), rule);
-    }
-
-    fn learn(&self, new: &Known) {
-        let mut known = self.subjects.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() + new.len() > SCHEMAS_COMPILED_MAX {
-            known.clear();
-        }
-        known.extend(new.iter().map(|(name, judge)| (name.clone(), Arc::clone(judge))));
-    }
-}
+use crate::schema::Violation;
 
 impl Node {
     /// How many events schemas judged.
@@ -170,7 +105,7 @@ impl Node {
             while run.judge_some(JUDGED_AT_ONCE_BYTES_MAX)? {
                 tokio::task::yield_now().await;
             }
-            run.judged()
+            run.judged()?
         } else {
             let publish = publish.clone();
             let all = move || Run::new(&publish, &rule, &known).judge_all();
@@ -213,20 +148,6 @@ fn subjects(publish: &Publish, rule: &SchemaRule) -> Result<BTreeSet<String>, Re
     Ok(found)
 }
 
-/// What judges a subject now; the same as before, if it is.
-fn judge(kv: &impl Kv, subject: &str, old: Option<&Arc<Judge>>) -> Result<Arc<Judge>, Fault> {
-    let version = query::subject(kv, subject)?.and_then(|info| info.judge()).unwrap_or(0);
-    if let Some(old) = old.filter(|old| old.verdict.version == version) {
-        return Ok(Arc::clone(old));
-    }
-    let schema = match query::schema(kv, subject, version)? {
-        Some(info) => compiled(kv, &info.definition)?,
-        None => Err(query::not_found(subject, None)),
-    };
-    let verdict = SchemaVerdict { subject: subject.to_owned(), version, violations: 0 };
-    Ok(Arc::new(Judge { field: verdict.as_field(), verdict, schema }))
-}
-
 /// Events that are being judged; each gets what was said of it.
 struct Run<'p> {
     publish: &'p Publish,
@@ -238,6 +159,7 @@ struct Run<'p> {
     judged: BytesMut,
     versions: BTreeMap<&'p str, u32>,
     invalid: u64,
+    refused: Option<Refused>,
 }
 
 impl<'p> Run<'p> {
@@ -254,6 +176,7 @@ impl<'p> Run<'p> {
             judged: BytesMut::with_capacity(publish.events.len() + more),
             versions: BTreeMap::new(),
             invalid: 0,
+            refused: None,
         }
     }
 
@@ -271,10 +194,12 @@ impl<'p> Run<'p> {
 
     fn judge_all(mut self) -> Result<(Publish, u64), Rejection> {
         while self.judge_some(u64::MAX)? {}
-        Ok(self.judged())
+        self.judged()
     }
 
     fn judge(&mut self, encoded: &[u8]) -> Result<(), Rejection> {
+        let index = self.next;
+        self.next += 1;
         let refuses = self.rule.mode() == SchemaMode::Enforce;
         let view = EventView::read(encoded).map_err(unexpected_bytes)?;
         let Some(judge) = self.known.get(self.rule.subject_of(view.kind)) else {
@@ -285,7 +210,18 @@ impl<'p> Run<'p> {
             Ok(schema) => match schema.validate(view.data, &self.rule.message) {
                 Ok(()) => judge.field.clone(),
                 Err(violations) if refuses => {
-                    return Err(violated((self.next, view.id), &judge.verdict, &violations));
+                    let event = (self.publish.count > 1).then_some(index);
+                    let tell = |text: &mut String| {
+                        violated(text, (event, view.id), &judge.verdict, &violations);
+                    };
+                    let first = || {
+                        let SchemaVerdict { subject, version, .. } = &judge.verdict;
+                        let refused = Rejection::new(Reason::SchemaViolated, "");
+                        let refused = refused.with("event_index", index).with("subject", subject);
+                        refused.with("version", version).with("violations", violations.len())
+                    };
+                    self.refused.get_or_insert_with(|| Refused::new(first())).add(index, tell);
+                    return Ok(());
                 }
                 Err(violations) => {
                     self.invalid += 1;
@@ -293,7 +229,14 @@ impl<'p> Run<'p> {
                     SchemaVerdict { violations, ..judge.verdict.clone() }.as_field()
                 }
             },
-            Err(why) if refuses => return Err(why.clone().with("event_index", self.next)),
+            Err(why) if refuses => {
+                let Some(refused) = &mut self.refused else {
+                    return Err(why.clone().with("event_index", index));
+                };
+                let why = &why.message;
+                refused.add(index, |text| text.push_str(&format!("event {index}: {why}")));
+                return Ok(());
+            }
             Err(_) => Bytes::new(),
         };
         self.versions.insert(&judge.verdict.subject, judge.verdict.version);
@@ -303,12 +246,14 @@ impl<'p> Run<'p> {
         } else {
             event_run::push_joined(&mut self.judged, encoded, &field);
         }
-        self.next += 1;
         Ok(())
     }
 
     /// All of them, and how many are invalid.
-    fn judged(self) -> (Publish, u64) {
+    fn judged(self) -> Result<(Publish, u64), Rejection> {
+        if let Some(refused) = self.refused {
+            return Err(refused.whole());
+        }
         let version = |(subject, version): (&str, u32)| SubjectVersion {
             subject: subject.to_owned(),
             version,
@@ -316,14 +261,62 @@ impl<'p> Run<'p> {
         let versions = self.versions.into_iter().map(version).collect();
         let judged = Some(Judged { rule: self.rule.clone(), versions });
         let events = self.judged.freeze();
-        (Publish { events, judged, ..self.publish.clone() }, self.invalid)
+        Ok((Publish { events, judged, ..self.publish.clone() }, self.invalid))
     }
 }
 
-/// The refusal of an event, with every violation that there is room for.
-fn violated((index, id): (usize, &str), by: &SchemaVerdict, violations: &[Violation]) -> Rejection {
+/// The refusal of a call, with every violation of each of its events that there is room for.
+struct Refused {
+    /// The facts of the first event, and the text of all of them.
+    rejection: Rejection,
+    /// The events that the text tells of.
+    told: Vec<usize>,
+    count: usize,
+}
+
+impl Refused {
+    fn new(rejection: Rejection) -> Self {
+        Self { rejection, told: Vec::new(), count: 0 }
+    }
+
+    fn add(&mut self, index: usize, tell: impl FnOnce(&mut String)) {
+        self.count += 1;
+        let text = &mut self.rejection.message;
+        if text.len() > REFUSAL_BYTES_MAX {
+            return;
+        }
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        tell(text);
+        self.told.push(index);
+    }
+
+    fn whole(self) -> Rejection {
+        let Self { mut rejection, told, count } = self;
+        if count == 1 {
+            return rejection;
+        }
+        if count > told.len() {
+            rejection.message.push_str(&format!("; and {} more events", count - told.len()));
+        }
+        let told: Vec<String> = told.iter().map(usize::to_string).collect();
+        rejection.with("event_indexes", told.join(",")).with("invalid_events", count)
+    }
+}
+
+/// Tells why an event is refused, with every violation that there is room for. Its number is told where it has
+/// neighbours.
+fn violated(
+    text: &mut String,
+    (index, id): (Option<usize>, &str),
+    by: &SchemaVerdict,
+    violations: &[Violation],
+) {
+    let number = index.map(|index| format!("{index} ")).unwrap_or_default();
     let SchemaVerdict { subject, version, .. } = by;
-    let mut text = format!("event {id:?} is invalid by version {version} of subject {subject}");
+    let head = format!("event {number}{id:?} is invalid by version {version} of subject {subject}");
+    text.push_str(&head);
     for (told, Violation { pointer, text: why }) in violations.iter().enumerate() {
         if text.len() > REFUSAL_BYTES_MAX {
             text.push_str(&format!("; and {} more", violations.len() - told));
@@ -332,25 +325,14 @@ fn violated((index, id): (usize, &str), by: &SchemaVerdict, violations: &[Violat
         text.push_str(if told == 0 { ": " } else { "; " });
         text.push_str(&super::at(pointer, why));
     }
-    let refused = Rejection::new(Reason::SchemaViolated, text).with("event_index", index);
-    refused.with("subject", subject).with("version", version).with("violations", violations.len())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::judges::Judge;
+    use super::super::judges::tests::known;
     use super::*;
-    use crate::schema::{Definition, Format, SourceFile};
-
-    fn known(subject: &str, version: u32, schema: &str) -> Known {
-        let files = vec![SourceFile { name: "s".to_owned(), text: schema.to_owned() }];
-        let definition = Definition { format: Format::Json, files, references: Vec::new() };
-        let schema = crate::schema::compile(&definition, &[]).map_err(|error| panic!("{error}"));
-        let verdict = SchemaVerdict { subject: subject.to_owned(), version, violations: 0 };
-        Known::from([(
-            subject.to_owned(),
-            Arc::new(Judge { field: verdict.as_field(), verdict, schema }),
-        )])
-    }
+    use crate::machine::schema::query;
 
     fn publish(kind: &str, data: &[&str]) -> Publish {
         let event = |data: &&str| {
@@ -443,12 +425,62 @@ mod tests {
     }
 
     #[test]
+    fn every_violation_of_every_event_is_told() {
+        let schema = r#"{"type": "object", "required": ["a", "b"]}"#;
+        let known = known("order", 3, schema);
+        let good = r#"{"a": 1, "b": 2}"#;
+        let all = publish("order", &[good, "{}", good, "[]", r#"{"a": 1}"#]);
+        let refused = judge_run(&all, &rule(SchemaMode::Enforce, ""), &known).unwrap_err();
+        assert_eq!(refused.reason, Reason::SchemaViolated);
+        let facts = ["event_index", "violations", "event_indexes", "invalid_events"];
+        assert_eq!(facts.map(|f| refused.fact(f).unwrap()), ["1", "2", "1,3,4", "3"]);
+        let text = &refused.message;
+        let events: Vec<_> = text.split("event ").skip(1).collect();
+        assert_eq!(events.len(), 3, "{text}");
+        assert!(events[0].starts_with("1 ") && events[0].contains("at /a:"), "{text}");
+        assert!(events[0].contains("at /b:") && events[1].starts_with("3 "), "{text}");
+        assert!(events[2].starts_with("4 ") && events[2].contains("at /b:"), "{text}");
+        let alone = judge_run(&publish("order", &["[]"]), &rule(SchemaMode::Enforce, ""), &known);
+        let alone = alone.unwrap_err();
+        assert!(alone.message.starts_with("event \"i\" is invalid by version 3"), "{alone}");
+        assert_eq!(alone.fact("event_indexes"), None);
+        // Also what has no schema, behind one that is invalid.
+        let mut mixed = known;
+        let none = Judge {
+            verdict: SchemaVerdict { subject: "x".to_owned(), ..SchemaVerdict::default() },
+            field: Bytes::new(),
+            schema: Err(query::not_found("x", None)),
+        };
+        mixed.insert("x".to_owned(), Arc::new(none));
+        let both = [publish("order", &["{}"]), publish("x", &["{}"])];
+        let run = |order: [usize; 2]| {
+            let events = order.map(|n| both[n].events.clone()).concat().into();
+            let publish = Publish { count: 2, events, ..Publish::default() };
+            judge_run(&publish, &rule(SchemaMode::Enforce, ""), &mixed).unwrap_err()
+        };
+        let refused = run([0, 1]);
+        assert_eq!(refused.reason, Reason::SchemaViolated);
+        assert_eq!(refused.fact("event_indexes"), Some("0,1"));
+        assert_eq!(run([1, 0]).reason, Reason::SchemaNotFound);
+    }
+
+    #[test]
     fn a_refusal_is_bounded() {
         let all: Vec<_> = (0..100)
             .map(|n| Violation { pointer: format!("/{n}"), text: "x".repeat(200) })
             .collect();
-        let refused = violated((0, "i"), &SchemaVerdict::default(), &all);
+        let mut refused = Refused::new(Rejection::new(Reason::SchemaViolated, ""));
+        for index in 0..500 {
+            let some = if index == 0 { &all[..10] } else { &all[..] };
+            refused.add(index, |text| {
+                violated(text, (Some(index), "i"), &SchemaVerdict::default(), some);
+            });
+        }
+        let refused = refused.whole();
         assert!(refused.message.len() < REFUSAL_BYTES_MAX + 400, "{}", refused.message.len());
-        assert!(refused.message.contains("; and 8"), "{refused}");
+        assert!(refused.message.contains("; and 9"), "{refused}");
+        assert!(refused.message.ends_with("; and 498 more events"), "{refused}");
+        assert_eq!(refused.fact("event_indexes"), Some("0,1"));
+        assert_eq!(refused.fact("invalid_events"), Some("500"));
     }
 }

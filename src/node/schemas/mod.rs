@@ -3,6 +3,7 @@
 
 mod compile;
 pub mod enforce;
+pub mod judges;
 
 use std::sync::Arc;
 

@@ -39,8 +39,10 @@ fn data<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
         let raw = text.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
         // A lone `null` would be no data at all to a reader.
         if let Some(raw) = raw.filter(|raw| raw.get() != "null") {
-            let one_line =
-                RawValue::from_string(on_one_line(raw.get())).map_err(M::Error::custom)?;
+            let Some(one_line) = on_one_line(raw.get()) else {
+                return map.serialize_entry("data", raw);
+            };
+            let one_line = RawValue::from_string(one_line).map_err(M::Error::custom)?;
             return map.serialize_entry("data", &one_line);
         }
     } else if let Some(text) = text {
@@ -49,12 +51,10 @@ fn data<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
     map.serialize_entry("data_base64", &STANDARD.encode(&event.data))
 }
 
-/// JSON text without line breaks; they only occur between tokens.
-fn on_one_line(json: &str) -> String {
-    if !json.contains(['\n', '\r']) {
-        return json.to_owned();
-    }
-    json.split(['\n', '\r']).map(str::trim_start).collect()
+/// JSON text without line breaks, which only occur between tokens; `None`: it has none.
+fn on_one_line(json: &str) -> Option<String> {
+    let breaks = json.bytes().any(|byte| matches!(byte, b'\n' | b'\r'));
+    breaks.then(|| json.split(['\n', '\r']).map(str::trim_start).collect())
 }
 
 /// An event in the JSON format of CloudEvents, as a value. Numbers in it that a program would not

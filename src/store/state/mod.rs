@@ -23,6 +23,8 @@ use crate::machine::kv::{Kv, Order, Table, Visit, Write};
 
 /// Values from here on go to blob files: compaction then moves references, not events.
 const BLOB_BYTES_MIN: u64 = 4 << 10;
+/// The same for what is scanned rather than read one by one: neighbours in few large reads.
+const SCANNED_BLOB_BYTES_MIN: u64 = 64 << 10;
 /// Reads ahead of long scans.
 const READAHEAD_BYTES: usize = 256 << 10;
 
@@ -202,7 +204,12 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
     match table {
         Table::Batches | Table::Stripes => {
             options.set_enable_blob_files(true);
-            options.set_min_blob_size(BLOB_BYTES_MIN);
+            let scanned = table == Table::Stripes;
+            options.set_min_blob_size(if scanned {
+                SCANNED_BLOB_BYTES_MIN
+            } else {
+                BLOB_BYTES_MIN
+            });
             options.set_blob_file_size(256 << 20);
             options.set_blob_compression_type(compression);
             options.set_enable_blob_gc(true);
@@ -362,7 +369,7 @@ impl Kv for View<'_> {
             return Ok(());
         }
         let mut options = range_options(start, end);
-        if self.whole {
+        if self.whole || table == Table::Stripes {
             options.set_readahead_size(READAHEAD_BYTES);
             options.fill_cache(false);
         }

@@ -18,6 +18,10 @@ pub(crate) enum Behaviour {
     Endless,
     /// Says what no HTTP server says.
     Nonsense,
+    /// Says this, and ends the connection.
+    Cut(&'static str),
+    /// Waits until it is told to behave otherwise, and does that.
+    Held,
 }
 
 /// A request that came: its head, and its body.
@@ -70,6 +74,17 @@ impl Target {
         *self.behaviour.lock().unwrap() = behaviour;
     }
 
+    /// How it behaves once it need not wait.
+    fn unheld(&self) -> Behaviour {
+        loop {
+            let behaviour = self.behaviour.lock().unwrap().clone();
+            if !matches!(behaviour, Behaviour::Held) {
+                return behaviour;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What came so far.
     pub(crate) fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
@@ -82,7 +97,8 @@ impl Target {
             // Before it is noted, so that who sees it noted sees its end.
             let behaviour = self.behaviour.lock().unwrap().clone();
             self.got.lock().unwrap().push(got);
-            match behaviour {
+            let held = matches!(behaviour, Behaviour::Held);
+            match if held { self.unheld() } else { behaviour } {
                 Behaviour::Answer(status, headers) => {
                     let head =
                         format!("HTTP/1.1 {status} x\r\n{headers}content-length: 3\r\n\r\nwhy");
@@ -91,7 +107,12 @@ impl Target {
                 Behaviour::Never => loop {
                     std::thread::sleep(Duration::from_secs(1));
                 },
-                Behaviour::Close => return None,
+                // It was told to behave otherwise by now.
+                Behaviour::Close | Behaviour::Held => return None,
+                Behaviour::Cut(begin) => {
+                    stream.write_all(begin.as_bytes()).ok()?;
+                    return None;
+                }
                 Behaviour::Endless => {
                     stream
                         .write_all(b"HTTP/1.1 200 x\r\ncontent-length: 1073741824\r\n\r\n")

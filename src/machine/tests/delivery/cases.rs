@@ -62,7 +62,7 @@ impl Hub {
         assert!(matches!(outcome, Outcome::Published(_)), "{outcome:?}");
     }
 
-    pub(super) fn lease(&mut self, ranges: &[(u64, u64)]) -> Vec<Granted> {
+    pub(in crate::machine::tests) fn lease(&mut self, ranges: &[(u64, u64)]) -> Vec<Granted> {
         let ranges: Vec<_> =
             ranges.iter().map(|(f, c)| OffsetRange { first: *f, count: *c }).collect();
         let ranges = Ranges::from_unsorted(&ranges);

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Registry;
 use super::view::Known;
 use crate::balance::{Candidate, Draw, choose};
-use crate::machine::registry::breaker::lets_through;
+use crate::machine::registry::breaker::{lets_any_through, lets_through};
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord, service_not_found};
 use crate::model::ids::UnixMs;
 use crate::model::limits::{PROBES_RETRY_MS, RESOLVE_INSTANCES_MAX};
@@ -40,7 +40,7 @@ pub struct Wanted {
     pub protocol: String,
     /// Only those that answer, however few they are.
     pub healthy_only: bool,
-    /// Incarnations that will not do.
+    /// Incarnations that will not do: others are taken, of other zones where need be, but not of other services.
     pub except: Vec<u64>,
     /// All that would be chosen from, up to a bound; nothing counts as a call.
     pub all: bool,
@@ -61,6 +61,11 @@ pub struct Resolved {
     pub policy: BalancePolicy,
     /// Of all that would be chosen from: how much of its share each gets by now, thousandths.
     pub warmth_milli: Vec<u32>,
+    /// Of all that would be chosen from: how many calls at once a half-open breaker lets through to each;
+    /// 0: any number.
+    pub probes: u32,
+    /// The breaker of the service as a whole is half-open: so many to all of them together.
+    pub service_half_open: bool,
 }
 
 /// Instances of a service that will do, and whether they had to be taken as they are.
@@ -120,12 +125,15 @@ impl Registry {
             revision,
             policy,
             warmth_milli,
+            probes: if service.config.breaker.disabled { 0 } else { service.config.breaker.probes },
+            service_half_open: service.breaker.state() == BreakerState::HalfOpen,
         })
     }
 
-    /// How many instances would be chosen from.
-    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> usize {
-        self.pool(wanted, now, None).map_or(0, |pool| pool.members.len())
+    /// Whose instances would be chosen from, and how many of all zones; `None`: nobody's.
+    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> Option<(String, usize)> {
+        let anywhere = Wanted { zone: String::new(), ..wanted.clone() };
+        self.pool(&anywhere, now, None).ok().map(|pool| (pool.name, pool.members.len()))
     }
 
     /// The instances that are chosen from: the service's own, else those that it falls back to. Without
@@ -144,7 +152,8 @@ impl Registry {
             return Ok(pool);
         }
         // What the breaker of a service shuts off is not called because nobody else is left.
-        let panics = service.config.panic_percent > 0 && !wanted.healthy_only && !is_shut(service);
+        let panics =
+            service.config.panic_percent > 0 && !wanted.healthy_only && lets_any_through(service);
         let left = if healthy.is_empty() && panics { unshut(&known, wanted) } else { healthy };
         let members = self.with_room(&known, &left, at);
         if members.is_empty() {
@@ -163,8 +172,12 @@ impl Registry {
         })
     }
 
-    /// Narrows down to the zone that comes first, or widens to all when too few are healthy; `None`:
-    /// nobody is left.
+    /// Narrows down to the zone that comes first, as long as anybody in it will do, or widens to all when too
+    /// few are healthy; `None`: nobody is left.
+    ///
+    /// As with Envoy's panic threshold, who is shut off by a breaker is not healthy, and the zone does not
+    /// matter in a panic. Unlike there, a panic disregards only what renewals and checks say: a breaker opened
+    /// as calls failed, is bounded in how many it shuts off, and has its own way of trying.
     fn shape(
         &self,
         name: &str,
@@ -184,7 +197,7 @@ impl Registry {
             self.with_room(known, &unshut(known, wanted), at)
         } else {
             let members = self.with_room(known, healthy, at);
-            in_zone(service, &members, &wanted.zone).unwrap_or(members)
+            in_zone(service, &members, wanted).unwrap_or(members)
         };
         let (name, known) = (name.to_owned(), Arc::clone(known));
         (!members.is_empty()).then_some(Pool { name, known, members, panic })
@@ -293,14 +306,9 @@ fn tried(name: &str) -> Rejection {
     Rejection::new(Reason::NoInstance, text).with("service", name).retry_after_ms(PROBES_RETRY_MS)
 }
 
-/// Whether the breaker of the service as a whole lets nothing through.
-fn is_shut(service: &ServiceRecord) -> bool {
-    matches!(service.breaker.state(), BreakerState::Open | BreakerState::ForcedOpen)
-}
-
 /// Those that fit, answer, and are not shut off.
 fn healthy(known: &Known, wanted: &Wanted) -> Vec<Arc<InstanceRecord>> {
-    let shut = known.service.as_ref().is_some_and(is_shut);
+    let shut = known.service.as_ref().is_some_and(|service| !lets_any_through(service));
     let answers = |i: &&Arc<InstanceRecord>| {
         fits(i, wanted) && i.health() == Health::Passing && lets_through(i)
     };
@@ -313,21 +321,24 @@ fn recovered(service: &ServiceRecord, now: UnixMs) -> bool {
     back == 0 || now.since(UnixMs(back)) >= service.config.failover_hold_ms
 }
 
-/// The instances of the caller's zone, else of the first zone in the list that has any; `None`: all
-/// zones are the same.
+/// The instances of the caller's zone, else of the first zone in the list that has any that will do; `None`:
+/// all zones are the same.
 fn in_zone(
     service: &ServiceRecord,
     healthy: &[Arc<InstanceRecord>],
-    zone: &str,
+    wanted: &Wanted,
 ) -> Option<Vec<Arc<InstanceRecord>>> {
-    if zone.is_empty() || service.config.zones_equal {
+    if wanted.zone.is_empty() || service.config.zones_equal {
         return None;
     }
     let steps = service.config.failover.iter().map(|step| step.zone.as_str());
-    let zones = std::iter::once(zone).chain(steps.filter(|zone| !zone.is_empty()));
-    zones
-        .map(|zone| healthy.iter().filter(|i| i.spec.zone == zone).cloned().collect::<Vec<_>>())
-        .find(|members| !members.is_empty())
+    let zones = std::iter::once(wanted.zone.as_str()).chain(steps.filter(|zone| !zone.is_empty()));
+    let of = |zone: &str| {
+        let of =
+            healthy.iter().filter(|i| i.spec.zone == zone && !wanted.except.contains(&i.number));
+        of.cloned().collect::<Vec<_>>()
+    };
+    zones.map(of).find(|members| !members.is_empty())
 }
 
 /// How much of its share an instance gets by now, thousandths.
@@ -359,11 +370,9 @@ fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> 
             (_, Mode::Draining) => "draining",
             (_, Mode::Maintenance) => "in maintenance",
             _ if !lets_through(instance) => "shut off by a breaker",
+            _ if !lets_any_through(service) => "behind the service's breaker",
             _ => "without such an address",
         });
-    }
-    if is_shut(service) {
-        why.insert("behind the service's breaker");
     }
     let why = if why.is_empty() {
         "there are none".to_owned()

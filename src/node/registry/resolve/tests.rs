@@ -103,6 +103,106 @@ fn the_callers_zone_comes_first() {
     assert_eq!(from(&registry(&[("s", next, three)]), "z"), "b");
 }
 
+/// Gives the instances of `s` the numbers from 100 on, and changes them.
+fn renumber(registry: &Registry, change: impl Fn(&mut InstanceRecord)) {
+    let known = registry.view.service("s").unwrap();
+    for (number, record) in (100..).zip(&known.instances) {
+        let mut record = InstanceRecord { number, ..(**record).clone() };
+        change(&mut record);
+        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let instance_after = Some(record);
+        let change = ChangeRecord { service, instance, instance_after, service_after: None };
+        registry.view.add((number, change));
+    }
+}
+
+#[test]
+fn who_has_tried_the_callers_zone_gets_others_and_then_other_services_only_when_all_are_down() {
+    let back_up = |c: &mut ServiceConfig| {
+        c.failover = vec![
+            Failover { service: String::new(), zone: "y".into() },
+            Failover { service: "t".into(), zone: String::new() },
+        ];
+    };
+    let three =
+        &[Instance("a", "x", Passing), Instance("b", "y", Passing), Instance("c", "z", Passing)];
+    let registry =
+        registry(&[("s", back_up, three), ("t", |_| (), &[Instance("d", "x", Passing)])]);
+    renumber(&registry, |_| ());
+    let except = |numbers: &[u64]| {
+        resolve(&registry, |w| {
+            (w.zone, w.healthy_only, w.except) = ("x".into(), true, numbers.to_vec());
+        })
+    };
+    assert_eq!(except(&[]).unwrap(), "a");
+    assert_eq!(except(&[100]).unwrap(), "b");
+    assert_eq!(except(&[100, 101]).unwrap(), "c");
+    assert_eq!(except(&[100, 101, 102]), Err(Reason::NoInstance));
+    let zone = "x".to_owned();
+    let wanted = Wanted { service: "s".into(), zone, healthy_only: true, ..Wanted::default() };
+    let all = Some(("s".to_owned(), 3));
+    assert_eq!(registry.takers(&wanted, UnixMs(100_000)), all, "a zone that is full is no bound");
+    // Nobody answers at home: the next zone, and back at once.
+    let health = |critical: &[&str]| {
+        renumber(&registry, |record| {
+            let is_critical = critical.contains(&record.spec.id.as_str());
+            record.health = if is_critical { Critical } else { Passing } as i32;
+        });
+    };
+    health(&["a"]);
+    assert_eq!(except(&[]).unwrap(), "b");
+    health(&[]);
+    assert_eq!(except(&[]).unwrap(), "a");
+    health(&["a", "b", "c"]);
+    assert_eq!(except(&[]).unwrap(), "td");
+}
+
+#[test]
+fn in_a_panic_who_is_shut_off_counts_as_unhealthy_and_is_not_called() {
+    let five = &[
+        Instance("a", "", Passing),
+        Instance("b", "", Passing),
+        Instance("c", "", Passing),
+        Instance("d", "", Critical),
+        Instance("e", "", Critical),
+    ];
+    let registry = registry(&[("s", |_| (), five)]);
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,b,c", "three of five are enough");
+    renumber(&registry, |record| {
+        if record.spec.id == "c" {
+            record.breaker.state = BreakerState::Open as i32;
+        }
+    });
+    assert_eq!(resolve(&registry, |_| ()).unwrap(), "a,b,d,e!", "two of five are not");
+    assert_eq!(resolve(&registry, |w| w.healthy_only = true).unwrap(), "a,b");
+}
+
+#[test]
+fn a_service_that_breakers_shut_off_falls_back_and_comes_back_late() {
+    for (of_service, of_instances) in [
+        (BreakerState::ForcedOpen, BreakerState::Closed),
+        (BreakerState::Open, BreakerState::Closed),
+        (BreakerState::Closed, BreakerState::Open),
+    ] {
+        let registry = tried_registry(of_service, of_instances);
+        assert_eq!(resolve(&registry, |_| ()), Err(Reason::NoInstance));
+        registry_of_t().into_iter().for_each(|change| registry.view.add(change));
+        assert_eq!(resolve(&registry, |_| ()).unwrap(), "tb");
+        // Closed, five seconds ago; then ten.
+        renumber(&registry, |record| record.breaker.state = BreakerState::Closed as i32);
+        let mut service = registry.view.service("s").unwrap().service.clone().unwrap();
+        service.breaker.state = BreakerState::Closed as i32;
+        for (recovered_at_ms, wanted) in [(95_000, "tb"), (90_000, "a,b")] {
+            service.recovered_at_ms = recovered_at_ms;
+            let service_after = Some(service.clone());
+            let service = "s".to_owned();
+            let change = ChangeRecord { service, service_after, ..ChangeRecord::default() };
+            registry.view.add((300, change));
+            assert_eq!(resolve(&registry, |_| ()).unwrap(), wanted);
+        }
+    }
+}
+
 #[test]
 fn a_service_that_is_down_falls_back_and_comes_back_late() {
     let back_up = |c: &mut ServiceConfig| {
@@ -174,14 +274,7 @@ fn tried_registry(of_service: BreakerState, of_instances: BreakerState) -> Regis
     let service_after = Some(service);
     let change = ChangeRecord { service: "s".into(), service_after, ..ChangeRecord::default() };
     registry.view.add((99, change));
-    for (number, record) in (100..).zip(&known.instances) {
-        let mut record = InstanceRecord { number, ..(**record).clone() };
-        record.breaker.state = of_instances as i32;
-        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
-        let instance_after = Some(record);
-        let change = ChangeRecord { service, instance, instance_after, service_after: None };
-        registry.view.add((number, change));
-    }
+    renumber(&registry, |record| record.breaker.state = of_instances as i32);
     registry
 }
 
@@ -201,7 +294,7 @@ fn when_all_are_being_tried_by_enough_calls_one_more_is_refused() {
         let refused = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap_err();
         assert_eq!(refused.reason, Reason::NoInstance);
         assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
-        assert!(registry.takers(&wanted, UnixMs(100_000)) > 0, "it is not down");
+        assert!(registry.takers(&wanted, UnixMs(100_000)).is_some(), "it is not down");
         // One is over: another one may go.
         for number in [100, 101] {
             registry.calls.reported(number, 1, 0, clock::now());
@@ -262,9 +355,9 @@ fn who_delivers_takes_only_those_that_answer_and_not_the_same_twice() {
     let except = |w: &mut Wanted| (w.healthy_only, w.except) = (true, vec![0]);
     assert_eq!(resolve(&registry, except), Err(Reason::NoInstance));
     let mut wanted = Wanted { service: "s".into(), healthy_only: true, ..Wanted::default() };
-    assert_eq!(registry.takers(&wanted, UnixMs(0)), 1);
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), Some(("s".to_owned(), 1)));
     wanted.protocol = "http".into();
-    assert_eq!(registry.takers(&wanted, UnixMs(0)), 0);
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), None);
 }
 
 #[test]
@@ -295,6 +388,10 @@ fn all_are_told_without_counting_as_called() {
     let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap();
     assert_eq!((found.warmth_milli, found.policy), (vec![500, 500], BalancePolicy::P2cEwma));
     assert_eq!(registry.calls.of([0].into_iter(), clock::now())[0].1, 0);
+    // Who chooses among all keeps to what breakers let through.
+    assert_eq!((found.probes, found.service_half_open), (3, false));
+    let tried = tried_registry(BreakerState::HalfOpen, BreakerState::Closed);
+    assert!(tried.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap().service_half_open);
 }
 
 #[test]

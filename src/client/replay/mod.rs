@@ -379,6 +379,9 @@ impl PaceClock {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

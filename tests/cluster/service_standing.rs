@@ -1,0 +1,123 @@
+//! How services stand on a real three-node cluster: ready, failed over, braked; and that it is told.
+
+use std::time::Duration;
+
+use message_hub::client::Client;
+use message_hub::proto::v1::{
+    Address, Dependency, Failover, InstanceSpec, PutServiceRequest, RegisterInstancesRequest,
+    ServiceConfig,
+};
+
+use crate::delivery::client;
+use crate::process::get;
+use crate::quotas::feed;
+use crate::support::{Cluster, poll};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn register(client: &Client, service: &str, ids: &[&str], ttl_ms: u64) {
+    let spec = |id: &&str| InstanceSpec {
+        service: service.to_owned(),
+        id: (*id).to_owned(),
+        addresses: vec![Address { protocol: "http".into(), address: "10.0.0.1:80".into() }],
+        ttl_ms,
+        ..InstanceSpec::default()
+    };
+    let request = RegisterInstancesRequest { instances: ids.iter().map(spec).collect() };
+    client.register_instances(request).await.unwrap();
+}
+
+async fn put(client: &Client, name: &str, config: ServiceConfig) {
+    let (name, config) = (name.to_owned(), Some(config));
+    let put = PutServiceRequest { name, config, ..PutServiceRequest::default() };
+    client.put_service(put).await.unwrap();
+}
+
+/// How often the feed tells this of a service.
+fn told(cluster: &Cluster, kind: &str, service: &str) -> usize {
+    let is = |line: &&str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        event["event"]["type"] == format!("hub.service.{kind}")
+            && event["event"]["subject"] == service
+    };
+    feed(cluster).lines().filter(is).count()
+}
+
+/// Whether all nodes have this line among their metrics.
+fn all_measure(cluster: &Cluster, line: &str) -> bool {
+    let has = |node| get(node, "/metrics").1.lines().any(|known| known == line);
+    cluster.nodes.iter().all(has)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_breaker_shuts_off_is_not_ready_and_is_failed_over_as_all_nodes_tell() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let spare = Failover { service: "spare".into(), ..Failover::default() };
+    let failover = vec![spare];
+    put(
+        &client,
+        "shop",
+        ServiceConfig { failover, failover_hold_ms: Some(500), ..Default::default() },
+    )
+    .await;
+    let shop = Dependency { service: "shop".into(), ..Dependency::default() };
+    put(&client, "web", ServiceConfig { dependencies: vec![shop], ..Default::default() }).await;
+    for (service, id) in [("shop", "i"), ("spare", "other"), ("web", "i")] {
+        register(&client, service, &[id], 600_000).await;
+    }
+    let service = |args: &[&str]| cluster.admin(&[&["service"], args].concat());
+    service(&["ready", "web"]).succeeds();
+    assert!(poll(SOON, || told(&cluster, "ready", "web") == 1));
+    service(&["breaker", "shop", "i", "open"]).succeeds();
+    let why = service(&["ready", "web"]);
+    why.fails(10, "");
+    assert!(why.stdout().contains("shut off by breakers"), "{}", why.stdout());
+    assert!(poll(SOON, || told(&cluster, "not_ready", "web") == 1));
+    assert!(poll(SOON, || told(&cluster, "failed_over", "shop") == 1));
+    for line in [
+        "mhub_service_ready{service=\"web\"} 0",
+        "mhub_service_ready{service=\"spare\"} 1",
+        "mhub_service_failed_over{service=\"shop\"} 1",
+        "mhub_service_braked{service=\"shop\"} 0",
+        "mhub_service_changes_total{what=\"registered\"} 3",
+        "mhub_service_changes_total{what=\"down\"} 1",
+        "mhub_service_changes_total{what=\"failed_over\"} 1",
+    ] {
+        assert!(poll(SOON, || all_measure(&cluster, line)), "{line}");
+    }
+    let over = || service(&["resolve", "shop", "-o", "json"]).stdout().contains("other");
+    assert!(poll(SOON, over), "another service is called");
+    // And back, a while after it is.
+    service(&["breaker", "shop", "i", "auto"]).succeeds();
+    service(&["ready", "web"]).succeeds();
+    assert!(poll(SOON, || told(&cluster, "failed_back", "shop") == 1));
+    assert!(poll(SOON, || all_measure(&cluster, "mhub_service_failed_over{service=\"shop\"} 0")));
+    assert!(poll(SOON, || !over()));
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_brake_is_told_when_it_is_pulled_and_when_it_is_let_go() {
+    let mut cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    register(&client, "many", &ids, 1000).await;
+    // Nobody renews.
+    assert!(poll(SOON, || told(&cluster, "brake_engaged", "many") == 1));
+    let engaged = "mhub_service_braked{service=\"many\"} 1";
+    assert!(poll(SOON, || all_measure(&cluster, engaged)));
+    // The next leader goes on with it.
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill();
+    cluster.nodes[leader].start();
+    cluster.await_serving();
+    for id in &ids[1..] {
+        cluster.admin(&["service", "deregister", "many", id, "--force"]).succeeds();
+    }
+    // Of one, nobody says that it is too many.
+    assert!(poll(SOON, || told(&cluster, "brake_released", "many") == 1));
+    assert!(poll(SOON, || all_measure(&cluster, "mhub_service_braked{service=\"many\"} 0")));
+    assert_eq!(told(&cluster, "brake_engaged", "many"), 1, "{}", feed(&cluster));
+    cluster.verify();
+}

@@ -1,0 +1,217 @@
+//! Watching and listing services: what people and programs are shown of what is registered, lost and gone,
+//! and how who comes too late begins anew.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use message_hub::client::Watched;
+use message_hub::model::limits::REGISTRY_LOG_MAX;
+use message_hub::model::rejection::Reason;
+use message_hub::proto::status::from_status;
+use message_hub::proto::v1::services_client::ServicesClient;
+use message_hub::proto::v1::{
+    Address, InstanceMode, InstanceName, InstanceSpec, ListServicesRequest,
+    RegisterInstancesRequest, SetInstanceModeRequest, WatchServicesRequest,
+};
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use crate::delivery::client;
+use crate::support::{Cluster, poll};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A `mhub service watch` of its own, and the lines that it prints.
+struct Watching {
+    process: Child,
+    lines: Receiver<Value>,
+}
+
+impl Watching {
+    fn start(cluster: &Cluster, limit: &str) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_mhub"))
+            .args(["service", "watch", "shop", "--limit", limit, "-o", "jsonl"])
+            .env("MHUB_ENDPOINT", cluster.endpoints().join(","))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let printed = BufReader::new(process.stdout.take().unwrap());
+        let (tell, lines) = channel();
+        std::thread::spawn(move || {
+            for line in printed.lines() {
+                // The test may be over.
+                drop(tell.send(serde_json::from_str(&line.unwrap()).unwrap()));
+            }
+        });
+        Self { process, lines }
+    }
+
+    /// The next line; it has to be about this instance, and say this.
+    #[track_caller]
+    fn tells(&self, instance: &str, change: &str) -> Value {
+        let told = self.lines.recv_timeout(SOON).unwrap();
+        assert_eq!((&told["service"], &told["instance"]), (&"shop".into(), &instance.into()));
+        assert_eq!(told["change"], change, "{told}");
+        told
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn revision(told: &Value) -> u64 {
+    told["revision"].as_str().unwrap().parse().unwrap()
+}
+
+/// The words of each line.
+fn words(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn a_watch_and_a_list_tell_who_came_who_was_lost_and_who_went() {
+    let cluster = Cluster::start(3, &[]);
+    let service = |args: &[&str]| cluster.admin(&[&["service"][..], args].concat());
+    service(&["register", "shop", "--config", "panic=0%"]).succeeds();
+    let mut watching = Watching::start(&cluster, "10");
+    let mut told = vec![watching.tells("", "service")];
+    let register = |id: &str, ttl: &str| {
+        let at = ["--address", "http=10.0.0.1:80", "--ttl", ttl];
+        service(&[&["register", "shop", "--instance", id][..], &at].concat()).succeeds();
+    };
+    register("a", "1s");
+    told.push(watching.tells("a", "passing"));
+    // Nobody renews it.
+    told.push(watching.tells("a", "critical"));
+    told.push(watching.tells("", "down"));
+    service(&["deregister", "shop", "a"]).succeeds();
+    told.push(watching.tells("a", "gone"));
+    register("b", "10m");
+    told.push(watching.tells("b", "passing"));
+    told.push(watching.tells("", "service"));
+    service(&["drain", "shop", "b", "--force"]).succeeds();
+    told.push(watching.tells("b", "draining"));
+    told.push(watching.tells("", "down"));
+    service(&["breaker", "shop", "b", "open"]).succeeds();
+    told.push(watching.tells("b", "draining"));
+    assert!(watching.process.wait().unwrap().success(), "it ends after ten changes");
+    // One after the other, none missing.
+    let revisions: Vec<u64> = told.iter().map(revision).collect();
+    assert_eq!(revisions, (revisions[0]..revisions[0] + 10).collect::<Vec<_>>());
+    assert_eq!(told[2]["after"]["transitions"][1]["to"], "critical");
+    assert_eq!((&told[4]["after"], &told[9]["breaker"]), (&Value::Null, &"forced_open".into()));
+    // As tables.
+    let (newest, wanted) = (revisions[9].to_string(), ["shop", "b", "draining", "forced_open"]);
+    let watch = || service(&["watch", "shop", "--limit", "2"]).stdout();
+    let shows_all = || {
+        let text = watch();
+        let lines = words(&text);
+        lines[0] == ["REVISION", "SERVICE", "INSTANCE", "CHANGE", "BREAKER"]
+            && lines[1] == [newest.as_str(), "shop", "down", "closed"]
+            && lines[2] == [&[newest.as_str()][..], &wanted].concat()
+    };
+    assert!(poll(SOON, shows_all), "{}", watch());
+    let list = service(&["ls"]).stdout();
+    let revision = revisions[0].to_string();
+    let head = ["NAME", "HEALTHY", "INSTANCES", "BALANCE", "BREAKER", "REVISION"];
+    let row = ["shop", "0", "1", "p2c_ewma", "closed", revision.as_str()];
+    assert_eq!(words(&list), [head, row], "{list}");
+    let list = service(&["ls", "-o", "json"]).json();
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    let (name, healthy, instances) = (&list[0]["name"], &list[0]["healthy"], &list[0]["instances"]);
+    assert_eq!((name, healthy, instances), (&"shop".into(), &"0".into(), &"1".into()));
+    assert!(list[0]["down_since"].is_string() && list[0]["revision"] == revision, "{list}");
+    cluster.verify();
+}
+
+async fn raw(cluster: &Cluster) -> ServicesClient<Channel> {
+    let endpoint = format!("http://{}", cluster.nodes[0].endpoint());
+    ServicesClient::connect(endpoint).await.unwrap()
+}
+
+fn all_after(revision: u64) -> WatchServicesRequest {
+    WatchServicesRequest { services: Vec::new(), after_revision: Some(revision) }
+}
+
+/// Registers instances, and drains them again and again, until the first changes are not kept any more.
+async fn outgrow(cluster: &Cluster) {
+    const INSTANCES: u64 = 1024;
+    let client = client(cluster);
+    let (service, owner) = ("shop".to_owned(), "me".to_owned());
+    let names: Vec<InstanceName> = (0..INSTANCES)
+        .map(|n| InstanceName {
+            service: service.clone(),
+            id: format!("i-{n}"),
+            owner: owner.clone(),
+        })
+        .collect();
+    let spec = |name: &InstanceName| InstanceSpec {
+        service: name.service.clone(),
+        id: name.id.clone(),
+        addresses: vec![Address { protocol: "http".into(), address: "10.0.0.1:80".into() }],
+        owner: name.owner.clone(),
+        ttl_ms: 600_000,
+        ..InstanceSpec::default()
+    };
+    let instances = names.iter().map(spec).collect();
+    client.register_instances(RegisterInstancesRequest { instances }).await.unwrap();
+    for round in 0..REGISTRY_LOG_MAX / INSTANCES {
+        let mode = if round % 2 == 0 { InstanceMode::Draining } else { InstanceMode::Up };
+        let (instances, mode) = (names.clone(), mode.into());
+        let set = SetInstanceModeRequest { instances, mode, ..Default::default() };
+        client.set_instance_mode(set).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_before_what_is_kept_is_told_how_to_begin_anew() {
+    let cluster = Cluster::start(1, &[]);
+    outgrow(&cluster).await;
+    let mut services = raw(&cluster).await;
+    let listed = services.list_services(ListServicesRequest::default()).await.unwrap();
+    let newest = listed.into_inner().revision;
+    let oldest = newest - REGISTRY_LOG_MAX;
+    for after in [1, oldest - 1] {
+        let status = services.watch_services(all_after(after)).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::OutOfRange);
+        assert!(status.message().contains("list the services, then watch from"), "{status}");
+        let refused = from_status(&status);
+        assert_eq!(refused.reason, Reason::WatchCompacted);
+        assert_eq!(refused.fact("revision"), Some(newest.to_string().as_str()));
+    }
+    // What is kept is told whole.
+    let mut kept = services.watch_services(all_after(oldest)).await.unwrap().into_inner();
+    let mut next = oldest + 1;
+    while next <= newest {
+        for change in kept.message().await.unwrap().unwrap().changes {
+            assert_eq!(change.revision, next);
+            next += 1;
+        }
+    }
+    // The way that it was told: from the revision of the list, nothing is missing.
+    let mut anew = services.watch_services(all_after(newest)).await.unwrap().into_inner();
+    cluster.admin(&["service", "register", "store"]).succeeds();
+    let change = loop {
+        // The first part is empty.
+        if let Some(change) = anew.message().await.unwrap().unwrap().changes.pop() {
+            break change;
+        }
+    };
+    assert_eq!((change.revision, change.service.as_str()), (newest + 1, "store"));
+    // The client goes that way by itself, and says so.
+    let mut watch = client(&cluster).watch_services(vec!["store".to_owned()], Some(1));
+    assert_eq!(watch.next().await.unwrap(), Watched::Restarted);
+    let Watched::Changes(part) = watch.next().await.unwrap() else { panic!("once more") };
+    assert_eq!((part.changes.len(), part.revision), (1, newest + 1));
+    let late = ["service", "watch", "store", "--after", "1", "--limit", "1", "-o", "jsonl"];
+    let late = cluster.admin(&late);
+    assert_eq!(late.json()["service"], "store");
+    assert!(late.stderr().contains("changes were missed"), "{}", late.all());
+}

@@ -98,10 +98,9 @@ pub(super) struct FilterArgs {
 
 fn reason(text: &str) -> Result<DeadReason, String> {
     DeadReason::from_str_name(&format!("DEAD_REASON_{text}"))
-        .filter(|reason| *reason != DeadReason::Unspecified)
+        .filter(|reason| !matches!(reason, DeadReason::Unspecified | DeadReason::SchemaInvalid))
         .ok_or_else(|| {
-            "use MAX_ATTEMPTS, REJECTED, NON_RETRYABLE, EXPIRED, DEADLINE_UNREACHABLE or SCHEMA_INVALID"
-                .to_owned()
+            "use MAX_ATTEMPTS, REJECTED, NON_RETRYABLE, EXPIRED or DEADLINE_UNREACHABLE".to_owned()
         })
 }
 

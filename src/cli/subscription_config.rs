@@ -17,7 +17,7 @@ pub(super) const SETTINGS: &str = "\
 Settings, with their defaults; durations are written like 500ms, 30s, 5m, 12h, 14d:
   retry.strategy=full_jitter        also decorrelated, linear, fixed, schedule
   retry.initial=1s  retry.min=100ms  retry.max=5m  retry.multiplier=2
-  retry.schedule=                   delays like 1s,10s,1m
+  retry.schedule=                   delays like 1s,10s,1m, none below retry.min
   max_attempts=16                   0: no limit
   non_retryable_reasons=            like BAD_INPUT,NO_SUCH_USER
   retry_budget=20%  retry_budget.min=3

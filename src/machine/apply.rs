@@ -104,6 +104,9 @@ pub struct Meta {
     /// How often it has to come to the end of `Correlations` until nothing is there of topics that were deleted.
     #[prost(uint64, tag = "25")]
     pub correlations_rounds: u64,
+    /// Where housekeeping goes on among the loads of services.
+    #[prost(bytes = "vec", tag = "26")]
+    pub loads_cursor: Vec<u8>,
 }
 
 impl Meta {

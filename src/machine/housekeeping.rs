@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use super::Fault;
 use super::apply::Machine;
+use super::delivery::loads;
 use super::kv::{Kv, Order, Table};
 use super::producers::ProducerRecord;
 use super::requests::RequestRecord;
@@ -25,19 +26,26 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
     let now = machine.now();
     let idle = now.get().saturating_sub(PRODUCER_IDLE_MS);
     let producers = std::mem::take(&mut machine.meta_mut().producers_cursor);
-    machine.meta_mut().producers_cursor = sweep(machine, Table::Producers, &producers, |row| {
-        Ok(ProducerRecord::decode(row)?.used_at_ms() < idle)
-    })?;
+    machine.meta_mut().producers_cursor =
+        sweep(machine, (Table::Producers, &END), &producers, |row| {
+            Ok(ProducerRecord::decode(row)?.used_at_ms() < idle)
+        })?;
     let old = now.get().saturating_sub(REQUEST_ID_KEPT_MS);
     let requests = std::mem::take(&mut machine.meta_mut().requests_cursor);
-    machine.meta_mut().requests_cursor = sweep(machine, Table::Requests, &requests, |row| {
-        Ok(RequestRecord::decode(row)?.answered_at_ms < old)
-    })?;
+    machine.meta_mut().requests_cursor =
+        sweep(machine, (Table::Requests, &END), &requests, |row| {
+            Ok(RequestRecord::decode(row)?.answered_at_ms < old)
+        })?;
     let old = now.get().saturating_sub(TRANSACTION_KEPT_MS);
     let transactions = std::mem::take(&mut machine.meta_mut().transactions_cursor);
     machine.meta_mut().transactions_cursor =
-        sweep(machine, Table::Transactions, &transactions, |row| {
+        sweep(machine, (Table::Transactions, &END), &transactions, |row| {
             Ok((1..old).contains(&TransactionRecord::decode(row)?.ended_at_ms))
+        })?;
+    let loads = std::mem::take(&mut machine.meta_mut().loads_cursor);
+    machine.meta_mut().loads_cursor =
+        sweep(machine, (Table::ConsumerLoads, &loads::services_end()), &loads, |row| {
+            loads::is_idle(row, now)
         })?;
     forget_ids(machine, now)?;
     tracking::index::sweep(machine)?;
@@ -45,17 +53,17 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
 }
 
 /// Looks at a bounded number of rows after the cursor and deletes what has expired. The new
-/// cursor; empty at the end of the table.
+/// cursor; empty at the end.
 fn sweep<K: Kv>(
     machine: &mut Machine<'_, K>,
-    table: Table,
+    (table, end): (Table, &[u8]),
     cursor: &[u8],
     expired: impl Fn(&[u8]) -> Result<bool, Fault>,
 ) -> Result<Vec<u8>, Fault> {
     let mut start = cursor.to_vec();
     start.push(0);
     let (mut seen, mut last, mut due) = (0, Vec::new(), Vec::new());
-    machine.overlay().scan(table, &start, &END, Order::Ascending, &mut |key, row| {
+    machine.overlay().scan(table, &start, end, Order::Ascending, &mut |key, row| {
         seen += 1;
         if expired(row)? {
             due.push(key.to_vec());

@@ -1,7 +1,7 @@
 //! The words of delivery: what is asked for, how it ends, what is kept of it.
 
 use super::ids::{DeadNumber, LeaseId, Position, SubscriptionId, Term, TopicId, UnixMs};
-use super::limits::RANGES_MAX;
+use super::limits::{NACK_REASON_BYTES_MAX, RANGES_MAX};
 use super::ranges::{OffsetRange, Ranges};
 use super::rejection::Reason;
 use super::subscription::SubscriptionConfig;
@@ -22,7 +22,7 @@ pub enum DeadReason {
     Expired = 4,
     /// Its next delivery would come at or after its deadline.
     DeadlineUnreachable = 5,
-    /// It does not fit its schema.
+    /// It does not fit its schema. Reserved: schemas are enforced when events are published.
     SchemaInvalid = 6,
 }
 
@@ -46,6 +46,13 @@ impl DeadReason {
 pub const REASON_LEASE_EXPIRED: &str = "LEASE_EXPIRED";
 /// The reason of a retry that somebody called off.
 pub const REASON_CANCELLED: &str = "CANCELLED";
+
+/// Whether a text can be the reason of a failure: UPPER_SNAKE, perhaps empty.
+#[must_use]
+pub fn is_reason(text: &str) -> bool {
+    let upper_snake = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    text.len() <= NACK_REASON_BYTES_MAX && text.chars().all(upper_snake)
+}
 
 /// One failed delivery, kept with the event.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

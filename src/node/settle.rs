@@ -6,7 +6,7 @@ use super::propose::Ticket;
 use super::{Node, unexpected};
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::command::{Kind, Settle};
-use crate::model::delivery::Settled;
+use crate::model::delivery::{Settled, is_reason};
 use crate::model::limits::{
     CALL_BYTES_MAX, CONSUMER_BYTES_MAX, LEASE_MS, NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX,
     RANGES_MAX, RETRY_AFTER_MS_MAX, SETTLE_ITEMS_MAX,
@@ -145,8 +145,7 @@ fn check_item(item: &SettleItem) -> Result<(), Rejection> {
 }
 
 fn check_failure(reason: &str, detail: &str) -> Result<(), Rejection> {
-    let upper_snake = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    if reason.len() > NACK_REASON_BYTES_MAX || !reason.chars().all(upper_snake) {
+    if !is_reason(reason) {
         return Err(invalid(format!(
             "reason {:?} is not UPPER_SNAKE of at most {NACK_REASON_BYTES_MAX} bytes; put free text into the detail",
             reason.chars().take(NACK_REASON_BYTES_MAX).collect::<String>()

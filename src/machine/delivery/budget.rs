@@ -27,7 +27,7 @@ pub struct Budget {
 
 impl Budget {
     fn at(self, now: UnixMs) -> Self {
-        let window = now.get() / RETRY_BUDGET_WINDOW_MS;
+        let window = Self::window_of(now);
         if window <= self.window {
             return self;
         }
@@ -43,10 +43,16 @@ impl Budget {
         (share / 100).max(policy.budget_min_per_s.into()).saturating_sub(here.retries)
     }
 
+    /// The number of a window.
+    #[must_use]
+    pub fn window_of(now: UnixMs) -> u64 {
+        now.get() / RETRY_BUDGET_WINDOW_MS
+    }
+
     /// When the next window begins.
     #[must_use]
     pub fn next_window(now: UnixMs) -> UnixMs {
-        UnixMs((now.get() / RETRY_BUDGET_WINDOW_MS + 1) * RETRY_BUDGET_WINDOW_MS)
+        UnixMs((Self::window_of(now) + 1) * RETRY_BUDGET_WINDOW_MS)
     }
 
     /// Takes note of deliveries.

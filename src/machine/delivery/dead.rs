@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::timers::{self, Due};
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::record::{Kind, decode_message, encode, encode_message};
@@ -147,6 +148,51 @@ pub(crate) fn put<K: Kv>(
     let overlay = machine.overlay_mut();
     overlay.put(Table::DeadPlaces, place, encode(Kind::DeadPlace, &[]));
     overlay.put(Table::DeadLetters, row_key(subscription, number), letter.encode());
+}
+
+/// The first dead letter that is kept, from a number on.
+///
+/// # Errors
+/// When the store fails or the row is corrupt.
+pub fn first(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    from: DeadNumber,
+) -> Result<Option<(DeadNumber, DeadLetter)>, Fault> {
+    let (low, high) = (row_key(subscription, from), row_key(subscription.next(), DeadNumber(0)));
+    let mut found = None;
+    kv.scan(Table::DeadLetters, &low, &high, Order::Ascending, &mut |row, value| {
+        found = Some((number_of(row)?, DeadLetter::decode(value)?));
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
+/// Times the end of a dead letter, unless it is kept for ever. The oldest always has a timer: whoever
+/// removes it, or changes the retention, times the one that is the oldest then.
+pub(crate) fn time<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    subscription: SubscriptionId,
+    (number, died_at): (DeadNumber, UnixMs),
+    retention_ms: u64,
+) {
+    if retention_ms > 0 {
+        let at = UnixMs(died_at.get().saturating_add(retention_ms));
+        timers::set(machine, at, Due::Forget(subscription, number));
+    }
+}
+
+/// Times the end of the first dead letter from a number on: the oldest, when all before it went.
+pub(crate) fn time_first<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    subscription: SubscriptionId,
+    from: DeadNumber,
+    retention_ms: u64,
+) -> Result<(), Fault> {
+    if let Some((number, letter)) = first(machine.overlay(), subscription, from)? {
+        time(machine, subscription, (number, letter.died_at()), retention_ms);
+    }
+    Ok(())
 }
 
 /// Forgets a dead letter.

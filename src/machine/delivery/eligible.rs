@@ -1,13 +1,15 @@
-//! Order by key: an event may go when the one of its key before it is done.
+//! Whether an event may go: what the filter says, and in order by key whether the one of its key
+//! before it is done.
 //!
 //! Done for this subscription, or from before its start. Events without a key are free. An event
 //! that was redriven comes late by nature: those after it were done already and do not wait.
 
 use super::work::Work;
-use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
 use crate::machine::topic::backs::Backs;
+use crate::machine::{Fault, query};
+use crate::model::filter::Compiled;
 use crate::model::ids::{Offset, TopicId};
 use crate::model::ranges::{OffsetRange, Ranges};
 
@@ -34,6 +36,26 @@ impl Predecessors {
         }
         Ok(self.known.as_ref().and_then(|(_, backs)| backs.before(offset)))
     }
+}
+
+/// The subscription's filter.
+pub(crate) fn filter_of(work: &Work) -> Result<Option<Compiled>, Fault> {
+    let filter = work.record.config.filter.as_ref().map(|filter| filter.compile());
+    filter.transpose().map_err(|e| Fault::Undecodable(e.to_string()))
+}
+
+/// Whether a filter lets an event through.
+pub(crate) fn passes<K: Kv>(
+    machine: &Machine<'_, K>,
+    filter: Option<&Compiled>,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<bool, Fault> {
+    let Some(filter) = filter else { return Ok(true) };
+    let Some(event) = query::stored_event(machine.overlay(), topic, offset)? else {
+        return Ok(true);
+    };
+    Ok(filter.matches(&event.event)?)
 }
 
 /// Whether the event before it is done.

@@ -1,5 +1,7 @@
 //! How a delivery fails: one atomic move, from the lease to a retry or to the dead letters.
 
+use std::ops::ControlFlow;
+
 use super::dead::{self, DeadLetter};
 use super::failures::{self, FailureRecord, Standing};
 use super::ready::{self, ReadyKey};
@@ -7,14 +9,15 @@ use super::retry;
 use super::timers::{self, Due};
 use super::work::Work;
 use crate::machine::apply::Machine;
-use crate::machine::kv::{Kv, Table};
+use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::schedule::rank::Rank;
 use crate::machine::schedule::specials::{self, SpecialRecord};
 use crate::machine::{Fault, query};
 use crate::model::delivery::{Attempt, DeadReason, REASON_LEASE_EXPIRED};
 use crate::model::ids::{DeadNumber, Offset, TopicId, UnixMs};
 use crate::model::limits::{
-    NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX, PRIORITY_DEFAULT, RETRY_AFTER_MS_MAX,
+    NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX, PRIORITY_DEFAULT, READY_MOVED_MAX,
+    RETRY_AFTER_MS_MAX,
 };
 use crate::model::ranges::Ranges;
 
@@ -176,21 +179,55 @@ pub(crate) fn rank_of(work: &Work, special: Option<&SpecialRecord>, ready_at: Un
     deadline.map_or(by_wait, |d| by_wait.min(Rank::by_deadline(config, priority, d)))
 }
 
-/// Makes a failed event ready.
+/// Makes a failed event ready. It keeps its rank, among those that come first by the policy of today.
 pub(crate) fn make_ready<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,
     (topic, offset): (TopicId, Offset),
     story: &mut FailureRecord,
-) {
+) -> Result<(), Fault> {
+    let special = special_of(machine, work, topic, offset)?;
+    let priority = special.map_or(PRIORITY_DEFAULT, |s| s.priority);
+    story.set_place(story.place().under(&work.record.config, priority));
     story.stand(Standing::Ready);
     let row = ready_key(work, (topic, offset), story);
     machine.overlay_mut().put(Table::Ready, row, ready::value());
     failures::put(machine, work.id, (topic, offset), story);
     work.wakes = true;
+    Ok(())
 }
 
-fn ready_key(work: &Work, (topic, offset): (TopicId, Offset), story: &FailureRecord) -> Vec<u8> {
+/// Places those that are ready anew, after the policy changed; at most `limits::READY_MOVED_MAX`. The
+/// others keep their places until they are delivered.
+pub(crate) fn place_ready<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+) -> Result<(), Fault> {
+    let (low, mut places) = (work.id.to_key().to_vec(), Vec::new());
+    let high = work.id.next().to_key();
+    machine.overlay().scan(Table::Ready, &low, &high, Order::Ascending, &mut |row, _| {
+        let key = ReadyKey::decode(row)?;
+        places.push((key.topic, key.offset));
+        let more = places.len() < READY_MOVED_MAX;
+        Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    for (topic, offset) in places {
+        let story = failures::get(machine.overlay(), work.id, topic, offset)?;
+        let Some(mut story) = story.filter(|s| s.stands() == Standing::Ready) else { continue };
+        if work.enter(machine, topic, None)? {
+            unwait(machine, work, (topic, offset), &story);
+            make_ready(machine, work, (topic, offset), &mut story)?;
+        }
+    }
+    Ok(())
+}
+
+/// The row of `Ready` of a failed event.
+pub(crate) fn ready_key(
+    work: &Work,
+    (topic, offset): (TopicId, Offset),
+    story: &FailureRecord,
+) -> Vec<u8> {
     let (subscription, rank) = (work.id, story.place());
     ReadyKey { subscription, flow: &story.flow, rank, topic, offset }.encode()
 }
@@ -250,6 +287,17 @@ pub(crate) fn bury<K: Kv>(
     reason: DeadReason,
 ) -> Result<(), Fault> {
     work.ended.1 += 1;
+    keep(machine, work, (topic, offset), story, reason)
+}
+
+/// The same when a person ends it: that says nothing of how the subscription fares.
+pub(crate) fn keep<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    (topic, offset): (TopicId, Offset),
+    story: FailureRecord,
+    reason: DeadReason,
+) -> Result<(), Fault> {
     let event = query::stored_event(machine.overlay(), topic, offset)?;
     let policy = &work.record.config.dead_letters;
     let retention_ms = policy.retention_ms;
@@ -274,12 +322,10 @@ pub(crate) fn bury<K: Kv>(
         redrives: story.redrives,
     };
     dead::put(machine, work.id, number, &letter);
-    if retention_ms > 0 {
-        let at = UnixMs(now.get().saturating_add(retention_ms));
-        timers::set(machine, at, Due::Forget(work.id, number));
-    }
+    dead::time(machine, work.id, (number, now), retention_ms);
     work.state.last_dead_number = number.get();
     work.state.dead_letters += 1;
     work.state.counters.dead += 1;
+    work.letters += 1;
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) fn apply<K: Kv>(
             plan.take(machine, &mut work, topic, &named, pick.seen.as_ref())?;
         }
     }
-    leased.filtered += plan.cancelled;
+    leased.filtered += plan.skipped;
     leased.dead = plan.dead;
     leased.grants = plan.grant(machine, &mut work, command)?;
     work.finish(machine)?;
@@ -140,7 +140,8 @@ struct Plan {
     sheaves: BTreeMap<Sheaf, Vec<OffsetRange>>,
     /// Of the retries: which attempt, and since when it was due.
     attempts: BTreeMap<(TopicId, Offset), (u32, UnixMs)>,
-    cancelled: u64,
+    /// Cancelled, or failed events that a filter of today does not let through.
+    skipped: u64,
     dead: u64,
 }
 
@@ -174,7 +175,7 @@ impl Plan {
             by_key,
             sheaves: BTreeMap::new(),
             attempts: BTreeMap::new(),
-            cancelled: 0,
+            skipped: 0,
             dead: 0,
         })
     }
@@ -239,6 +240,7 @@ impl Plan {
         offsets: &Ranges,
     ) -> Result<(), Fault> {
         let (now, mut before) = (machine.now(), Predecessors::default());
+        let filter = eligible::filter_of(work)?;
         let limit = usize::try_from(LEASE_EVENTS_MAX).unwrap_or(usize::MAX);
         for (offset, story) in failures::among(machine.overlay(), work.id, topic, offsets, limit)? {
             if !story.is_due(now) || self.room == 0 || (story.failures > 0 && self.retries == 0) {
@@ -248,6 +250,13 @@ impl Plan {
             let deadline = special.and_then(|s| s.deadline()).filter(|_| story.redrives == 0);
             if deadline.is_some_and(|deadline| deadline <= now) {
                 self.expire_story(machine, work, (topic, offset), story)?;
+                continue;
+            }
+            if !eligible::passes(machine, filter.as_ref(), topic, offset)? {
+                fail::unwait(machine, work, (topic, offset), &story);
+                fail::forget(machine, work, topic, offset)?;
+                (self.skipped, work.wakes) = (self.skipped + 1, true);
+                work.state.counters.filtered += 1;
                 continue;
             }
             if self.by_key && !eligible::is_next(machine, work, &mut before, (topic, offset))? {
@@ -309,7 +318,7 @@ impl Plan {
                 let deadline = special.deadline();
                 if special.cancelled {
                     ended.push(OffsetRange::one(offset));
-                    self.cancelled += 1;
+                    self.skipped += 1;
                     work.state.counters.filtered += 1;
                 } else if deadline.is_some_and(|deadline| deadline <= now) {
                     ended.push(OffsetRange::one(offset));

@@ -102,6 +102,17 @@ fn service_key(service: &str) -> Vec<u8> {
     row_key(SubscriptionId(0), service)
 }
 
+/// The rows of services come before this key.
+pub(crate) fn services_end() -> [u8; 8] {
+    SubscriptionId(1).to_key()
+}
+
+/// Whether a service's row says nothing any more: nothing is in flight, no retry was of late.
+pub(crate) fn is_idle(row: &[u8], now: UnixMs) -> Result<bool, Fault> {
+    let load: ServiceLoad = decode_message(Kind::ServiceLoad, row)?;
+    Ok(load.in_flight == 0 && load.retries_at(now) == 0)
+}
+
 /// What the consumers of a service have.
 ///
 /// # Errors

@@ -44,12 +44,13 @@ pub(crate) fn resume<K: Kv>(machine: &mut Machine<'_, K>, work: &mut Work) {
 
 /// Takes note of what a command ended, and trips the breaker when most of it died.
 pub(crate) fn trip<K: Kv>(machine: &mut Machine<'_, K>, work: &mut Work) -> Result<(), Fault> {
+    let count = std::mem::take(&mut work.letters);
+    if count > 0 {
+        work.report(machine, Report::DeadLettered { count });
+    }
     let (acked, dead) = std::mem::take(&mut work.ended);
     if acked + dead == 0 {
         return Ok(());
-    }
-    if dead > 0 {
-        work.report(machine, Report::DeadLettered { count: dead });
     }
     let now = machine.now();
     let tripped = work.state.trip.note(now, acked, dead);

@@ -40,6 +40,7 @@ pub(crate) fn redrive<K: Kv>(
         return Ok(Outcome::Rejected(none(&command.subscription)));
     }
     let mut moved = Moved { next, ..Moved::default() };
+    let first = letters.first().map(|(number, _)| *number);
     for (number, letter) in letters {
         if revive(machine, &mut work, &letter)? {
             remove(machine, &mut work, number, &letter);
@@ -49,6 +50,7 @@ pub(crate) fn redrive<K: Kv>(
         }
     }
     work.state.counters.redriven += moved.count;
+    time_next(machine, &work, first)?;
     work.finish(machine)?;
     Ok(Outcome::Moved(moved))
 }
@@ -67,9 +69,11 @@ pub(crate) fn purge<K: Kv>(
         return Ok(Outcome::Rejected(none(&command.subscription)));
     }
     let moved = Moved { count: letters.len() as u64, left: 0, next };
+    let first = letters.first().map(|(number, _)| *number);
     for (number, letter) in letters {
         remove(machine, &mut work, number, &letter);
     }
+    time_next(machine, &work, first)?;
     work.finish(machine)?;
     Ok(Outcome::Moved(moved))
 }
@@ -138,11 +142,13 @@ fn revive<K: Kv>(
         redrives: letter.redrives.saturating_add(1),
         due_ms: now.get(),
         flow: special.as_ref().map(|s| s.flow.clone()).unwrap_or_default(),
+        // What it went through before stays part of its story.
+        attempts: letter.attempts.clone(),
         ..FailureRecord::default()
     };
     story.set_place(fail::rank_of(work, special.as_ref(), now));
     work.count_failures(topic, 1, 0)?;
-    fail::make_ready(machine, work, (topic, offset), &mut story);
+    fail::make_ready(machine, work, (topic, offset), &mut story)?;
     Ok(true)
 }
 
@@ -158,6 +164,16 @@ fn remove<K: Kv>(
     // The timer is stale when the retention was changed since; then it goes by itself.
     let at = UnixMs(letter.died_at().get().saturating_add(retention_ms));
     timers::clear(machine, at, Due::Forget(work.id, number));
+}
+
+/// Times the one that comes after those that went, if nothing was left before them.
+fn time_next<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &Work,
+    first: Option<DeadNumber>,
+) -> Result<(), Fault> {
+    let Some(first) = first else { return Ok(()) };
+    dead::time_first(machine, work.id, first, work.record.config.dead_letters.retention_ms)
 }
 
 fn none(subscription: &str) -> Rejection {

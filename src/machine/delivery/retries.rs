@@ -1,6 +1,6 @@
 //! Failed events, moved by hand: ready at once, or dead at once.
 
-use super::fail::{self, bury};
+use super::fail;
 use super::failures::{self, FailureRecord, Standing};
 use super::work::Work;
 use crate::machine::Fault;
@@ -25,7 +25,7 @@ pub(crate) fn now<K: Kv>(
         }
         fail::unwait(machine, work, place, &story);
         story.due_ms = machine.now().get();
-        fail::make_ready(machine, work, place, &mut story);
+        fail::make_ready(machine, work, place, &mut story)?;
         Ok(true)
     })
 }
@@ -48,7 +48,7 @@ pub(crate) fn cancel<K: Kv>(
             ..Attempt::default()
         });
         work.wakes = true;
-        bury(machine, work, place, story, DeadReason::Rejected)?;
+        fail::keep(machine, work, place, story, DeadReason::Rejected)?;
         Ok(true)
     })
 }

@@ -57,7 +57,8 @@ pub fn delay_ms(policy: &RetryPolicy, failure: &Failure) -> u64 {
         RetryStrategy::Schedule => {
             let at = usize::try_from(number - 1).unwrap_or(usize::MAX);
             let delays = &policy.schedule_ms;
-            delays.get(at).or(delays.last()).copied().unwrap_or(initial)
+            let delay = delays.get(at).or(delays.last()).copied().unwrap_or(initial);
+            delay.max(policy.min_ms)
         }
     }
 }
@@ -157,6 +158,8 @@ mod tests {
         assert_eq!(delays(&policy(RetryStrategy::Fixed), &[1, 9]), [1000, 1000]);
         let schedule =
             RetryPolicy { schedule_ms: vec![0, 50, 700], ..policy(RetryStrategy::Schedule) };
-        assert_eq!(delays(&schedule, &[1, 2, 3, 4, 99]), [0, 50, 700, 700, 700]);
+        assert_eq!(delays(&schedule, &[1, 2, 3, 4, 99]), [100, 100, 700, 700, 700]);
+        let at_once = RetryPolicy { min_ms: 0, ..schedule };
+        assert_eq!(delays(&at_once, &[1, 2, 3]), [0, 50, 700]);
     }
 }

@@ -198,7 +198,7 @@ fn release<K: Kv>(
     for offset in events.iter() {
         let place = (lease.topic(), offset);
         let story = failures::get(machine.overlay(), work.id, place.0, offset)?;
-        fail::make_ready(machine, work, place, &mut story.unwrap_or_default());
+        fail::make_ready(machine, work, place, &mut story.unwrap_or_default())?;
     }
     Ok(())
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
-use super::dead::{self, DeadLetter};
+use super::dead;
+use super::eligible::{self, Predecessors};
 use super::fail::{self, Cause, Failing, bury};
 use super::failures::{self, FailureRecord, Standing};
+use super::leases::LeaseRecord;
 use super::timers::{self, Due, Timer};
 use super::work::Work;
 use super::{leases, pauses, settle};
@@ -16,10 +18,12 @@ use crate::machine::lifecycle::Report;
 use crate::machine::schedule::specials;
 use crate::machine::{Fault, query, registry, subscription, transaction};
 use crate::model::delivery::{DeadReason, Ticked};
-use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
+use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId};
 use crate::model::limits::{TICK_EVENTS_MAX, TICK_TIMERS_MAX};
 use crate::model::outcome::Outcome;
+use crate::model::pattern::TopicPattern;
 use crate::model::ranges::Ranges;
+use crate::model::subscription::DeliveryOrder;
 
 pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Fault> {
     machine.close_batch();
@@ -35,7 +39,7 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
         tick.fire(machine, timer.due)?;
         ticked.timers += 1;
     }
-    ticked.more = more;
+    ticked.more = more || tick.more;
     tick.finish(machine)?;
     Ok(Outcome::Ticked(ticked))
 }
@@ -60,7 +64,14 @@ fn due<K: Kv>(machine: &Machine<'_, K>) -> Result<(Vec<Timer>, bool), Fault> {
 struct Tick {
     works: BTreeMap<SubscriptionId, Option<Work>>,
     expired: BTreeMap<SubscriptionId, u64>,
+    /// All subscriptions, once something needs to know who takes a topic.
+    patterns: Option<Vec<(SubscriptionId, TopicPattern)>>,
+    takers: BTreeMap<TopicId, Vec<SubscriptionId>>,
+    /// Leases that were looked up by topic; some may have ended since.
+    holders: BTreeMap<(SubscriptionId, TopicId), Vec<(LeaseId, Ranges)>>,
     events: u64,
+    /// Something is due that had no timer when this began.
+    more: bool,
 }
 
 impl Tick {
@@ -94,8 +105,12 @@ impl Tick {
             }
             Due::Deadline(topic, offset) => self.deadline(machine, topic, offset),
             Due::Forget(subscription, number) => {
+                let room = TICK_EVENTS_MAX.saturating_sub(self.events).max(1);
                 let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
-                forget(machine, work, number)
+                let (count, more) = forget(machine, work, number, room)?;
+                self.events += count;
+                self.more |= more;
+                Ok(())
             }
             Due::Registry(number) => registry::health::due(machine, number),
             Due::Transaction(id) => {
@@ -136,8 +151,7 @@ impl Tick {
         Ok(())
     }
 
-    /// An event's deadline passed: whoever has it waiting buries it. Those that have it leased
-    /// find out when the lease ends, which is no later.
+    /// An event's deadline passed: whoever has it waiting buries it, and no lease goes on with it.
     fn deadline<K: Kv>(
         &mut self,
         machine: &mut Machine<'_, K>,
@@ -151,13 +165,66 @@ impl Tick {
         let Some(name) = query::topic_name_at(machine.overlay(), topic, offset)? else {
             return Ok(());
         };
-        for id in subscription::query::ids_of_topic(machine.overlay(), &name)? {
+        for id in self.takers_of(machine, topic, &name)? {
             self.events += 1;
             let Some(work) = self.work(machine, id)? else { continue };
-            if work.enter(machine, topic, Some(&name))? {
-                expire_waiting(machine, work, topic, offset)?;
+            if work.enter(machine, topic, Some(&name))?
+                && expire_waiting(machine, work, topic, offset)?
+            {
+                self.expire_leased(machine, id, (topic, offset))?;
             }
         }
+        Ok(())
+    }
+
+    /// The subscriptions that take a topic.
+    fn takers_of<K: Kv>(
+        &mut self,
+        machine: &Machine<'_, K>,
+        topic: TopicId,
+        name: &str,
+    ) -> Result<Vec<SubscriptionId>, Fault> {
+        if let Some(known) = self.takers.get(&topic) {
+            return Ok(known.clone());
+        }
+        if self.patterns.is_none() {
+            self.patterns = Some(subscription::query::patterns(machine.overlay())?);
+        }
+        let all = self.patterns.iter().flatten();
+        let ids: Vec<_> = all.filter(|(_, p)| p.matches(name)).map(|(id, _)| *id).collect();
+        self.takers.insert(topic, ids.clone());
+        Ok(ids)
+    }
+
+    /// Takes an event out of the lease that goes on beyond its deadline: its delivery failed. A lease
+    /// that ends at the deadline was cut there, and has a timer of its own.
+    fn expire_leased<K: Kv>(
+        &mut self,
+        machine: &mut Machine<'_, K>,
+        id: SubscriptionId,
+        (topic, offset): (TopicId, Offset),
+    ) -> Result<(), Fault> {
+        if let Entry::Vacant(slot) = self.holders.entry((id, topic)) {
+            slot.insert(uncut_leases(machine, id, topic)?);
+        }
+        let mut known = self.holders.get(&(id, topic)).into_iter().flatten();
+        let Some((lease_id, _)) = known.find(|(_, events)| events.contains(offset)) else {
+            return Ok(());
+        };
+        let lease_id = *lease_id;
+        let found = leases::get(machine.overlay(), id, lease_id)?;
+        let Some(lease) = found.filter(|lease| lease.events.contains(offset)) else {
+            return Ok(());
+        };
+        let Some(work) = self.work(machine, id)? else { return Ok(()) };
+        let one = Ranges::from_iter([offset]);
+        let LeaseRecord { retried, consumer, .. } = &lease;
+        let failing = Failing { topic, events: &one, retried: *retried, consumer };
+        work.state.counters.expired += 1;
+        fail::fail(machine, work, &failing, Cause::Expired)?;
+        let left = lease.events.minus(&one);
+        settle::give_back(machine, work, lease_id, lease, left)?;
+        *self.expired.entry(id).or_default() += 1;
         Ok(())
     }
 
@@ -183,71 +250,90 @@ fn retry<K: Kv>(
     let Some(mut story) = failures::get(machine.overlay(), work.id, topic, offset)? else {
         return Ok(());
     };
-    if story.stands() == Standing::Retry && story.due_ms <= machine.now().get() {
-        fail::make_ready(machine, work, (topic, offset), &mut story);
+    let due = story.stands() == Standing::Retry && story.due_ms <= machine.now().get();
+    if due && work.enter(machine, topic, None)? {
+        fail::make_ready(machine, work, (topic, offset), &mut story)?;
     }
     Ok(())
 }
 
+/// The leases of a topic's events that no deadline cut short.
+fn uncut_leases<K: Kv>(
+    machine: &Machine<'_, K>,
+    id: SubscriptionId,
+    topic: TopicId,
+) -> Result<Vec<(LeaseId, Ranges)>, Fault> {
+    let mut found = Vec::new();
+    let low = leases::row_key(id, LeaseId(0));
+    let high = leases::row_key(id.next(), LeaseId(0));
+    machine.overlay().scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
+        let lease = LeaseRecord::decode(value)?;
+        if lease.topic() == topic && lease.deadline_ms == 0 {
+            found.push((leases::lease_of(row)?, lease.events));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// Buries an event that waits; whether it may be in a lease instead.
 fn expire_waiting<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,
     topic: TopicId,
     offset: Offset,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let one = Ranges::from_iter([offset]);
     if let Some(story) = failures::get(machine.overlay(), work.id, topic, offset)? {
         if story.redrives > 0 || story.stands() == Standing::Leased {
-            return Ok(());
+            return Ok(story.redrives == 0);
         }
         fail::unwait(machine, work, (topic, offset), &story);
         fail::forget(machine, work, topic, offset)?;
-        return bury(machine, work, (topic, offset), story, DeadReason::Expired);
+        bury(machine, work, (topic, offset), story, DeadReason::Expired)?;
+        return Ok(false);
     }
     if work.free(machine, topic, &one)?.is_empty() {
-        return Ok(());
+        return Ok(work.state.in_flight > 0 && !work.is_done(machine, topic, offset)?);
+    }
+    if work.record.config.order() == DeliveryOrder::ByKey
+        && !eligible::is_next(machine, work, &mut Predecessors::default(), (topic, offset))?
+    {
+        // Who comes to it in its turn buries it: once it is done, the next of its key may go.
+        return Ok(false);
     }
     work.done(machine, topic, &one)?;
     work.wakes = true;
-    if passes(machine, work, topic, offset)? {
-        return bury(machine, work, (topic, offset), FailureRecord::default(), DeadReason::Expired);
+    let filter = eligible::filter_of(work)?;
+    if eligible::passes(machine, filter.as_ref(), topic, offset)? {
+        bury(machine, work, (topic, offset), FailureRecord::default(), DeadReason::Expired)?;
+    } else {
+        work.state.counters.filtered += 1;
     }
-    work.state.counters.filtered += 1;
-    Ok(())
+    Ok(false)
 }
 
-/// Whether an event passes the subscription's filter.
-fn passes<K: Kv>(
-    machine: &Machine<'_, K>,
-    work: &Work,
-    topic: TopicId,
-    offset: Offset,
-) -> Result<bool, Fault> {
-    let Some(filter) = &work.record.config.filter else { return Ok(true) };
-    let Some(event) = query::stored_event(machine.overlay(), topic, offset)? else {
-        return Ok(true);
-    };
-    let filter = filter.compile().map_err(|e| Fault::Undecodable(e.to_string()))?;
-    Ok(filter.matches(&event.event)?)
-}
-
-/// A dead letter was kept long enough; a retention that was raised since counts.
+/// A dead letter was kept long enough; a retention that was changed since counts. So were the next
+/// ones, perhaps: not all of them have timers. How many went, and whether there was no room for more.
 fn forget<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,
     number: DeadNumber,
-) -> Result<(), Fault> {
-    let Some(letter) = dead::get(machine.overlay(), work.id, number)? else { return Ok(()) };
+    limit: u64,
+) -> Result<(u64, bool), Fault> {
     let retention_ms = work.record.config.dead_letters.retention_ms;
-    if retention_ms == 0 {
-        return Ok(());
+    let (mut next, mut count) = (number, 0);
+    while retention_ms > 0
+        && let Some((number, letter)) = dead::first(machine.overlay(), work.id, next)?
+    {
+        let over = letter.died_at().get().saturating_add(retention_ms) <= machine.now().get();
+        if !over || count == limit {
+            dead::time(machine, work.id, (number, letter.died_at()), retention_ms);
+            return Ok((count, over));
+        }
+        dead::remove(machine, work.id, number, &letter);
+        work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
+        (next, count) = (DeadNumber(number.get().saturating_add(1)), count + 1);
     }
-    let at = UnixMs(DeadLetter::died_at(&letter).get().saturating_add(retention_ms));
-    if at > machine.now() {
-        timers::set(machine, at, Due::Forget(work.id, number));
-        return Ok(());
-    }
-    dead::remove(machine, work.id, number, &letter);
-    work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
-    Ok(())
+    Ok((count, false))
 }

@@ -25,10 +25,14 @@ pub(crate) struct Work {
     pub(crate) id: SubscriptionId,
     pub(crate) record: SubscriptionRecord,
     pub(crate) state: SubscriptionState,
+    /// As it is stored.
+    stored: SubscriptionState,
     /// Something may be ready now.
     pub(crate) wakes: bool,
-    /// Events that ended: acknowledged, and dead.
+    /// Events that ended: acknowledged, and dead by what happened to them.
     pub(crate) ended: (u64, u64),
+    /// New dead letters.
+    pub(crate) letters: u64,
     topics: BTreeMap<TopicId, TopicWork>,
     loads: BTreeMap<String, u64>,
 }
@@ -59,9 +63,11 @@ impl Work {
         Ok(Some(Self {
             id,
             record,
+            stored: state.clone(),
             state,
             wakes: false,
             ended: (0, 0),
+            letters: 0,
             topics: BTreeMap::new(),
             loads: BTreeMap::new(),
         }))
@@ -328,8 +334,10 @@ impl Work {
         for (consumer, load) in &self.loads {
             loads::set(machine, self.id, consumer, *load);
         }
-        let row = self.state.encode();
-        machine.overlay_mut().put(Table::SubscriptionStates, self.id.to_key().to_vec(), row);
+        if self.state != self.stored {
+            let row = self.state.encode();
+            machine.overlay_mut().put(Table::SubscriptionStates, self.id.to_key().to_vec(), row);
+        }
         if self.wakes {
             machine.wake(self.id);
         }

@@ -17,7 +17,7 @@ use super::topics::TopicView;
 use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::machine::subscription::{query as subscriptions, record, state};
-use crate::model::delivery::Pick;
+use crate::model::delivery::{Counters, Pick};
 use crate::model::ids::{Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{
     CANDIDATE_ROWS_MAX, CANDIDATE_TOPICS_MAX, FAIRNESS_QUANTUM, LEASE_EVENTS_MAX,
@@ -89,7 +89,8 @@ pub(crate) fn candidates_within(
     if state.pause.is_some() {
         return Ok(Some(empty));
     }
-    cursor.turn_to(id, revision, state.counters.released);
+    let Counters { released, redriven, .. } = state.counters;
+    cursor.turn_to(id, revision, (released, redriven));
     let mut search = Search::new(kv, record, &state, now, rows)?;
     search.allow_retries(most.retries);
     enter_topics(&mut search, cursor)?;
@@ -166,11 +167,14 @@ fn serve<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor, events: u64) ->
         };
         let share = if alone { u64::MAX } else { share(search, cursor, &lane.flow) };
         let left = serve_lane(search, &mut lane, &mut wanted, share)?;
+        // Who has some of its share left stays in turn: the next search goes on with it.
+        let in_turn = !alone && left.is_some_and(|left| left >= 1000);
         match early.checked_sub(1) {
             Some(left) => early = left,
+            None if in_turn => {}
             None => cursor.flow_after = Some(lane.flow.clone()),
         }
-        match left.filter(|_| !alone) {
+        match left.filter(|left| !alone && *left > 0) {
             Some(left) => drop(cursor.deficits.insert(lane.flow.clone(), left)),
             None => drop(cursor.deficits.remove(&lane.flow)),
         }

@@ -40,10 +40,12 @@ pub(super) struct Place {
 pub struct Cursor {
     /// The subscription and the revision that all this is about.
     about: Option<(SubscriptionId, u64)>,
-    /// How many events had been released: those were leased and are free again.
-    released: u64,
+    /// How many events had come back, released and redriven.
+    came_back: (u64, u64),
     /// The keys that streams begin at: every event before is done or leased.
     begins: BTreeMap<StreamId, Vec<u8>>,
+    /// By the number of a window: the failed events before this key are over the budget in it.
+    held: BTreeMap<StreamId, (u64, Vec<u8>)>,
     /// Where streams go on after a search that ended before them.
     pub(super) resumes: BTreeMap<StreamId, Place>,
     /// Events below were looked at for deadlines that come before `begins`.
@@ -60,15 +62,19 @@ pub struct Cursor {
 
 impl Cursor {
     /// Forgets everything that is about another subscription or revision, and what does not hold
-    /// any more since events were released.
-    pub(super) fn turn_to(&mut self, id: SubscriptionId, revision: u64, released: u64) {
+    /// any more since events came back: those that were released were leased and are free again, those
+    /// that were redriven are within any budget.
+    pub(super) fn turn_to(&mut self, id: SubscriptionId, revision: u64, came_back: (u64, u64)) {
         if self.about != Some((id, revision)) {
-            *self = Self { about: Some((id, revision)), released, ..Self::default() };
+            *self = Self { about: Some((id, revision)), came_back, ..Self::default() };
         }
-        if self.released != released {
-            self.released = released;
+        if self.came_back.0 != came_back.0 {
             self.begins.clear();
             self.flows.seek_again();
+        }
+        if self.came_back != came_back {
+            self.came_back = came_back;
+            self.held.clear();
         }
     }
 
@@ -77,7 +83,8 @@ impl Cursor {
     pub fn places(&self) -> Self {
         Self {
             about: self.about,
-            released: self.released,
+            came_back: self.came_back,
+            held: self.held.clone(),
             begins: self.begins.clone(),
             resumes: self.resumes.clone(),
             seen: self.seen.clone(),
@@ -93,13 +100,26 @@ impl Cursor {
     pub fn go_back(&mut self, places: Self) {
         let now = std::mem::replace(self, places);
         if let Some((id, revision)) = now.about {
-            self.turn_to(id, revision, now.released);
+            self.turn_to(id, revision, now.came_back);
         }
         self.flows = now.flows;
     }
 
     pub(super) fn begin(&self, stream: &StreamId) -> Option<&[u8]> {
         self.begins.get(stream).map(Vec::as_slice)
+    }
+
+    /// Where the failed events begin that are not known to be over the budget of a window.
+    pub(super) fn held(&self, stream: &StreamId, window: u64) -> Option<&[u8]> {
+        let (of, key) = self.held.get(stream)?;
+        (*of == window).then_some(key)
+    }
+
+    pub(super) fn hold(&mut self, stream: StreamId, window: u64, key: Vec<u8>) {
+        self.held.insert(stream, (window, key));
+        while self.held.len() > CURSOR_STREAMS_MAX {
+            self.held.pop_first();
+        }
     }
 
     pub(super) fn has_ended(&self, stream: &StreamId) -> bool {
@@ -156,7 +176,11 @@ impl Cursor {
             self.seen.pop_first();
         }
         while self.deficits.len() > CURSOR_STREAMS_MAX {
-            self.deficits.pop_first();
+            let Some((flow, left)) = self.deficits.pop_first() else { break };
+            if left >= 1000 {
+                // Its turn is over, or it would get its share anew without end.
+                self.flow_after = Some(flow);
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn open<K: Kv>(
-        search: &Search<'_, K>,
+        search: &mut Search<'_, K>,
         flow: &str,
         cursor: &Cursor,
     ) -> Result<Self, Fault> {
@@ -55,7 +55,8 @@ impl Lane {
         }
         if failing {
             let (ready, prefix) = (id(TopicId(0), Which::Ready), ready_prefix(search, flow));
-            streams.push(Stream::new(ready, true, (prefix.clone(), &prefix), cursor));
+            let stream = Stream::new(ready, true, (prefix.clone(), &prefix), cursor);
+            streams.push(stream.step_over(search, cursor));
         }
         Ok(Self { flow: flow.to_owned(), topics, streams })
     }

@@ -29,6 +29,12 @@ impl Rank {
         Self { tier: tier(config, priority), value }
     }
 
+    /// The same rank under other settings: which events come first by priority alone may differ.
+    #[must_use]
+    pub fn under(self, config: &SubscriptionConfig, priority: u32) -> Self {
+        Self { tier: tier(config, priority), ..self }
+    }
+
     /// Bytes that sort as ranks do.
     #[must_use]
     pub fn to_key(self) -> [u8; 16] {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::rank::Rank;
 use super::topics::{Mark, TopicView};
+use super::turns::Turns;
 use crate::machine::Fault;
 use crate::machine::delivery::budget::Budget;
 use crate::machine::delivery::failures;
@@ -27,6 +28,16 @@ pub(super) struct Item {
     pub(super) deadline_ms: u64,
 }
 
+/// Whether a failed event may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    Yes,
+    /// Not in this window.
+    OverBudget,
+    /// It is gone, not in turn, or none of this search's.
+    No,
+}
+
 pub(super) struct Search<'k, K> {
     pub(super) kv: &'k K,
     pub(super) record: SubscriptionRecord,
@@ -41,7 +52,9 @@ pub(super) struct Search<'k, K> {
     /// The search did not begin at the beginning, or did not come to the end.
     pub(super) partial: bool,
     filter: Option<Compiled>,
-    by_key: bool,
+    pub(super) by_key: bool,
+    /// In order by key, what is known of events.
+    pub(super) turns: Turns,
     /// Retries that the budget still allows.
     retries: u64,
     /// Events with a deadline that were found: another stream comes to them too.
@@ -69,6 +82,7 @@ impl<'k, K: Kv> Search<'k, K> {
             rows,
             filter: filter.transpose()?,
             by_key: record.config.order() == DeliveryOrder::ByKey,
+            turns: Turns::default(),
             retries: state.budget.left(now, &record.config.retry),
             record,
             topics: BTreeMap::new(),
@@ -107,24 +121,29 @@ impl<'k, K: Kv> Search<'k, K> {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 
-    /// Whether a failed event may go; `None`: it is gone.
-    pub(super) fn may_retry(&mut self, topic: TopicId, offset: Offset) -> Result<bool, Fault> {
+    /// Whether the budget leaves no retries.
+    pub(super) fn is_out_of_retries(&self) -> bool {
+        self.retries == 0
+    }
+
+    /// Whether a failed event may go.
+    pub(super) fn may_retry(&mut self, topic: TopicId, offset: Offset) -> Result<Retry, Fault> {
         if !self.topics.contains_key(&topic) {
             // Its topic is not part of this search.
             self.partial = true;
-            return Ok(false);
+            return Ok(Retry::No);
         }
         let (kv, id) = (self.kv, self.record.subscription_id());
-        let Some(story) = failures::get(kv, id, topic, offset)? else { return Ok(false) };
-        if self.by_key && !self.topic(topic)?.is_in_turn(kv, offset)? {
-            return Ok(false);
-        }
+        let Some(story) = failures::get(kv, id, topic, offset)? else { return Ok(Retry::No) };
         if story.failures > 0 && self.retries == 0 {
             self.wake_at(Budget::next_window(self.now));
-            return Ok(false);
+            return Ok(Retry::OverBudget);
+        }
+        if self.by_key && !self.is_in_turn(topic, offset)? {
+            return Ok(Retry::No);
         }
         self.retries = self.retries.saturating_sub(u64::from(story.failures > 0));
-        Ok(true)
+        Ok(Retry::Yes)
     }
 
     /// Takes a single free event, unless it was taken before or may not go; how many.
@@ -153,33 +172,47 @@ impl<'k, K: Kv> Search<'k, K> {
             self.pick(topic, range, deadline_ms)?;
             return Ok(range.count);
         }
-        let (kv, mut count) = (self.kv, 0);
+        let mut count = 0;
         for offset in (range.first..range.end()).map(Offset) {
             self.spend(1);
-            if !self.passes(topic, offset)? {
+            let passes = self.passes(topic, offset)?;
+            if self.by_key && !self.is_in_turn(topic, offset)? {
+                continue;
+            }
+            if passes {
+                self.pick(topic, OffsetRange::one(offset), deadline_ms)?;
+                count += 1;
+            } else {
                 self.skip(topic, offset)?;
-                continue;
             }
-            if self.by_key && !self.topic(topic)?.is_in_turn(kv, offset)? {
-                continue;
-            }
-            self.pick(topic, OffsetRange::one(offset), deadline_ms)?;
-            count += 1;
         }
         Ok(count)
     }
 
     /// Whether the filter lets an event through.
-    fn passes(&mut self, topic: TopicId, offset: Offset) -> Result<bool, Fault> {
+    pub(super) fn passes(&mut self, topic: TopicId, offset: Offset) -> Result<bool, Fault> {
         if self.filter.is_none() {
             return Ok(true);
         }
+        if let Some(known) = self.turns.verdict(topic, offset) {
+            return Ok(known);
+        }
         let kv = self.kv;
         let read = self.topic(topic)?.reader.read(kv, topic, offset)?;
-        match (&self.filter, read) {
-            (Some(filter), Some(event)) => Ok(filter.matches(&event)?),
-            _ => Ok(true),
+        let passes = match (&self.filter, read) {
+            (Some(filter), Some(event)) => filter.matches(&event)?,
+            _ => true,
+        };
+        if self.by_key {
+            // Those after it in its key ask again.
+            self.turns.judge(topic, offset, passes);
         }
+        Ok(passes)
+    }
+
+    /// Whether there is a filter.
+    pub(super) fn filters(&self) -> bool {
+        self.filter.is_some()
     }
 
     /// Picks events that may go, with their first deadline.
@@ -195,7 +228,18 @@ impl<'k, K: Kv> Search<'k, K> {
         Ok(())
     }
 
+    /// Skips a cancelled event, in order by key when it is in turn: what is done lets others go.
+    pub(super) fn skip_cancelled(&mut self, topic: TopicId, offset: Offset) -> Result<(), Fault> {
+        if !self.by_key || self.is_in_turn(topic, offset)? {
+            self.skip(topic, offset)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn skip(&mut self, topic: TopicId, offset: Offset) -> Result<(), Fault> {
+        if self.by_key && !self.turns.drop_once(topic, offset) {
+            return Ok(());
+        }
         let info = &view(&self.topics, topic)?.info;
         Pick::append(&mut self.skips, topic, &info.name, OffsetRange::one(offset), None);
         Ok(())

@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 
 use super::cursor::{Cursor, Place, StreamId, Which};
 use super::flows::Rest;
+use super::held::Held;
 use super::rank::Rank;
 use super::scheduled::{self, OrderKey, Waiting};
-use super::search::{Item, Search};
+use super::search::{Item, Retry, Search};
 use super::specials::{self, SpecialRecord};
 use super::topics::Mark;
 use crate::machine::delivery::ready::{self, ReadyKey};
@@ -45,6 +46,8 @@ pub(super) struct Stream {
     later: Option<UnixMs>,
     /// Where later searches begin.
     begin: Option<Vec<u8>>,
+    /// Failed events that the budget holds back.
+    held: Held,
     head: Option<Item>,
     /// The key of the head.
     head_at: Vec<u8>,
@@ -73,7 +76,7 @@ struct LogBatch {
 }
 
 /// The first key after one.
-fn next_key(mut row: Vec<u8>) -> Vec<u8> {
+pub(super) fn next_key(mut row: Vec<u8>) -> Vec<u8> {
     row.push(0);
     row
 }
@@ -109,12 +112,22 @@ impl Stream {
             batch: LogBatch::default(),
             later: None,
             begin: None,
+            held: Held::default(),
             head: None,
             head_at: Vec::new(),
             ended,
             rows_max: STREAM_ROWS_FIRST,
             id,
         }
+    }
+
+    /// While the budget leaves no retries: steps over the failed events that earlier searches of this
+    /// window came to in vain.
+    pub(super) fn step_over<K: Kv>(mut self, search: &mut Search<'_, K>, cursor: &Cursor) -> Self {
+        if !self.ended {
+            self.held = Held::step_over(search, cursor, &self.id, &mut self.at);
+        }
+        self
     }
 
     fn number(&self) -> u64 {
@@ -157,6 +170,7 @@ impl Stream {
         if out_of_rows {
             cursor.resumes.insert(self.id.clone(), self.place());
         }
+        self.held.close(self.head.is_some().then_some(self.head_at), &self.id, cursor);
         if let Some(begin) = self.begin {
             cursor.begin_at(self.id, begin);
         }
@@ -180,7 +194,9 @@ impl Stream {
                 search.take(item.topic, range, item.deadline_ms)
             }
             Which::Ready => {
-                if !search.may_retry(item.topic, offset)? {
+                let retry = search.may_retry(item.topic, offset)?;
+                self.held.note(retry, &self.head_at);
+                if retry != Retry::Yes {
                     return Ok(0);
                 }
                 search.pick(item.topic, item.range, 0)?;
@@ -290,7 +306,7 @@ impl Stream {
             return Ok(Some((OffsetRange::one(offset), special.deadline_ms)));
         }
         if cancelled {
-            search.skip(self.id.0, offset)?;
+            search.skip_cancelled(self.id.0, offset)?;
         }
         self.pass(offset.next().to_key().to_vec());
         Ok(None)
@@ -406,7 +422,7 @@ impl Stream {
         }
         self.passing = false;
         if waiting.cancelled {
-            search.skip(topic, waiting.offset)?;
+            search.skip_cancelled(topic, waiting.offset)?;
             return Ok(None);
         }
         let range = OffsetRange::one(waiting.offset);

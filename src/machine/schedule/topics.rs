@@ -101,17 +101,18 @@ impl TopicView {
         })
     }
 
-    /// Whether the event of the same key before one is done.
-    pub(super) fn is_in_turn(&mut self, kv: &impl Kv, offset: Offset) -> Result<bool, Fault> {
-        let topic = self.info.id;
-        let Some(before) = self.predecessors.of(kv, topic, offset)? else {
-            return Ok(true);
-        };
-        if self.mark(kv, before)? != Mark::Done {
+    /// The event of the same key before one.
+    pub(super) fn before(&mut self, kv: &impl Kv, offset: Offset) -> Result<Option<Offset>, Fault> {
+        self.predecessors.of(kv, self.info.id, offset)
+    }
+
+    /// Whether an event is done: not waiting, not in flight, not failing.
+    pub(super) fn is_done(&mut self, kv: &impl Kv, offset: Offset) -> Result<bool, Fault> {
+        if self.mark(kv, offset)? != Mark::Done {
             return Ok(false);
         }
         let failing = self.progress.failures > 0
-            && failures::get(kv, self.subscription, topic, before)?.is_some();
+            && failures::get(kv, self.subscription, self.info.id, offset)?.is_some();
         Ok(!failing)
     }
 }

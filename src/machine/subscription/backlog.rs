@@ -12,23 +12,32 @@ use crate::machine::topic::record::TopicRecord;
 use crate::machine::{Fault, key};
 use crate::model::delivery::SubscriptionInfo;
 use crate::model::ids::{Position, SubscriptionId};
-use crate::model::limits::{MARKS_OFFSETS, SEEK_TOPICS_MAX};
+use crate::model::limits::MARKS_OFFSETS;
 use crate::model::outcome::TopicInfo;
 use crate::model::pattern::TopicPattern;
 
+/// Topics that are in memory at once.
+const TOPICS_PAGE: usize = 256;
+
 /// Events that are not done for a subscription: waiting, delayed, in flight or failing, and those
-/// that its filter will skip. Over at most `limits::SEEK_TOPICS_MAX` topics.
+/// that its filter will skip; of all its topics.
 ///
 /// # Errors
 /// When the store fails or is corrupt; so for all functions here.
 pub fn waiting(kv: &impl Kv, subscription: &SubscriptionInfo) -> Result<u64, Fault> {
     let pattern = TopicPattern::from_checked(&subscription.config.pattern);
-    let mut all = 0_u64;
-    for topic in topics_of(kv, &pattern, "", SEEK_TOPICS_MAX)? {
-        let subscription = (subscription.id, subscription.start);
-        all = all.saturating_add(waiting_in(kv, subscription, &topic)?);
+    let (mut all, mut after) = (0_u64, String::new());
+    loop {
+        let topics = topics_of(kv, &pattern, &after, TOPICS_PAGE)?;
+        for topic in &topics {
+            let subscription = (subscription.id, subscription.start);
+            all = all.saturating_add(waiting_in(kv, subscription, topic)?);
+        }
+        match topics.into_iter().nth(TOPICS_PAGE - 1) {
+            Some(last) => after = last.name,
+            None => return Ok(all),
+        }
     }
-    Ok(all)
 }
 
 fn waiting_in(

@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 use super::progress;
 use super::record::not_found;
 use crate::machine::apply::Machine;
+use crate::machine::delivery::failures::{self, FailureRecord, Standing};
 use crate::machine::delivery::leases::{self, LeaseRecord};
-use crate::machine::delivery::loads;
 use crate::machine::delivery::work::Work;
+use crate::machine::delivery::{fail, loads};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::lifecycle::Report;
-use crate::machine::{Fault, key, requests};
+use crate::machine::{Fault, requests};
 use crate::model::command::DeleteSubscription;
 use crate::model::ids::{LeaseId, SubscriptionId, TopicId};
 use crate::model::outcome::Outcome;
@@ -76,7 +77,7 @@ pub(crate) fn forget_topic<K: Kv>(
         }
         let Some(mut work) = Work::open_id(machine, id)? else { continue };
         end_leases(machine, &mut work, topic)?;
-        let ready = ready_of(machine, id, topic)?;
+        let ready = ready_of(machine, &work, topic)?;
         let overlay = machine.overlay_mut();
         ready.into_iter().for_each(|row| overlay.delete(Table::Ready, row));
         for table in BY_TOPIC {
@@ -120,16 +121,18 @@ fn leases_of<K: Kv>(
     Ok(found)
 }
 
+/// The rows of `Ready` of one topic, found by its failed events: those of other topics may be many.
 fn ready_of<K: Kv>(
     machine: &Machine<'_, K>,
-    id: SubscriptionId,
+    work: &Work,
     topic: TopicId,
 ) -> Result<Vec<Vec<u8>>, Fault> {
-    let (low, mut rows) = (id.to_key(), Vec::new());
-    let high = key::after_prefix(&low);
-    machine.overlay().scan(Table::Ready, &low, &high, Order::Ascending, &mut |row, _| {
-        if crate::machine::delivery::ready::ReadyKey::decode(row)?.topic == topic {
-            rows.push(row.to_vec());
+    let (low, mut rows) = (progress::row_key(work.id, topic), Vec::new());
+    let high = progress::row_key(work.id, topic.next());
+    machine.overlay().scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+        let story = FailureRecord::decode(value)?;
+        if story.stands() == Standing::Ready {
+            rows.push(fail::ready_key(work, failures::place_of(row)?, &story));
         }
         Ok(ControlFlow::Continue(()))
     })?;

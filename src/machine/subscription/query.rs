@@ -54,20 +54,28 @@ pub fn subscriptions(
     Ok(found)
 }
 
+/// What each subscription takes, in the order of their names.
+///
+/// # Errors
+/// See [`subscription`].
+pub fn patterns(kv: &impl Kv) -> Result<Vec<(SubscriptionId, TopicPattern)>, Fault> {
+    let mut found = Vec::new();
+    kv.scan(Table::Subscriptions, &[], &key::END, Order::Ascending, &mut |_, row| {
+        let record = SubscriptionRecord::decode(row)?;
+        let pattern = TopicPattern::from_checked(&record.config.pattern);
+        found.push((record.subscription_id(), pattern));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
 /// The subscriptions that take a topic, in the order of their names.
 ///
 /// # Errors
 /// See [`subscription`].
 pub fn ids_of_topic(kv: &impl Kv, topic: &str) -> Result<Vec<SubscriptionId>, Fault> {
-    let mut found = Vec::new();
-    kv.scan(Table::Subscriptions, &[], &key::END, Order::Ascending, &mut |_, row| {
-        let record = SubscriptionRecord::decode(row)?;
-        if TopicPattern::from_checked(&record.config.pattern).matches(topic) {
-            found.push(record.subscription_id());
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(found)
+    let all = patterns(kv)?.into_iter();
+    Ok(all.filter(|(_, pattern)| pattern.matches(topic)).map(|(id, _)| id).collect())
 }
 
 /// The topics that a pattern takes, after a name, in the order of names.

@@ -37,7 +37,7 @@ pub struct Stats {
     pub dead: u64,
     /// `pending` by priority, 0 to 9.
     pub pending_by_priority: [u64; 10],
-    /// When the oldest event that is not done was recorded; those that failed are not looked at.
+    /// When the oldest event that is not done was recorded.
     pub oldest: Option<UnixMs>,
     /// Rows were left uncounted: there are more than `limits::STATS_ROWS_MAX`, or than were allowed.
     pub truncated: bool,
@@ -119,8 +119,7 @@ impl Count {
             })?;
         }
         let plain = free.saturating_sub(special);
-        let oldest = query::recorded_at(kv, topic.id, Offset(progress.floor))?;
-        self.stats.oldest = self.stats.oldest.into_iter().chain(oldest).min();
+        self.older(query::recorded_at(kv, topic.id, Offset(progress.floor))?);
         self.pending(PRIORITY_DEFAULT, plain);
         if progress.failures > 0 {
             self.failures(kv, id, topic.id)?;
@@ -162,14 +161,27 @@ impl Count {
         Ok(found)
     }
 
+    fn older(&mut self, recorded_at: Option<UnixMs>) {
+        self.stats.oldest = self.stats.oldest.into_iter().chain(recorded_at).min();
+    }
+
     fn failures(&mut self, kv: &impl Kv, id: SubscriptionId, topic: TopicId) -> Result<(), Fault> {
         let low = failures::row_key(id, topic, Offset(0));
         let high = failures::row_key(id, topic, Offset(u64::MAX));
-        kv.scan(Table::Failures, &low, &high, Order::Ascending, &mut |_, value| {
+        let mut first = None;
+        kv.scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+            if first.is_none() {
+                first = Some(failures::place_of(row)?.1);
+            }
             let story = FailureRecord::decode(value)?;
             self.stats.retrying += u64::from(story.stands() != Standing::Leased);
             self.stats.due += u64::from(story.is_due(self.now));
             Ok(self.row())
-        })
+        })?;
+        // The first is the oldest: along a topic, times never decrease.
+        if let Some(first) = first {
+            self.older(query::recorded_at(kv, topic, first)?);
+        }
+        Ok(())
     }
 }

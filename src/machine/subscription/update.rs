@@ -2,20 +2,23 @@
 //!
 //! They hold for what is under way too, from the next time it is looked at: a lowered
 //! `max_attempts` kills an event at its next failure, a lowered bound in flight lets nothing new out
-//! until enough came back, a new filter judges what is not done yet. Failed events keep their rank
-//! and their due time. A subscription that waits for its target resumes when it has none any more.
+//! until enough came back, a new filter judges what is not done yet, a new retention holds for the
+//! dead letters that are kept. Failed events keep their due time and their rank; whether priorities
+//! come before it is for the policy of today to say. A subscription that waits for its target resumes when it has none any more.
 
 use super::pause::is_down;
 use super::record::{self, not_found};
 use super::state;
 use crate::machine::apply::Machine;
-use crate::machine::delivery::pauses;
 use crate::machine::delivery::work::Work;
+use crate::machine::delivery::{dead, fail, pauses};
 use crate::machine::kv::{Kv, Table};
 use crate::machine::{Fault, requests};
 use crate::model::command::UpdateSubscription;
+use crate::model::ids::DeadNumber;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::subscription::SubscriptionConfig;
 
 pub(crate) fn apply<K: Kv>(
     machine: &mut Machine<'_, K>,
@@ -41,8 +44,9 @@ pub(crate) fn apply<K: Kv>(
             .with("actual", record.revision),
         ));
     }
-    let routed = record.config.target.is_some();
-    record.config = patch.onto(&record.config);
+    let before = record.config.clone();
+    let routed = before.target.is_some();
+    record.config = patch.onto(&before);
     if let Err(rejection) = record.config.check() {
         return Ok(Outcome::Rejected(rejection));
     }
@@ -56,14 +60,34 @@ pub(crate) fn apply<K: Kv>(
         machine.targets_changed();
     }
     let outcome = match Work::open(machine, &name)? {
-        Some(mut work) if work.record.config.target.is_none() && is_down(&work) => {
-            pauses::resume(machine, &mut work);
+        Some(mut work) => {
+            follow(machine, &mut work, &before)?;
             let info = work.record.info(&work.state);
             work.finish(machine)?;
             Outcome::Subscription(Box::new(info))
         }
-        _ => Outcome::Subscription(Box::new(record.info(&state))),
+        None => Outcome::Subscription(Box::new(record.info(&state))),
     };
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)
+}
+
+/// Does to what is under way what cannot wait until it is looked at.
+fn follow<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    before: &SubscriptionConfig,
+) -> Result<(), Fault> {
+    let now = &work.record.config;
+    let retention_ms = now.dead_letters.retention_ms;
+    if retention_ms != before.dead_letters.retention_ms {
+        dead::time_first(machine, work.id, DeadNumber(0), retention_ms)?;
+    }
+    if now.priority_mode != before.priority_mode {
+        fail::place_ready(machine, work)?;
+    }
+    if work.record.config.target.is_none() && is_down(work) {
+        pauses::resume(machine, work);
+    }
+    Ok(())
 }

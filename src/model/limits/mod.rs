@@ -314,6 +314,8 @@ pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
 pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
+/// Failed events that are ready and placed anew when the priority policy changes.
+pub const READY_MOVED_MAX: usize = 4096;
 /// Topics that one seek counts.
 pub const SEEK_TOPICS_MAX: usize = 1024;
 /// Topics that one search for events to deliver looks at.

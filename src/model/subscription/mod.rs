@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 pub use self::patch::{DeadLetterPatch, RetryPatch, SubscriptionPatch};
 pub use self::target::{Target, TargetFormat, TargetPatch};
+use super::delivery::is_reason;
 use super::filter::Filter;
 use super::limits::{
     ATTEMPTS_MAX, BASE_WAIT_MS, DEAD_LETTER_RETENTION_MS_MAX, DESCRIPTION_BYTES_MAX,
@@ -263,6 +264,10 @@ impl RetryPolicy {
         within("non_retryable_reasons", reasons, 0, NON_RETRYABLE_REASONS_MAX as u64)?;
         for reason in &self.non_retryable_reasons {
             within("non_retryable_reasons", reason.len() as u64, 1, NACK_REASON_BYTES_MAX as u64)?;
+            if !is_reason(reason) {
+                let why = format!("{reason:?} is not UPPER_SNAKE, so no failure has it");
+                return Err(refuse("non_retryable_reasons", &why));
+            }
         }
         let percent = u64::from(self.budget_percent);
         within("retry.budget_percent", percent, 0, u64::from(RETRY_BUDGET_PERCENT_MAX))?;
@@ -300,7 +305,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_in_range() {
-        assert_eq!(SubscriptionConfig::defaults("a.>").check(), Ok(()));
+        let mut config = SubscriptionConfig::defaults("a.>");
+        assert_eq!(config.check(), Ok(()));
+        config.retry.non_retryable_reasons = vec!["BAD_INPUT_4".into()];
+        assert_eq!(config.check(), Ok(()));
     }
 
     #[test]
@@ -328,6 +336,8 @@ mod tests {
             |c| c.retry.multiplier_milli = 999,
             |c| c.retry.max_attempts = ATTEMPTS_MAX + 1,
             |c| c.retry.budget_min_per_s = 0,
+            |c| c.retry.non_retryable_reasons = vec!["bad input".into()],
+            |c| c.retry.non_retryable_reasons = vec![String::new()],
             |c| c.dead_letters.retention_ms = DEAD_LETTER_RETENTION_MS_MAX + 1,
             |c| c.fairness_weights = BTreeMap::from([("k".into(), 0)]),
             |c| c.target = Some(Target { format: 9, ..Target::defaults("s") }),

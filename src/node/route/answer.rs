@@ -5,10 +5,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::model::command::delivery::{Ack, Action, Nack, Reject, Release};
+use crate::model::delivery::is_reason;
 use crate::model::ids::UnixMs;
-use crate::model::limits::{
-    NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX, RETRY_AFTER_MS_MAX, ROUTE_DETAIL_BYTES_MAX,
-};
+use crate::model::limits::{NACK_DETAIL_BYTES_MAX, RETRY_AFTER_MS_MAX, ROUTE_DETAIL_BYTES_MAX};
 use crate::proto::v1::{HandleResponse, handle_response};
 
 /// How a call ended.
@@ -155,8 +154,7 @@ fn of_status(status: &Status, retries_blame: bool) -> Verdict {
 
 /// What an instance says, within the bounds of settlements: a reason that is none goes before the detail.
 fn sound(reason: &str, detail: &str) -> (String, String) {
-    let upper_snake = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    if reason.len() <= NACK_REASON_BYTES_MAX && reason.chars().all(upper_snake) {
+    if is_reason(reason) {
         return (reason.to_owned(), clip(detail, NACK_DETAIL_BYTES_MAX));
     }
     (String::new(), clip(&format!("{reason}: {detail}"), NACK_DETAIL_BYTES_MAX))

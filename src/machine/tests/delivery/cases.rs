@@ -81,7 +81,7 @@ impl Hub {
         }
     }
 
-    fn settle(&mut self, lease: LeaseId, action: Action) -> Option<Reason> {
+    pub(super) fn settle(&mut self, lease: LeaseId, action: Action) -> Option<Reason> {
         let item = SettleItem {
             lease_id: lease.get(),
             term: self.term,
@@ -96,7 +96,7 @@ impl Hub {
         }
     }
 
-    fn dead(&self) -> Vec<DeadReason> {
+    pub(super) fn dead(&self) -> Vec<DeadReason> {
         let id = subscription(&self.kv, "s").unwrap().unwrap().id;
         let letters = delivery::dead_letters(&self.kv, id, DeadNumber(0), 99).unwrap();
         letters.into_iter().map(|(_, letter)| letter.reason()).collect()
@@ -116,7 +116,7 @@ pub(in crate::machine::tests) fn create(
     })
 }
 
-fn event(change: impl FnOnce(&mut TestEvent)) -> TestEvent {
+pub(super) fn event(change: impl FnOnce(&mut TestEvent)) -> TestEvent {
     let mut event =
         TestEvent { id: "i".into(), source: "s".into(), kind: "a".into(), ..TestEvent::default() };
     change(&mut event);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fates;
 use super::leasing::ends_at;
-use super::model::{Status, Subscription, Topic, World};
+use super::model::{Status, Subscription, Topic, World, topic_of};
 use super::world::{matches, passes};
 use crate::machine::delivery::failures::Standing;
 use crate::machine::delivery::{loads, query as delivery};
@@ -15,10 +15,15 @@ use crate::machine::subscription::backlog;
 use crate::machine::subscription::query::subscription;
 use crate::machine::subscription::stats::{Stats, stats};
 use crate::machine::tests::random::Dice;
+use crate::model::delivery::Pick;
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
+use crate::model::limits::ATTEMPTS_KEPT_MAX;
 
 /// Searches that may see but a part, find nothing and say so.
 const SEARCHES_MAX: u32 = 32;
+
+/// Attempts that are kept; these are small.
+const KEPT: u64 = ATTEMPTS_KEPT_MAX as u64;
 
 /// Cursors that live as long as a leader.
 pub(super) type Cursors = BTreeMap<String, Cursor>;
@@ -71,7 +76,7 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
     for (_, topic) in topics(world, sub) {
         for (offset, event) in (0..).zip(&topic.events) {
             let story = sub.story(topic, offset);
-            if story.status != Status::Done && !story.failing {
+            if story.status != Status::Done {
                 let recorded = UnixMs(world.recorded[event.position as usize]);
                 expected.oldest = expected.oldest.into_iter().chain([recorded]).min();
             }
@@ -126,7 +131,8 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
     let failing = sub.stories.iter().filter(|(_, s)| s.failing);
     let expected: Vec<_> = failing
         .map(|((topic, offset), s)| {
-            (*topic, *offset, s.failures, s.redrives, s.due, s.status, s.rank)
+            let told = s.told.min(KEPT);
+            (*topic, *offset, s.failures, s.redrives, s.due, s.status, s.rank, told)
         })
         .collect();
     let actual: Vec<_> = delivery::retries(kv, id, (TopicId(0), Offset(0)), 999)
@@ -139,8 +145,8 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
                 Standing::Leased => Status::Leased,
             };
             let rank = (r.place().tier, r.place().value);
-            assert!(r.attempts.len() as u32 >= r.failures.min(2), "{context}");
-            (topic.get(), offset.get(), r.failures, r.redrives, r.due_ms, status, rank)
+            let told = r.attempts.len() as u64;
+            (topic.get(), offset.get(), r.failures, r.redrives, r.due_ms, status, rank, told)
         })
         .collect();
     assert_eq!(actual, expected, "{context}");
@@ -148,13 +154,17 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
         .unwrap()
         .into_iter()
         .map(|(n, d)| {
-            (n.get(), d.topic_id, d.offset, d.reason(), d.failures, d.redrives, d.died_at_ms)
+            let (counts, told) = ((d.failures, d.redrives), d.attempts.len() as u64);
+            (n.get(), d.topic_id, d.offset, d.reason(), counts, d.died_at_ms, told)
         })
         .collect();
     let expected: Vec<_> = sub
         .dead
         .iter()
-        .map(|l| (l.number, l.topic_id, l.offset, l.reason, l.failures, l.redrives, l.died_at))
+        .map(|l| {
+            let (counts, told) = ((l.failures, l.redrives), l.told.min(KEPT));
+            (l.number, l.topic_id, l.offset, l.reason, counts, l.died_at, told)
+        })
         .collect();
     assert_eq!(actual, expected, "{context}");
 }
@@ -172,7 +182,7 @@ fn ready(world: &World, sub: &Subscription) -> BTreeMap<String, Vec<Wanted>> {
                 && event.ready_at <= world.now
                 && !event.cancelled
                 && passes(sub, event);
-            if !(free || story.status == Status::Ready) || !sub.in_turn(topic, offset) {
+            if !(free || story.status == Status::Ready) || !comes_next(sub, topic, offset) {
                 continue;
             }
             // What expired is found by its readiness: a tick will bury it.
@@ -186,12 +196,48 @@ fn ready(world: &World, sub: &Subscription) -> BTreeMap<String, Vec<Wanted>> {
     found
 }
 
-fn picked(found: &Candidates) -> Vec<(u64, u64)> {
-    let of = |p: &crate::model::delivery::Pick| {
+/// Whether an event waits, and nobody will ever get it.
+fn is_void(sub: &Subscription, topic: &Topic, offset: u64) -> bool {
+    let event = &topic.events[offset as usize];
+    sub.story(topic, offset).status == Status::Free && (event.cancelled || !passes(sub, event))
+}
+
+/// Whether all of its key before it is done, but for what nobody will get.
+fn comes_next(sub: &Subscription, topic: &Topic, offset: u64) -> bool {
+    let key = &topic.events[offset as usize].key;
+    if !sub.by_key() || key.is_empty() {
+        return true;
+    }
+    let same = |o: &u64| topic.events[*o as usize].key == *key;
+    let before = (0..offset).rev().filter(same).find(|o| !is_void(sub, topic, *o));
+    before.is_none_or(|o| sub.story(topic, o).status == Status::Done)
+}
+
+fn places(picks: &[Pick]) -> Vec<(u64, u64)> {
+    let of = |p: &Pick| {
         let topic = p.topic_id;
         p.ranges.iter().map(move |o| (topic, o.get())).collect::<Vec<_>>()
     };
-    found.picks.iter().flat_map(of).collect()
+    picks.iter().flat_map(of).collect()
+}
+
+fn picked(found: &Candidates) -> Vec<(u64, u64)> {
+    places(&found.picks)
+}
+
+/// Only what nobody will ever get is skipped, and in order by key not before it is in turn.
+fn check_skips(world: &World, sub: &Subscription, found: &Candidates, context: &str) {
+    for (topic, offset) in places(&found.skips) {
+        let (_, topic) = topic_of(&world.topics, topic).unwrap();
+        let skipped = is_void(sub, topic, offset) && comes_next(sub, topic, offset);
+        assert!(skipped, "{context}: {offset} of {topic:?} is skipped");
+    }
+}
+
+/// Whether the budget holds an event back.
+fn is_over_budget(world: &World, sub: &Subscription, wanted: &Wanted) -> bool {
+    let story = sub.stories.get(&(wanted.topic, wanted.offset));
+    story.is_some_and(|s| s.failures > 0) && sub.retries_left(world.now) == 0
 }
 
 fn check_candidates(
@@ -214,12 +260,12 @@ fn check_candidates(
         }
         let picks = picked(&found);
         check_found(world, sub, &picks, &ready, events, context);
+        check_skips(world, sub, &found, context);
         if !found.picks.is_empty() {
             continue;
         }
-        let retries =
-            all.iter().all(|w| sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing));
-        assert!(all.is_empty() || retries, "{context}: nothing found of {all:?}");
+        let late = all.iter().all(|w| is_over_budget(world, sub, w));
+        assert!(late, "{context}: nothing found of {all:?}");
     }
     if dice.below(16) == 0 {
         check_small_steps(kv, (name, sub), now, &all, dice, context);
@@ -235,7 +281,8 @@ fn check_small_steps(
     dice: &mut Dice,
     context: &str,
 ) {
-    let fresh = |w: &&Wanted| !sub.stories.get(&(w.topic, w.offset)).is_some_and(|s| s.failing);
+    // Which of the failed ones are within the budget differs from search to search.
+    let fresh = |w: &&Wanted| sub.stories.get(&(w.topic, w.offset)).is_none_or(|s| s.failures == 0);
     let mut left: BTreeSet<_> =
         all.iter().copied().filter(fresh).map(|w| (w.topic, w.offset)).collect();
     let mut small = Cursor::default();

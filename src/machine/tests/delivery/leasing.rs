@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{LeaseRow, Status, Story, Subscription, Topic, topic_of};
+use super::world::passes;
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::command::{Lease, Settle};
 use crate::model::delivery::{DeadReason, Granted, Leased, Pick, Settled};
@@ -106,6 +107,11 @@ impl Taking<'_> {
             if deadline.is_some_and(|d| d <= self.now) {
                 sub.bury(name, topic, *offset, DeadReason::Expired, self.now);
                 self.leased.dead += 1;
+                continue;
+            }
+            if !passes(sub, &topic.events[*offset as usize]) {
+                sub.set(topic, *offset, Story::new(Status::Done));
+                self.leased.filtered += 1;
                 continue;
             }
             if !sub.in_turn(topic, *offset) {
@@ -266,8 +272,11 @@ fn settle_item(
             Action::Release(_) => {
                 sub.counters.released += 1;
                 let story = sub.story(topic, *offset);
-                let status = if story.failing { Status::Ready } else { Status::Free };
-                sub.set(topic, *offset, Story { status, ..story });
+                if story.failing {
+                    sub.make_ready(topic, *offset, story);
+                } else {
+                    sub.set(topic, *offset, Story { status: Status::Free, ..story });
+                }
             }
             Action::Extend(_) => {}
         }

@@ -7,8 +7,10 @@ mod checks;
 mod fates;
 mod leasing;
 mod model;
+mod policies;
 pub(super) mod random;
 mod targets;
+mod ticking;
 mod world;
 
 use std::collections::BTreeMap;

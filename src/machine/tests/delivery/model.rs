@@ -52,8 +52,11 @@ pub(super) struct Story {
     pub(super) previous_ms: u64,
     pub(super) due: u64,
     pub(super) redrives: u32,
-    /// Tier and value; kept from the first failure, anew at a redrive.
+    /// Tier and value; kept from the first failure, anew at a redrive. The tier is that of the
+    /// policy when it became ready.
     pub(super) rank: (u64, u64),
+    /// What is told of it: failures and calls off, also from before redrives.
+    pub(super) told: u64,
 }
 
 impl Story {
@@ -66,6 +69,7 @@ impl Story {
             due: 0,
             redrives: 0,
             rank: (0, 0),
+            told: 0,
         }
     }
 }
@@ -91,6 +95,7 @@ pub(super) struct Letter {
     pub(super) reason: DeadReason,
     pub(super) failures: u32,
     pub(super) redrives: u32,
+    pub(super) told: u64,
     pub(super) died_at: u64,
 }
 
@@ -203,11 +208,33 @@ impl Subscription {
         self.stories.insert((topic.id, offset), story);
     }
 
-    pub(super) fn rank(&self, event: &Event, deadline: Option<u64>, ready_at: u64) -> (u64, u64) {
-        let tier = match self.config.priority_mode() {
+    pub(super) fn tier(&self, event: &Event) -> u64 {
+        match self.config.priority_mode() {
             PriorityMode::Rank => 0,
             PriorityMode::Strict => u64::from(9 - event.priority),
-        };
+        }
+    }
+
+    pub(super) fn update(&mut self, config: SubscriptionConfig, topics: &BTreeMap<String, Topic>) {
+        let same = config.priority_mode == self.config.priority_mode;
+        self.config = config;
+        self.revision += 1;
+        for ((topic, offset), story) in self.stories.clone() {
+            if story.status == Status::Ready && !same {
+                let (_, topic) = topic_of(topics, topic).unwrap();
+                self.make_ready(topic, offset, story);
+            }
+        }
+    }
+
+    /// A failed event is ready now.
+    pub(super) fn make_ready(&mut self, topic: &Topic, offset: u64, story: Story) {
+        let rank = (self.tier(&topic.events[offset as usize]), story.rank.1);
+        self.set(topic, offset, Story { status: Status::Ready, rank, ..story });
+    }
+
+    pub(super) fn rank(&self, event: &Event, deadline: Option<u64>, ready_at: u64) -> (u64, u64) {
+        let tier = self.tier(event);
         let by_wait = ready_at + self.config.base_wait_ms / 2_u64.pow(event.priority);
         let by_deadline = deadline.map(|d| d.saturating_sub(self.config.slack_ms));
         (tier, by_deadline.map_or(by_wait, |d| d.min(by_wait)))
@@ -248,8 +275,20 @@ impl Subscription {
         reason: DeadReason,
         now: u64,
     ) {
-        let story = self.story(topic, offset);
         self.outcomes.push((now, true));
+        self.keep(name, topic, offset, reason, now);
+    }
+
+    /// What a person ends counts as no outcome.
+    pub(super) fn keep(
+        &mut self,
+        name: &str,
+        topic: &Topic,
+        offset: u64,
+        reason: DeadReason,
+        now: u64,
+    ) {
+        let story = self.story(topic, offset);
         self.set(topic, offset, Story::new(Status::Done));
         if self.config.dead_letters.disabled {
             self.counters.dropped += 1;
@@ -265,6 +304,7 @@ impl Subscription {
             reason,
             failures: story.failures,
             redrives: story.redrives,
+            told: story.told,
             died_at: now,
         });
     }
@@ -284,6 +324,7 @@ impl Subscription {
         }
         story.failing = true;
         story.failures += 1;
+        story.told += 1;
         let policy = self.config.retry.clone();
         let delay = retry::delay_ms(
             &policy,

@@ -18,7 +18,8 @@ use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::quota::QuotaLimits;
 use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::subscription::{
-    DeliveryOrder, PriorityMode, RetryStrategy, SubscriptionConfig, SubscriptionPatch,
+    DeadLetterPatch, DeliveryOrder, PriorityMode, RetryPatch, RetryStrategy, SubscriptionConfig,
+    SubscriptionPatch,
 };
 use crate::model::topic::TopicConfig;
 
@@ -170,6 +171,37 @@ pub(super) fn config(dice: &mut Dice, mix: Mix) -> SubscriptionConfig {
     config
 }
 
+/// Some settings of another subscription.
+fn patch(dice: &mut Dice, mix: Mix) -> SubscriptionPatch {
+    let (new, kept_ms) = (config(dice, mix), [0, 2000, 20_000, 60_000][dice.below(4) as usize]);
+    let mut some = || dice.below(3) == 0;
+    SubscriptionPatch {
+        replace_filter: some(),
+        filter: new.filter,
+        max_in_flight: some().then_some(new.max_in_flight),
+        max_in_flight_per_consumer: some().then_some(new.max_in_flight_per_consumer),
+        lease_ms: some().then_some(new.lease_ms),
+        order: some().then_some(new.order),
+        priority_mode: some().then_some(new.priority_mode),
+        base_wait_ms: some().then_some(new.base_wait_ms),
+        slack_ms: some().then_some(new.slack_ms),
+        retry: Some(RetryPatch {
+            strategy: some().then_some(new.retry.strategy),
+            max_attempts: some().then_some(new.retry.max_attempts),
+            replace_non_retryable_reasons: some(),
+            budget_min_per_s: some().then_some(new.retry.budget_min_per_s),
+            ..RetryPatch::default()
+        }),
+        dead_letters: Some(DeadLetterPatch {
+            disabled: some().then_some(new.dead_letters.disabled),
+            retention_ms: some().then_some(kept_ms),
+            trip_resume_ms: some().then_some(new.dead_letters.trip_resume_ms),
+            ..DeadLetterPatch::default()
+        }),
+        ..SubscriptionPatch::default()
+    }
+}
+
 fn ranges(dice: &mut Dice) -> Vec<OffsetRange> {
     let range = |dice: &mut Dice| OffsetRange { first: dice.below(20), count: dice.below(7) };
     (0..=dice.below(2)).map(|_| range(dice)).collect()
@@ -221,14 +253,20 @@ pub(super) fn command(dice: &mut Dice, world: &World, mix: Mix) -> Kind {
         9..=15 => Kind::Tick(Tick {}),
         16..=19 => blind_lease(dice, world, name),
         20..=36 => settle(dice, world, name, mix),
-        _ => seldom(dice, world, name),
+        _ => seldom(dice, world, name, mix),
     }
 }
 
-fn seldom(dice: &mut Dice, world: &World, name: String) -> Kind {
+fn seldom(dice: &mut Dice, world: &World, name: String, mix: Mix) -> Kind {
     let request_id = String::new();
     let topic_id = 1 + dice.below(3);
-    match dice.below(17) {
+    match dice.below(19) {
+        17..=18 => Kind::UpdateSubscription(UpdateSubscription {
+            name,
+            patch: patch(dice, mix),
+            if_revision: 0,
+            request_id,
+        }),
         12..=13 => Kind::SetQuota(SetQuota {
             service: "x".to_owned(),
             limits: QuotaLimits {
@@ -239,11 +277,7 @@ fn seldom(dice: &mut Dice, world: &World, name: String) -> Kind {
         }),
         0 => Kind::UpdateSubscription(UpdateSubscription {
             name,
-            patch: SubscriptionPatch {
-                max_in_flight: Some(1 + dice.below(10) as u32),
-                lease_ms: (dice.below(2) == 0).then_some(1500),
-                ..SubscriptionPatch::default()
-            },
+            patch: patch(dice, mix),
             if_revision: dice.below(2),
             request_id,
         }),

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::leasing::{ends_at, lease, settle};
-use super::model::{Event, LeaseRow, Status, Story, Subscription, Topic, World, topic_of};
+use super::leasing::{lease, settle};
+use super::model::{Event, Status, Story, Subscription, Topic, World, topic_of};
 use crate::machine::tests::delivery::random::TestEvent;
 use crate::model::command::{CommandBatch, CreateSubscription, Kind, Publish, Redrive};
-use crate::model::delivery::{Counters, DeadReason, Moved, PauseReason, Sought, Ticked};
+use crate::model::delivery::{Counters, DeadReason, Moved, PauseReason, Sought};
 use crate::model::event_run;
 use crate::model::ids::{DeadNumber, Position};
 use crate::model::outcome::Outcome;
@@ -157,7 +157,7 @@ impl World {
     fn of_subscription(&mut self, kind: Kind) -> Result<Said, Reason> {
         let name = super::subscription_of(&kind).to_owned();
         let mut sub = self.subscriptions.remove(&name).ok_or(Reason::SubscriptionNotFound)?;
-        let (dead_before, keep) = (dead_count(&sub), !matches!(kind, Kind::DeleteSubscription(_)));
+        let (dead_before, keep) = (sub.counters.dead, !matches!(kind, Kind::DeleteSubscription(_)));
         let said = self.with(&mut sub, kind);
         self.finish(&mut sub, dead_before);
         if keep {
@@ -167,15 +167,16 @@ impl World {
     }
 
     /// What every command ends with: a word about the dead, and the breaker.
-    fn finish(&mut self, sub: &mut Subscription, dead_before: usize) {
-        if dead_count(sub) > dead_before {
+    pub(super) fn finish(&mut self, sub: &mut Subscription, letters_before: u64) {
+        if sub.counters.dead > letters_before {
             self.report();
-            if sub.pause.is_none() && sub.trips(self.now) {
-                let wait = sub.config.dead_letters.trip_resume_ms;
-                let at = if wait > 0 { self.now + wait } else { 0 };
-                sub.pause = Some((PauseReason::Tripped, at));
-                self.report();
-            }
+        }
+        let died = sub.outcomes[sub.outcomes_before..].iter().any(|(_, dead)| *dead);
+        if died && sub.pause.is_none() && sub.trips(self.now) {
+            let wait = sub.config.dead_letters.trip_resume_ms;
+            let at = if wait > 0 { self.now + wait } else { 0 };
+            sub.pause = Some((PauseReason::Tripped, at));
+            self.report();
         }
     }
 
@@ -186,8 +187,7 @@ impl World {
                 if c.if_revision != 0 && c.if_revision != sub.revision {
                     return Err(Reason::RevisionMismatch);
                 }
-                sub.config = c.patch.onto(&sub.config);
-                sub.revision += 1;
+                sub.update(c.patch.onto(&sub.config), &self.topics);
                 Ok(Said::Subscription(sub.id, sub.revision, sub.pause.is_some()))
             }
             Kind::DeleteSubscription(_) => {
@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    fn resume(&mut self, sub: &mut Subscription) {
+    pub(super) fn resume(&mut self, sub: &mut Subscription) {
         if sub.pause.take().is_some() {
             // A command's own outcomes count once it is done.
             sub.outcomes.drain(..sub.outcomes_before);
@@ -301,12 +301,13 @@ impl World {
                 }
                 match story.status {
                     Status::Retry | Status::Ready if cancel => {
-                        sub.bury(name, topic, offset, DeadReason::Rejected, self.now);
+                        let told = story.told + 1;
+                        sub.set(topic, offset, Story { told, ..story });
+                        sub.keep(name, topic, offset, DeadReason::Rejected, self.now);
                         moved.count += 1;
                     }
                     Status::Retry => {
-                        let due = self.now;
-                        sub.set(topic, offset, Story { status: Status::Ready, due, ..story });
+                        sub.make_ready(topic, offset, Story { due: self.now, ..story });
                         moved.count += 1;
                     }
                     _ => moved.left += 1,
@@ -349,6 +350,7 @@ impl World {
             let story = Story {
                 failing: true,
                 redrives: letter.redrives + 1,
+                told: letter.told,
                 due: self.now,
                 rank: sub.rank(event, None, self.now),
                 ..Story::new(Status::Ready)
@@ -360,113 +362,6 @@ impl World {
         sub.counters.redriven += moved.count;
         Ok(Said::Exactly(Outcome::Moved(moved)))
     }
-
-    fn tick(&mut self) -> Said {
-        let (now, mut due) = (self.now, Vec::new());
-        for sub in self.subscriptions.values() {
-            due.extend(sub.leases.iter().map(|(id, l)| (l.expires, 1, sub.id, *id, 0)));
-            let retries = sub.stories.iter().filter(|(_, s)| s.status == Status::Retry);
-            due.extend(retries.map(|((t, o), s)| (s.due, 2, sub.id, *t, *o)));
-            if let Some((_, at)) = sub.pause.filter(|(_, at)| *at > 0) {
-                due.push((at, 3, sub.id, 0, 0));
-            }
-            let kept = sub.config.dead_letters.retention_ms;
-            due.extend(sub.dead.iter().map(|l| (l.died_at + kept, 5, sub.id, l.number, 0)));
-        }
-        for topic in self.topics.values() {
-            for (offset, event) in (0..).zip(&topic.events) {
-                if let Some(at) = event.deadline.filter(|_| !event.cancelled && !event.fired) {
-                    due.push((at, 4, topic.id, offset, 0));
-                }
-            }
-        }
-        due.retain(|(at, ..)| *at <= now);
-        due.sort_unstable();
-        let before: BTreeMap<String, usize> =
-            self.subscriptions.iter().map(|(n, s)| (n.clone(), dead_count(s))).collect();
-        let mut expired = BTreeMap::new();
-        for (_, kind, a, b, c) in due {
-            self.fire((kind, a, b, c), &mut expired);
-        }
-        for name in before.keys() {
-            let mut sub = self.subscriptions.remove(name).unwrap();
-            if expired.contains_key(&sub.id) {
-                self.report();
-            }
-            self.finish(&mut sub, before[name]);
-            self.subscriptions.insert(name.clone(), sub);
-        }
-        Said::Exactly(Outcome::Ticked(Ticked::default()))
-    }
-
-    fn fire(&mut self, (kind, a, b, c): (u8, u64, u64, u64), expired: &mut BTreeMap<u64, ()>) {
-        let now = self.now;
-        if kind == 4 {
-            return self.deadline(a, b);
-        }
-        let found = self.subscriptions.iter().find(|(_, s)| s.id == a);
-        let name = found.map(|(name, _)| name.clone()).unwrap();
-        let mut sub = self.subscriptions.remove(&name).unwrap();
-        match kind {
-            1 => self.expire(&mut sub, b, expired),
-            2 => {
-                let (_, topic) = topic_of(&self.topics, b).unwrap();
-                let story = sub.story(topic, c);
-                sub.set(topic, c, Story { status: Status::Ready, ..story });
-            }
-            3 => self.resume(&mut sub),
-            _ => {
-                let kept = sub.config.dead_letters.retention_ms;
-                sub.dead.retain(|l| l.number != b || l.died_at + kept > now);
-            }
-        }
-        self.subscriptions.insert(name, sub);
-    }
-
-    fn expire(&mut self, sub: &mut Subscription, id: u64, expired: &mut BTreeMap<u64, ()>) {
-        let lease: LeaseRow = sub.leases[&id].clone();
-        let ends = ends_at(&lease, self.led_since, self.grace_until);
-        if ends > self.now {
-            sub.leases.insert(id, LeaseRow { expires: ends, ..lease });
-            return;
-        }
-        let place = topic_of(&self.topics, lease.topic).unwrap();
-        for offset in &lease.events {
-            sub.counters.expired += 1;
-            sub.fail(place, *offset, Some(("LEASE_EXPIRED", None)), self.now);
-        }
-        sub.leases.remove(&id);
-        expired.insert(sub.id, ());
-    }
-
-    fn deadline(&mut self, topic_id: u64, offset: u64) {
-        let now = self.now;
-        let Some(name) = topic_of(&self.topics, topic_id).map(|(name, _)| name.to_owned()) else {
-            return;
-        };
-        self.topics.get_mut(&name).unwrap().events[offset as usize].fired = true;
-        let topic = self.topics[&name].clone();
-        for sub in self.subscriptions.values_mut() {
-            if !matches(&sub.config.pattern, &name) {
-                continue;
-            }
-            let story = sub.story(&topic, offset);
-            let waits = matches!(story.status, Status::Free | Status::Retry | Status::Ready);
-            if !waits || story.redrives > 0 {
-                continue;
-            }
-            if !story.failing && !passes(sub, &topic.events[offset as usize]) {
-                sub.set(&topic, offset, Story::new(Status::Done));
-                sub.counters.filtered += 1;
-            } else {
-                sub.bury(&name, &topic, offset, DeadReason::Expired, now);
-            }
-        }
-    }
-}
-
-fn dead_count(sub: &Subscription) -> usize {
-    (sub.counters.dead + sub.counters.dropped) as usize
 }
 
 fn start_at(sub: &mut Subscription, topics: &BTreeMap<String, Topic>, offset: Option<(u64, u64)>) {

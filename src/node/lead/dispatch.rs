@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::hand_out::{Delivery, HandOut, deliveries};
 use super::latency::Latency;
-use super::plan::{self, Ask, Bounds, Look, Memory, Part, Plan};
+use super::plan::{self, Ask, Bounds, HeldBack, Look, Memory, Part, Plan};
 use super::stopping;
 use crate::machine::Fault;
 use crate::machine::delivery::lease::paused;
@@ -32,7 +32,7 @@ use crate::model::outcome::Outcome;
 use crate::model::pattern::TopicPattern;
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::propose::Ticket;
-use crate::node::quotas::Limit;
+use crate::node::quotas::{Limit, in_flight_exceeded};
 use crate::node::{Node, unexpected};
 use crate::raft::hints::{Interest, Listener};
 use crate::runtime::{clock, tasks};
@@ -45,8 +45,10 @@ pub(super) struct Dispatchers(Mutex<BTreeMap<String, mpsc::Sender<Waiter>>>);
 pub(super) struct Waiter {
     pub(super) consumer: String,
     pub(super) service: String,
-    /// The quota of its service was used up at the last look.
-    pub(super) held_back: bool,
+    /// What its consumer and its service may have was used up at the last look.
+    pub(super) full: bool,
+    /// The quota of its service was.
+    pub(super) over_quota: bool,
     pub(super) events: u64,
     pub(super) bytes: usize,
     pub(super) lease_ms: u64,
@@ -149,13 +151,14 @@ impl Dispatcher {
             // What changes from here on is looked at in the next round.
             self.hints.forget();
             match self.round().await {
-                Ok(Next::Again) => {}
+                // The others may get something in the next round.
+                Ok(Next::Again) => self.dismiss(|waiter| waiter.full),
                 Ok(Next::Pause) => {
-                    self.dismiss();
+                    self.dismiss(|_| true);
                     tokio::time::sleep(Duration::from_millis(DISPATCH_PAUSE_MS)).await;
                 }
                 Ok(Next::Wait(until)) => {
-                    self.dismiss();
+                    self.dismiss(|_| true);
                     self.wait(until).await;
                 }
                 Err(rejection) => {
@@ -209,14 +212,14 @@ impl Dispatcher {
         }
     }
 
-    /// Answers those whose time is over.
-    fn dismiss(&mut self) {
+    /// Answers those of some whose time is over.
+    fn dismiss(&mut self, of: impl Fn(&Waiter) -> bool) {
         let now = clock::now();
         for waiter in std::mem::take(&mut self.waiting) {
-            if waiter.until <= now {
+            if waiter.until <= now && of(&waiter) {
                 let nothing = self.hand_out(&waiter, Vec::new());
-                let held_back = waiter.held_back.then(|| in_flight_exceeded(&waiter.service));
-                drop(waiter.answer.send(held_back.map_or(Ok(nothing), Err)));
+                let over_quota = waiter.over_quota.then(|| in_flight_exceeded(&waiter.service));
+                drop(waiter.answer.send(over_quota.map_or(Ok(nothing), Err)));
             } else {
                 self.waiting.push_back(waiter);
             }
@@ -306,18 +309,19 @@ impl Dispatcher {
         }
     }
 
-    /// Takes note of those who are held back by what their service has from other subscriptions too.
-    fn hold_back(&mut self, record: Option<&SubscriptionRecord>, held_back: &[Option<Limit>]) {
-        let alone = record.filter(|_| held_back.iter().all(Option::is_none));
+    /// Takes note of those who are held back, be it by what their service has from other subscriptions.
+    fn hold_back(&mut self, record: Option<&SubscriptionRecord>, held_back: &[HeldBack]) {
+        let alone = record.filter(|_| held_back.iter().all(|held| held.limit.is_none()));
         self.hints.attend(alone.map_or(Interest::Anything, |record| {
             let pattern = TopicPattern::from_checked(&record.config.pattern);
             Interest::Subscription(record.subscription_id(), pattern)
         }));
-        for (waiter, limit) in self.waiting.iter_mut().zip(held_back) {
-            if let Some(limit) = limit {
-                self.node.quotas.hit(&waiter.service, *limit);
+        for (waiter, held) in self.waiting.iter_mut().zip(held_back) {
+            if let Some(limit) = held.limit {
+                self.node.quotas.hit(&waiter.service, limit);
             }
-            waiter.held_back = *limit == Some(Limit::InFlight);
+            waiter.full = held.full;
+            waiter.over_quota = held.limit == Some(Limit::InFlight);
         }
     }
 
@@ -476,14 +480,6 @@ impl Waiter {
         let (consumer, service) = (self.consumer.clone(), self.service.clone());
         Ask { consumer, service, events: self.events, bytes: self.bytes }
     }
-}
-
-fn in_flight_exceeded(service: &str) -> Rejection {
-    let text = format!(
-        "as many events are in flight to service {service} as its quota allows; settle some, or raise it with: mhub quota set {service} --in-flight"
-    );
-    let exceeded = Rejection::new(Reason::QuotaExceeded, text).with("service", service);
-    exceeded.with("limit", "in_flight").retry_after_ms(OVERLOADED_RETRY_MS)
 }
 
 /// What an unknown outcome means for a consumer.

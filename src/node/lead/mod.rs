@@ -125,7 +125,8 @@ impl Node {
         let waiter = Waiter {
             consumer: request.consumer.clone(),
             service: request.service,
-            held_back: false,
+            full: false,
+            over_quota: false,
             events: request.max_events,
             bytes: request.max_bytes.min(PULL_BYTES_MAX),
             lease_ms: request.lease_ms,

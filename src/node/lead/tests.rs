@@ -1,6 +1,7 @@
 //! Pulling and settling on a single node, in process.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prost::Message as _;
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ use crate::model::command::{
 use crate::model::delivery::{Settled, SubscriptionInfo};
 use crate::model::event_run;
 use crate::model::filter::{Comparison, Filter, Test};
+use crate::model::quota::QuotaLimits;
 use crate::model::subscription::{SubscriptionConfig, SubscriptionPatch};
 use crate::model::topic::TopicPatch;
 use crate::node::validate::{self, PublishRequest};
@@ -232,6 +234,33 @@ async fn events_in_flight_are_bounded_and_room_is_noticed() {
     hub.ack("a", &first).await;
     let got = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
     assert_eq!(numbers(&got), first_attempts(3..5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_have_nothing_more_is_told_in_time_whoever_else_pulls() {
+    const OTHERS: usize = 100;
+    let hub = Hub::start(|config| config.max_in_flight_per_consumer = 2).await;
+    let limits = QuotaLimits { in_flight: 1, ..QuotaLimits::default() };
+    hub.node.set_quota("shop", limits).await.unwrap();
+    hub.publish(0..500).await;
+    let of_shop = || PullRequest { service: "shop".to_owned(), ..now("b", 1) };
+    assert_eq!(numbers(&hub.pull(now("a", 2)).await.unwrap()).len(), 2);
+    assert_eq!(numbers(&hub.pull(of_shop()).await.unwrap()).len(), 1);
+    // Of so many pulls, each round serves one.
+    let served = Arc::new(AtomicUsize::new(0));
+    for n in 0..OTHERS {
+        let (node, served) = (Arc::clone(&hub.node), Arc::clone(&served));
+        tasks::spawn("test", async move {
+            let got = node.pull(patient(&format!("c{n}"), 1)).await.unwrap();
+            assert_eq!(numbers(&got).len(), 1);
+            served.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    let (full, over_quota) = tokio::join!(hub.pull(now("a", 1)), hub.pull(of_shop()));
+    let before = served.load(Ordering::SeqCst);
+    assert!(full.unwrap().is_empty());
+    assert_eq!(over_quota.unwrap_err().reason, Reason::QuotaExceeded);
+    assert!(before < OTHERS / 2, "{before} of {OTHERS} others went first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

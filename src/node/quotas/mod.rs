@@ -14,7 +14,9 @@ use super::{Node, unexpected};
 use crate::machine::quota;
 use crate::machine::subscription::backlog;
 use crate::model::command::{Kind, Notice, NoticeKind, Publish, SetQuota};
-use crate::model::limits::{BACKLOG_KNOWN_MS, BACKLOG_TOPICS_MAX, QUOTA_NOTICE_MS, QUOTAS_MAX};
+use crate::model::limits::{
+    BACKLOG_KNOWN_MS, BACKLOG_TOPICS_MAX, OVERLOADED_RETRY_MS, QUOTA_NOTICE_MS, QUOTAS_MAX,
+};
 use crate::model::outcome::Outcome;
 use crate::model::quota::{QuotaLimits, check_service};
 use crate::model::rejection::{Reason, Rejection};
@@ -261,6 +263,15 @@ fn exceeded(service: &str, what: &str, rate: u64, wait: Duration) -> Rejection {
     .with("service", service)
     .with("limit", rate)
     .retry_after_ms(wait_ms)
+}
+
+/// The refusal of events to a service that has as many as it may.
+pub(super) fn in_flight_exceeded(service: &str) -> Rejection {
+    let text = format!(
+        "as many events are in flight to service {service} as its quota allows; settle some, or raise it with: mhub quota set {service} --in-flight"
+    );
+    let exceeded = Rejection::new(Reason::QuotaExceeded, text).with("service", service);
+    exceeded.with("limit", "in_flight").retry_after_ms(OVERLOADED_RETRY_MS)
 }
 
 fn backlogged(service: &str, topic: &str, limit: u64, backlog: u64) -> Rejection {

@@ -399,6 +399,8 @@ pub const TICK_LOOK_MS: u64 = 1000;
 pub const CONSUME_STREAMS_MAX: usize = 1024;
 /// Messages of one consume stream that wait for the client to read them.
 pub const CONSUME_ANSWERS_QUEUED: usize = 2;
+/// How long a consume stream waits for its client to read what is queued, before it ends, milliseconds.
+pub const CONSUME_UNREAD_MS_MAX: u64 = 60_000;
 /// Batches of settlements of one consume stream that wait for their outcomes; beyond that it is not
 /// read.
 pub const CONSUME_SETTLEMENTS_MAX: usize = 64;

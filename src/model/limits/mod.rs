@@ -381,7 +381,8 @@ pub const DISPATCH_PORTION_EVENTS: u64 = 128;
 pub const DISPATCH_LOOK_MS: u64 = 5000;
 /// The longest that a dispatcher rests after looks in vain, milliseconds.
 pub const DISPATCH_REST_MS_MAX: u64 = 1000;
-/// Searches that see only a part and find nothing, after which a dispatcher waits.
+/// Searches that see only a part and find nothing, after which a dispatcher waits; those that go round the
+/// topics count as one.
 pub const DISPATCH_SEARCHES_MAX: u32 = 64;
 /// A dispatcher whose picks were all left out looks again no sooner than this, milliseconds.
 pub const DISPATCH_PAUSE_MS: u64 = 20;

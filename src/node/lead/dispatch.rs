@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
 
 use super::hand_out::{Delivery, HandOut, deliveries};
 use super::latency::Latency;
 use super::plan::{self, Ask, Bounds, HeldBack, Look, Memory, Part, Plan};
 use super::stopping;
+use super::waiter::Waiter;
 use crate::machine::Fault;
 use crate::machine::delivery::lease::paused;
 use crate::machine::subscription::record::{self, SubscriptionRecord, not_found};
@@ -40,22 +41,6 @@ use crate::runtime::{clock, tasks};
 /// The ways to the dispatchers, by subscription.
 #[derive(Default)]
 pub(super) struct Dispatchers(Mutex<BTreeMap<String, mpsc::Sender<Waiter>>>);
-
-/// Somebody who waits for events.
-pub(super) struct Waiter {
-    pub(super) consumer: String,
-    pub(super) service: String,
-    /// What its consumer and its service may have was used up at the last look.
-    pub(super) full: bool,
-    /// The quota of its service was.
-    pub(super) over_quota: bool,
-    pub(super) events: u64,
-    pub(super) bytes: usize,
-    pub(super) lease_ms: u64,
-    /// Answered empty when nothing was ready until then; one look is taken in any case.
-    pub(super) until: Instant,
-    pub(super) answer: oneshot::Sender<Result<HandOut, Rejection>>,
-}
 
 pub(super) fn overloaded(what: &str) -> Rejection {
     let text = format!("{what} on this node; pull less at once, or try again later");
@@ -118,7 +103,7 @@ struct Dispatcher {
     latency: Arc<Latency>,
     /// What an event took in the last round that found any; 0: unknown.
     event_bytes: usize,
-    /// Searches in a row that did not see everything and found nothing.
+    /// Searches in a row that did not see everything and found nothing; each round over many topics is one.
     fruitless: u32,
     /// What looks in vain took since it last waited.
     vain: Duration,
@@ -148,8 +133,10 @@ impl Dispatcher {
                 }
                 continue;
             }
-            // What changes from here on is looked at in the next round.
-            self.hints.forget();
+            // What changes from here on is looked at in the next round; in topics that were passed, too.
+            if !self.memory.cursor.is_in_round() {
+                self.hints.forget();
+            }
             match self.round().await {
                 // The others may get something in the next round.
                 Ok(Next::Again) => self.dismiss(|waiter| waiter.full),
@@ -237,7 +224,9 @@ impl Dispatcher {
 
     /// Waits until there may be something for those who wait, or one of them has waited enough.
     async fn wait(&mut self, until: Option<UnixMs>) {
-        let mut look = clock::now() + Duration::from_millis(DISPATCH_LOOK_MS);
+        // However many topics there are, it looks at them in vain for a tenth of the time at most.
+        let mut look = clock::now()
+            + Duration::from_millis(DISPATCH_LOOK_MS).max(self.vain.saturating_mul(10));
         if let Some(until) = until {
             let left = until.since(self.node.now()).clamp(1, DISPATCH_LOOK_MS);
             look = look.min(clock::now() + Duration::from_millis(left));
@@ -251,6 +240,7 @@ impl Dispatcher {
         let rest = self.rest();
         tokio::select! {
             () = self.hints.hear() => {
+                self.memory.cursor.look_again();
                 // Timers are no finer than this.
                 if rest >= Duration::from_millis(1) {
                     tokio::time::sleep(rest).await;
@@ -266,6 +256,9 @@ impl Dispatcher {
     /// Looks for events for those who wait, leases them and hands them out.
     async fn round(&mut self) -> Result<Next, Rejection> {
         let term = self.node.leading().await?;
+        if self.waiting.iter().any(|waiter| !waiter.looked) {
+            self.memory.cursor.look_again();
+        }
         let asks: Vec<Ask> = self.waiting.iter().map(Waiter::ask).collect();
         let wanted: usize = asks.iter().map(|ask| ask.bytes).sum();
         let bounds = self.bounds(wanted);
@@ -320,7 +313,7 @@ impl Dispatcher {
             if let Some(limit) = held.limit {
                 self.node.quotas.hit(&waiter.service, limit);
             }
-            waiter.full = held.full;
+            (waiter.looked, waiter.full) = (true, held.full);
             waiter.over_quota = held.limit == Some(Limit::InFlight);
         }
     }
@@ -345,10 +338,10 @@ impl Dispatcher {
     }
 
     async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {
-        let Plan { revision, shares, mut skips, more, wake_at, .. } = plan;
+        let Plan { revision, shares, mut skips, more, goes_round, wake_at, .. } = plan;
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
-            self.fruitless += 1;
+            self.fruitless += u32::from(!goes_round);
             if more && self.fruitless < DISPATCH_SEARCHES_MAX {
                 // While everything near is in flight, those who settle it have the processor.
                 tokio::time::sleep(took.min(Duration::from_millis(DISPATCH_PAUSE_MS))).await;
@@ -473,13 +466,6 @@ struct Served {
     waiter: Waiter,
     parts: Vec<Part>,
     ticket: Option<Ticket>,
-}
-
-impl Waiter {
-    fn ask(&self) -> Ask {
-        let (consumer, service) = (self.consumer.clone(), self.service.clone());
-        Ask { consumer, service, events: self.events, bytes: self.bytes }
-    }
 }
 
 /// What an unknown outcome means for a consumer.

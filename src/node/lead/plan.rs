@@ -86,6 +86,8 @@ pub(super) struct Plan {
     pub(super) skips: Vec<Pick>,
     /// Look again, whatever comes of this.
     pub(super) more: bool,
+    /// It was one of several looks that go round the topics.
+    pub(super) goes_round: bool,
     /// Look again then.
     pub(super) wake_at: Option<UnixMs>,
     /// What comes next lies behind what was found: it is worth reading ahead.
@@ -161,6 +163,7 @@ pub(super) fn look(
         held_back,
         skips: bounded(found.skips),
         more,
+        goes_round: found.goes_round,
         goes_on: more && info.config.order() == DeliveryOrder::None,
         wake_at: found.wake_at,
     })))

@@ -203,6 +203,31 @@ async fn a_redrive_in_whose_middle_the_leader_dies_moves_everything_once() {
 }
 
 #[tokio::test]
+async fn a_redrive_of_all_ends_although_they_die_again() {
+    const EVENTS: usize = 20;
+    let cluster = crate::delivery::shop(1, EVENTS, &["dead_letters.trip=off"]);
+    let mut worker = Worker::new(&cluster, "s", "worker");
+    for lease in pull_all(&mut worker, EVENTS).await {
+        settle(&mut worker, &[lease], reject()).await;
+    }
+    let endpoints = cluster.all_endpoints().join(",");
+    let args = ["dlq", "redrive", "s", "--all", "--rate", "10", "-o", "json"];
+    let running = std::thread::spawn(move || mhub(&endpoints, &args));
+    // Those of its first step are among the dead again before its second one.
+    let mut died_again = 0;
+    while !running.is_finished() && died_again < 4 * EVENTS {
+        let leased = worker.pull(100, 50).await;
+        died_again += offsets(&leased).len();
+        if !leased.is_empty() {
+            worker.settle_all(&leased, reject()).await;
+        }
+    }
+    let run = running.join().unwrap();
+    assert_eq!(run.json()["redriven"], EVENTS.to_string());
+    assert_eq!(crate::delivery::counter(&cluster, "redriven"), EVENTS as u64);
+}
+
+#[tokio::test]
 async fn retries_are_listed_hurried_and_given_up() {
     let cluster = billing(1, 3, &["retry.strategy=fixed", "retry.initial=1h", "retry.max=1h"]);
     let mut worker = worker(&cluster);

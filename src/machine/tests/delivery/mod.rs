@@ -8,6 +8,7 @@ mod fates;
 mod leasing;
 mod model;
 pub(super) mod random;
+mod rounds;
 mod targets;
 mod world;
 

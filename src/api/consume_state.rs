@@ -62,13 +62,28 @@ impl Credits {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named {
     lease_id: u64,
-    is_extension: bool,
+    what: What,
+}
+
+/// What of a lease it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Its end.
+    Extension,
+    /// All of its events.
+    All,
+    /// Events that are named.
+    Some,
 }
 
 impl Named {
     pub(super) fn of(settlement: &Settlement) -> Self {
-        let is_extension = matches!(settlement.action, Some(settlement::Action::Extend(_)));
-        Self { lease_id: settlement.lease_id, is_extension }
+        let what = match settlement.action {
+            Some(settlement::Action::Extend(_)) => What::Extension,
+            _ if settlement.ranges.is_empty() => What::All,
+            _ => What::Some,
+        };
+        Self { lease_id: settlement.lease_id, what }
     }
 }
 
@@ -106,12 +121,14 @@ impl Held {
     pub(super) fn note(&mut self, named: &[Named], settled: &[Settled]) {
         for (named, settled) in named.iter().zip(settled) {
             let Some(lease) = self.0.get_mut(&named.lease_id) else { continue };
-            if named.is_extension && settled.refused.is_none() {
+            if named.what == What::Extension && settled.refused.is_none() {
                 lease.expires_at = settled.expires_at;
                 continue;
             }
             lease.events = lease.events.saturating_sub(settled.done.count());
-            if lease.events == 0 || settled.done.is_empty() {
+            // Events that are refused by name may have been settled before: others are left.
+            let gone = settled.done.is_empty() && named.what != What::Some;
+            if lease.events == 0 || gone {
                 self.0.remove(&named.lease_id);
             }
         }
@@ -194,16 +211,20 @@ mod tests {
     #[test]
     fn what_is_settled_is_not_released() {
         let mut held = Held::default();
-        for lease in 1..=4 {
+        for lease in 1..=6 {
             held.add(&delivery(lease, 3, 100), UnixMs(0));
         }
-        let named = |lease_id| Named { lease_id, is_extension: false };
+        let named = |lease_id, what| Named { lease_id, what };
         let partly = done(2, Some(Reason::LeaseExpired));
-        let gone = done(0, Some(Reason::LeaseExpired));
-        held.note(&[named(1), named(2), named(3)], &[done(3, None), partly, gone]);
-        held.note(&[Named { lease_id: 4, is_extension: true }], &[done(3, None)]);
+        let gone = || done(0, Some(Reason::LeaseExpired));
+        let all = [1, 2, 3].map(|lease_id| named(lease_id, What::All));
+        held.note(&all, &[done(3, None), partly, gone()]);
+        let extensions = [4, 5].map(|lease_id| named(lease_id, What::Extension));
+        held.note(&extensions, &[done(3, None), gone()]);
+        // One event of it was settled before.
+        held.note(&[named(6, What::Some)], &[gone()]);
         let items = held.into_items();
-        assert_eq!(items.iter().map(|item| item.lease_id).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(items.iter().map(|item| item.lease_id).collect::<Vec<_>>(), [2, 4, 6]);
         assert!(items.iter().all(|item| item.topic_id == 7 && item.ranges.is_empty()));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A delivery is leased when there is credit for it and room to send it. What a client has not
 //! read is bounded by its credits, by the few messages that are queued here, and by the flow control
-//! of its connection; while it does not read, nothing is read from it.
+//! of its connection; while it does not read, nothing is read from it. Who does not read for long is
+//! taken for gone: others need its place.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::stream::{BoxStream, FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -19,7 +21,8 @@ use super::convert::{invalid, outsider};
 use super::delivery::{item, leased_events, results};
 use crate::model::delivery::Settled;
 use crate::model::limits::{
-    CONSUME_ANSWERS_QUEUED, CONSUME_SETTLEMENTS_MAX, PULL_WAIT_MS_MAX, SETTLE_ITEMS_MAX,
+    CONSUME_ANSWERS_QUEUED, CONSUME_SETTLEMENTS_MAX, CONSUME_UNREAD_MS_MAX, PULL_WAIT_MS_MAX,
+    SETTLE_ITEMS_MAX,
 };
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::Node;
@@ -37,6 +40,9 @@ use crate::runtime::tasks;
 
 /// How soon a paused subscription is looked at again.
 const PAUSED_LOOK: Duration = Duration::from_millis(200);
+
+/// How long a client may take to read why its stream ends.
+const LAST_WORD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a stream without a leader waits for the name of one.
 const DEPOSED_PATIENCE: Duration = Duration::from_millis(500);
@@ -59,7 +65,8 @@ pub(super) fn serve(
         let served = run(node, service, requests, &answers).await;
         if let Err(End::Refused(rejection)) = served {
             // A client that is gone needs no reason.
-            drop(answers.send(Err(to_status(&rejection))).await);
+            let last_word = answers.send(Err(to_status(&rejection)));
+            drop(tokio::time::timeout(LAST_WORD_PATIENCE, last_word).await);
         }
         drop(permit);
     });
@@ -68,7 +75,7 @@ pub(super) fn serve(
 
 /// Why a stream ends before its client ends it.
 enum End {
-    /// The client is gone: its leases run out.
+    /// The client is gone, or reads nothing: its leases run out.
     Gone,
     Refused(Rejection),
 }
@@ -188,10 +195,36 @@ async fn next(requests: &mut Streaming<ConsumeRequest>) -> Result<Option<Request
     }
 }
 
+/// Queues a response; where there is no room, for as long as the client has patience and this node leads.
+async fn hand_over(
+    answers: &Answers,
+    response: ConsumeResponse,
+    patience: Duration,
+    deposed: impl Future<Output = Rejection>,
+) -> Result<(), End> {
+    match answers.try_send(Ok(response)) {
+        Ok(()) => Ok(()),
+        Err(TrySendError::Closed(_)) => Err(End::Gone),
+        Err(TrySendError::Full(response)) => tokio::select! {
+            sent = tokio::time::timeout(patience, answers.send(response)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(End::Gone),
+            },
+            rejection = deposed => Err(rejection.into()),
+        },
+    }
+}
+
 impl Stream<'_> {
     async fn send(&self, response: Response) -> Result<(), End> {
         let response = ConsumeResponse { response: Some(response) };
-        self.answers.send(Ok(response)).await.map_err(|_| End::Gone)
+        let patience = Duration::from_millis(CONSUME_UNREAD_MS_MAX);
+        let sent = hand_over(self.answers, response, patience, self.node.deposed()).await;
+        if let Err(End::Gone) = &sent {
+            let OpenConsume { subscription, consumer, .. } = &self.open;
+            tracing::debug!(subscription, consumer, "a consumer is gone, or does not read");
+        }
+        sent
     }
 
     /// Asks for as much as there is credit for.
@@ -272,6 +305,28 @@ impl Stream<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_read_is_waited_for_but_not_for_ever() {
+        let never = || Box::pin(pending::<Rejection>());
+        let (long, short) = (Duration::from_secs(60), Duration::from_millis(20));
+        let (answers, mut responses) = mpsc::channel(1);
+        let response = ConsumeResponse::default;
+        assert!(hand_over(&answers, response(), short, never()).await.is_ok());
+        // Nobody reads.
+        let ended = hand_over(&answers, response(), short, never()).await;
+        assert!(matches!(ended, Err(End::Gone)));
+        // Nor does anybody when somebody else leads.
+        let deposed = async { Rejection::new(Reason::NotLeader, "ask node 2") };
+        let ended = hand_over(&answers, response(), long, deposed).await;
+        assert!(matches!(ended, Err(End::Refused(why)) if why.reason == Reason::NotLeader));
+        // Somebody reads in the end.
+        let (sent, read) =
+            tokio::join!(hand_over(&answers, response(), long, never()), responses.recv());
+        assert!(sent.is_ok() && read.is_some());
+        drop(responses);
+        assert!(matches!(hand_over(&answers, response(), long, never()).await, Err(End::Gone)));
+    }
 
     #[tokio::test]
     async fn a_stream_without_a_leader_ends_although_nobody_is_deposed() {

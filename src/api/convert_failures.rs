@@ -48,6 +48,10 @@ pub(super) fn choice(choice: Option<v1::DeadLetterChoice>) -> Result<DeadLetterC
         filter: filter(choice.filter)?,
         numbers: choice.numbers,
         after: DeadNumber(choice.after),
+        up_to: match choice.up_to {
+            0 => DeadNumber(u64::MAX),
+            number => DeadNumber(number),
+        },
         limit: usize::try_from(choice.limit).unwrap_or(usize::MAX),
     })
 }
@@ -101,9 +105,9 @@ pub(super) fn attempt(attempt: Attempt) -> v1::Attempt {
     }
 }
 
-pub(super) fn moved(moved: Moved) -> MoveDeadLettersResponse {
+pub(super) fn moved((moved, last): (Moved, DeadNumber)) -> MoveDeadLettersResponse {
     let next = moved.next.map_or(0, DeadNumber::get);
-    MoveDeadLettersResponse { moved: moved.count, left: moved.left, next }
+    MoveDeadLettersResponse { moved: moved.count, left: moved.left, next, last: last.get() }
 }
 
 pub(super) fn retry(info: RetryInfo) -> Retry {

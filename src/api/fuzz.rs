@@ -27,7 +27,8 @@ pub fn request(which: u8, encoded: &[u8], now: UnixMs) -> Option<Kind> {
     match which % REQUESTS {
         0 => {
             let call = publish(v1::PublishCall::decode(encoded).ok()?).ok()?;
-            Some(Kind::Publish(validate::publish(call, now).ok()?))
+            let sound = validate::publish(call, now).ok()?;
+            sound.untimely.is_none().then_some(Kind::Publish(sound.publish))
         }
         1 => create_topic(v1::CreateTopicRequest::decode(encoded).ok()?),
         2 => update_topic(v1::UpdateTopicRequest::decode(encoded).ok()?),

@@ -128,7 +128,7 @@ pub(super) struct ChoiceArgs {
     numbers: Vec<u64>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// All of them.
+    /// All that are there now.
     #[arg(long)]
     all: bool,
     /// Only count.
@@ -227,7 +227,7 @@ pub(super) async fn run(command: DeadLetterCommand, global: Global) -> Done {
     }
 }
 
-/// Moves until nothing is left, a bounded number at once.
+/// Moves until nothing is left of what was there at first, a bounded number at once.
 async fn all_steps(
     mut choice: DeadLetterChoice,
     pace: Duration,
@@ -245,6 +245,9 @@ async fn all_steps(
             output::complain(&format!("{} so far", total.moved));
         }
         choice.after = done.next;
+        if choice.up_to == 0 {
+            choice.up_to = done.last;
+        }
         tokio::time::sleep(pace).await;
     }
 }

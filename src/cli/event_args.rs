@@ -69,13 +69,13 @@ struct DeliveryArgs {
     /// 0 to 9, high first; 4 when not said.
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=9))]
     priority: Option<u32>,
-    /// Of no use after this, from now on: 30s, 5m, 12h, 14d.
+    /// Of no use after this, from now on by this machine's clock: 30s, 5m, 12h, 14d.
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "deadline")]
     ttl: Option<u64>,
     /// Of no use after this instant, RFC 3339 or Unix milliseconds.
     #[arg(long, value_name = "TIME", value_parser = instant)]
     deadline: Option<u64>,
-    /// Not to be delivered before this, from now on; at most 365d.
+    /// Not to be delivered before this, from now on by this machine's clock; at most 365d.
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "deliver_at")]
     delay: Option<u64>,
     /// Not to be delivered before this instant, RFC 3339 or Unix milliseconds.

@@ -181,9 +181,9 @@ unary! {
     /// One dead letter with its event and its history.
     dead_letter(GetDeadLetterRequest) -> DeadLetter = DeadLettersClient, get_dead_letter, Read;
     /// Delivers dead letters anew, a bounded number.
-    redrive_dead_letters(RedriveDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, redrive_dead_letters, Recognised;
+    redrive_dead_letters(RedriveDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, redrive_dead_letters, Moving;
     /// Forgets dead letters, a bounded number.
-    purge_dead_letters(PurgeDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, purge_dead_letters, Recognised;
+    purge_dead_letters(PurgeDeadLettersRequest) -> MoveDeadLettersResponse = DeadLettersClient, purge_dead_letters, Moving;
     /// Does everything that was staged, or nothing.
     commit_transaction(CommitTransactionRequest) -> Transaction = TransactionsClient, commit_transaction, Recognised;
     /// Forgets what was staged.

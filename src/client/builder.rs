@@ -65,7 +65,8 @@ impl EventBuilder {
         self
     }
 
-    /// The same as so long from now.
+    /// The same as so long from now, by this machine's clock: where it is behind the hub's, the event has less
+    /// time.
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         self.deadline(in_the_future(ttl))
@@ -78,7 +79,8 @@ impl EventBuilder {
         self
     }
 
-    /// The same as so long from now.
+    /// The same as so long from now, by this machine's clock: where it is ahead of the hub's, the event waits
+    /// longer.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
         self.deliver_at(in_the_future(delay))

@@ -47,6 +47,8 @@ pub(crate) enum Repeat {
     Read,
     /// The hub recognises the repetition.
     Recognised,
+    /// The same of what it names, except that what it did is not there any more then.
+    Moving,
     /// It may be repeated after a failure, and takes its time.
     Patient,
     /// The caller has to look first.
@@ -187,7 +189,9 @@ impl Endpoints {
             let target = self.route(hinted.unwrap_or(route))?;
             let left = deadline.duration_since(Instant::from_std(now()));
             let allowed = match repeat {
-                Repeat::Read | Repeat::Recognised => left.min(self.options().attempt_timeout),
+                Repeat::Read | Repeat::Recognised | Repeat::Moving => {
+                    left.min(self.options().attempt_timeout)
+                }
                 Repeat::Patient | Repeat::Unsafe => left,
             };
             let failure =
@@ -202,7 +206,7 @@ impl Endpoints {
                     Err(_) => Failure::silent(&target, allowed),
                 };
             if failure.verdict == Verdict::Final {
-                return Err(failure.rejection);
+                return Err(attempts.last_word(failure.rejection));
             }
             hinted = attempts.next(&target, &failure);
             attempts.pause(failure, deadline).await?;
@@ -266,6 +270,18 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// The refusal that ends the call: what an attempt without an answer may have moved is not told to
+    /// be missing.
+    fn last_word(&self, refused: Rejection) -> Rejection {
+        let missing = refused.reason == Reason::DeadLetterNotFound;
+        if self.repeat != Repeat::Moving || !self.unknown || !missing {
+            return refused;
+        }
+        let message =
+            format!("an attempt got no answer, and may have done it: {}", refused.message);
+        Rejection { reason: Reason::OutcomeUnknown, message, ..refused }
+    }
+
     /// Waits before the next attempt.
     ///
     /// # Errors
@@ -288,7 +304,9 @@ impl<'a> Attempts<'a> {
         let timeout = self.endpoints.options().timeout;
         Err(match self.repeat {
             Repeat::Read if self.unknown => no_answer(timeout, &failure.rejection),
-            Repeat::Recognised | Repeat::Patient | Repeat::Unsafe if self.unknown => {
+            Repeat::Recognised | Repeat::Moving | Repeat::Patient | Repeat::Unsafe
+                if self.unknown =>
+            {
                 outcome_unknown(timeout, Some(&failure.rejection))
             }
             _ => failure.rejection,
@@ -301,5 +319,35 @@ impl<'a> Attempts<'a> {
             return Duration::ZERO;
         }
         self.backoff.next().unwrap_or(BACKOFF_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::client::ClientOptions;
+    use crate::proto::status::to_status;
+
+    #[tokio::test]
+    async fn what_an_attempt_without_an_answer_may_have_moved_is_not_missing() {
+        let given = ["127.0.0.1:1".to_owned()];
+        let endpoints = Endpoints::new(&given, ClientOptions::default()).unwrap();
+        let ask = async |repeat, answers: &[Reason]| {
+            let answers = Mutex::new(answers.iter());
+            let refused = endpoints.call(repeat, |_, _| {
+                let reason = *answers.lock().unwrap().next().unwrap();
+                async move { Err::<(), _>(to_status(&Rejection::new(reason, "no"))) }
+            });
+            refused.await.unwrap_err().reason
+        };
+        let (lost, gone) = (Reason::OutcomeUnknown, Reason::DeadLetterNotFound);
+        assert_eq!(ask(Repeat::Moving, &[lost, gone]).await, lost);
+        assert_eq!(ask(Repeat::Moving, &[gone]).await, gone);
+        assert_eq!(ask(Repeat::Moving, &[Reason::NoQuorum, gone]).await, gone);
+        let other = Reason::SubscriptionNotFound;
+        assert_eq!(ask(Repeat::Moving, &[lost, other]).await, other);
+        assert_eq!(ask(Repeat::Recognised, &[lost, gone]).await, gone);
     }
 }

@@ -120,7 +120,7 @@ impl<'a> EventView<'a> {
         {
             return Err(Rejection::new(
                 Reason::DeadlinePast,
-                format!("deadline of event {:?} passed {} ms ago; publish it earlier or give a later one", self.id, now_ms - deadline),
+                format!("deadline of event {:?} passed {} ms ago by the hub's clock; give a later one, or set the clock that it comes from", self.id, now_ms - deadline),
             )
             .with("deadline_ms", deadline)
             .with("now_ms", now_ms));

@@ -1,6 +1,7 @@
 //! Appending events: within the service's quota, with what schemas say of them, proposed.
 
 use super::propose::Ticket;
+use super::validate::Sound;
 use super::{Node, unexpected};
 use crate::machine::producers;
 use crate::model::command::{Kind, Publish};
@@ -24,24 +25,29 @@ impl Node {
     /// Appends events of a service that were validated.
     ///
     /// # Errors
-    /// `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`, what the state refuses, and everything that keeps a proposal from
-    /// an outcome.
-    pub async fn publish(&self, service: &str, publish: Publish) -> Result<Published, Rejection> {
-        self.begin_publish(service, publish).await?.outcome(self).await
+    /// `DEADLINE_PAST`, `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`, what the state refuses, and everything that keeps a
+    /// proposal from an outcome.
+    pub async fn publish(&self, service: &str, sound: Sound) -> Result<Published, Rejection> {
+        self.begin_publish(service, sound).await?.outcome(self).await
     }
 
     /// Queues events of a service that were validated.
     ///
     /// # Errors
-    /// `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`, or when too much is queued already.
+    /// `DEADLINE_PAST`, `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`, or when too much is queued already.
     pub async fn begin_publish(
         &self,
         service: &str,
-        publish: Publish,
+        sound: Sound,
     ) -> Result<Publishing, Rejection> {
+        let Sound { publish, untimely } = sound;
         let traced = self.traced(service, &publish);
         let begun = async {
-            self.admit_publish(service, &publish)?;
+            match self.admit_publish(service, untimely, std::slice::from_ref(&publish)) {
+                // A repeated call gets its first answer, as late as it is.
+                Err(_) if self.is_repeated(&publish).await? => {}
+                admitted => admitted?,
+            }
             self.propose_events(&publish, false).await
         };
         match begun.await {

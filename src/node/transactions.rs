@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::query::Consistency;
 use super::schemas::enforce::unjudged;
 use super::settle::{check_consumer, check_items};
-use super::validate::{self, PublishRequest};
+use super::validate::{self, PublishRequest, Sound};
 use super::{Node, unexpected};
 use crate::machine::requests;
 use crate::machine::transaction::{query, record};
@@ -55,7 +55,7 @@ impl Node {
         request_id: String,
     ) -> Result<Vec<Published>, Rejection> {
         validate::request_id(&request_id)?;
-        let (parts, settles) = self.judge(service, parts, settles)?;
+        let (parts, settles) = self.judge(service, parts, settles, &request_id).await?;
         let traced = self.traced_parts(service, &parts);
         let outcome = self.transact_judged(&parts, settles, request_id).await;
         for (index, (part, traced)) in parts.iter().zip(traced).enumerate() {
@@ -132,7 +132,7 @@ impl Node {
         request_id: String,
     ) -> Result<TransactionInfo, Rejection> {
         validate::request_id(&request_id)?;
-        let (parts, settles) = self.judge(service, parts, settles)?;
+        let (parts, settles) = self.judge(service, parts, settles, &request_id).await?;
         let traced = self.traced_parts(service, &parts);
         let staged = self.stage_judged(id, &parts, settles, request_id).await;
         if let Err(refused) = &staged {
@@ -217,9 +217,12 @@ impl Node {
     ) -> Result<Vec<Publish>, Rejection> {
         let judged = self.judged_parts(parts, anew).await;
         let Err(refused) = judged else { return judged };
+        if self.is_answered(request_id).await? { Ok(parts.to_vec()) } else { Err(refused) }
+    }
+
+    async fn is_answered(&self, request_id: &str) -> Result<bool, Rejection> {
         let request_id = request_id.to_owned();
-        let repeated = self.read(move |db| requests::is_answered(db, &request_id)).await?;
-        if repeated { Ok(parts.to_vec()) } else { Err(refused) }
+        self.read(move |db| requests::is_answered(db, &request_id)).await
     }
 
     /// Parts with what the schemas of their topics say of them.
@@ -274,29 +277,33 @@ impl Node {
         self.read(move |db| query::transactions(db, after, state, limit)).await
     }
 
-    /// What needs no state to be judged.
-    fn judge(
+    /// What needs little state to be judged. The quota of the service takes all parts or none.
+    async fn judge(
         &self,
         service: &str,
         parts: Vec<PublishRequest>,
         settles: Vec<SettleRequest>,
+        request_id: &str,
     ) -> Result<(Vec<Publish>, Vec<Settle>), Rejection> {
         check_count(&parts, &settles)?;
-        let mut judged = Vec::with_capacity(parts.len());
+        let (mut judged, mut untimely) = (Vec::with_capacity(parts.len()), None);
         for (index, part) in parts.into_iter().enumerate() {
-            let part = self.part(part).map_err(|rejection| rejection.with("part", index))?;
-            judged.push(part);
+            let of_part = |rejection: Rejection| rejection.with("part", index);
+            let part = self.part(part).map_err(of_part)?;
+            untimely = untimely.or(part.untimely.map(of_part));
+            judged.push(part.publish);
         }
         check_topics(&judged)?;
         let settles = checked(settles)?;
-        for part in judged.iter().filter(|part| part.count > 0) {
-            self.admit_publish(service, part)?;
+        match self.admit_publish(service, untimely, &judged) {
+            Err(_) if self.is_answered(request_id).await? => {}
+            admitted => admitted?,
         }
         Ok((judged, settles))
     }
 
     /// A part; one without events only expects.
-    fn part(&self, part: PublishRequest) -> Result<Publish, Rejection> {
+    fn part(&self, part: PublishRequest) -> Result<Sound, Rejection> {
         if part.producer.is_some() {
             return Err(invalid("a part names a producer; the request id takes its place"));
         }
@@ -308,7 +315,8 @@ impl Node {
         }
         let topic = name::TopicName::parse(&part.topic)?.as_str().to_owned();
         let expectations = validate::expectations(part.expectations)?;
-        Ok(Publish { topic, expectations, ..Publish::default() })
+        let publish = Publish { topic, expectations, ..Publish::default() };
+        Ok(Sound { publish, untimely: None })
     }
 }
 

@@ -29,6 +29,16 @@ pub struct PublishRequest {
     pub events: Vec<Bytes>,
 }
 
+/// A publish that is sound.
+#[derive(Clone, Debug)]
+pub struct Sound {
+    /// As it is proposed.
+    pub publish: Publish,
+    /// Why it is refused by now, unless it was done before: `DEADLINE_PAST`, or `EVENT_INVALID` for the
+    /// instant of its delivery; with the index of the event.
+    pub untimely: Option<Rejection>,
+}
+
 fn invalid(message: impl Into<String>) -> Rejection {
     Rejection::new(Reason::InvalidRequest, message)
 }
@@ -37,15 +47,18 @@ fn invalid(message: impl Into<String>) -> Rejection {
 ///
 /// # Errors
 /// `INVALID_NAME`, `INVALID_REQUEST`, `CALL_TOO_LARGE`, `EVENT_INVALID` (with the index of the
-/// event), `DEADLINE_PAST`.
-pub fn publish(mut request: PublishRequest, now: UnixMs) -> Result<Publish, Rejection> {
+/// event).
+pub fn publish(mut request: PublishRequest, now: UnixMs) -> Result<Sound, Rejection> {
+    let mut untimely = None;
     let topic = TopicName::parse(&request.topic)?;
     check_size(&request.events)?;
     let (mut keyed, mut special, mut correlated, mut largest) = (false, false, false, 0);
     for (index, encoded) in request.events.iter_mut().enumerate() {
-        let view = EventView::parse(encoded)
-            .and_then(|view| view.check_times(now.get()).map(|()| view))
-            .map_err(|rejection| rejection.with("event_index", index))?;
+        let of_event = |rejection: Rejection| rejection.with("event_index", index);
+        let view = EventView::parse(encoded).map_err(of_event)?;
+        if let (None, Err(rejection)) = (&untimely, view.check_times(now.get())) {
+            untimely = Some(of_event(rejection));
+        }
         keyed |= !view.key.is_empty();
         special |= view.is_special();
         correlated |= !view.correlation_id.is_empty();
@@ -60,7 +73,7 @@ pub fn publish(mut request: PublishRequest, now: UnixMs) -> Result<Publish, Reje
         check_producer(producer)?;
     }
     let count = u32::try_from(request.events.len()).map_err(|_| invalid("too many events"))?;
-    Ok(Publish {
+    let publish = Publish {
         topic: topic.as_str().to_owned(),
         producer: request.producer,
         expectations: expectations(request.expectations)?,
@@ -71,7 +84,8 @@ pub fn publish(mut request: PublishRequest, now: UnixMs) -> Result<Publish, Reje
         special,
         correlated,
         judged: None,
-    })
+    };
+    Ok(Sound { publish, untimely })
 }
 
 fn check_size(events: &[Bytes]) -> Result<(), Rejection> {
@@ -197,7 +211,11 @@ mod tests {
             let events = vec![prost::Message::encode_to_vec(&event).into()];
             let request =
                 PublishRequest { topic: "t".to_owned(), events, ..PublishRequest::default() };
-            publish(request, UnixMs(5000)).map(|p| p.special).map_err(|r| r.reason)
+            let Sound { publish, untimely } = publish(request, UnixMs(5000)).unwrap();
+            untimely.map_or(Ok(publish.special), |refused| {
+                assert_eq!(refused.fact("event_index"), Some("0"));
+                Err(refused.reason)
+            })
         };
         assert_eq!(judge(None, None), Ok(false));
         assert_eq!(judge(Some(5001), None), Ok(true));
@@ -223,8 +241,9 @@ mod tests {
             (rejection.reason, rejection.fact("event_index")),
             (Reason::EventInvalid, Some("1"))
         );
-        let publish =
-            publish(PublishRequest { events: vec![good; 2], ..request }, UnixMs(0)).unwrap();
+        let request = PublishRequest { events: vec![good; 2], ..request };
+        let Sound { publish, untimely } = publish(request, UnixMs(0)).unwrap();
+        assert_eq!(untimely, None);
         assert_eq!((publish.count, publish.keyed, publish.largest_event_bytes), (2, false, 9));
     }
 }

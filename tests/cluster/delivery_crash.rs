@@ -106,19 +106,25 @@ async fn work(mut consumer: Consumer, record: Arc<Mutex<Record>>) {
 
 fn begin(client: &Client, name: &str) -> Consumer {
     let (name, lease) = (name.to_owned(), Some(Duration::from_secs(2)));
-    client.consume("s", ConsumerOptions { name, events: 20, lease, ..ConsumerOptions::default() })
+    let events = i64::try_from(EACH).unwrap();
+    client.consume("s", ConsumerOptions { name, events, lease, ..ConsumerOptions::default() })
 }
+
+/// Events that one of the workers has at once.
+const EACH: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_of_the_leader_in_the_middle_of_work_lose_nothing_and_repeat_nothing() {
     const EVENTS: usize = 3000;
+    const WORKERS: u64 = 3;
+    const KILLS: u64 = 3;
     let mut cluster = shop(3, EVENTS, &["retry_budget=100%", "retry_budget.min=1000"]);
     let client = client(&cluster);
     let record = Arc::new(Mutex::new(Record::default()));
-    let workers: Vec<_> = (0..3)
+    let workers: Vec<_> = (0..WORKERS)
         .map(|n| tokio::spawn(work(begin(&client, &format!("w{n}")), Arc::clone(&record))))
         .collect();
-    for _ in 0..3 {
+    for _ in 0..KILLS {
         let acked = |record: &Arc<Mutex<Record>>| record.lock().unwrap().acked.len();
         let before = acked(&record);
         assert!(poll(SERVING_WITHIN, || acked(&record) > before + 20), "no progress");
@@ -140,15 +146,20 @@ async fn kills_of_the_leader_in_the_middle_of_work_lose_nothing_and_repeat_nothi
     });
     assert!(settled, "{} of {EVENTS} are acknowledged", counter(&cluster, "acked"));
     workers.iter().for_each(tokio::task::JoinHandle::abort);
-    check(&record.lock().unwrap(), EVENTS);
+    let times = check(&record.lock().unwrap(), EVENTS);
+    // Beside those that failed, as they were meant to, only what the kills may bring comes twice.
+    let [nacked, expired] = ["nacked", "expired"].map(|name| counter(&cluster, name));
+    let duplicates = times.saturating_sub(EVENTS as u64 + nacked);
+    println!("{times} deliveries, {nacked} failures, {expired} leases ran out");
+    assert!(nacked > 0);
+    assert!(duplicates <= expired + KILLS * WORKERS * EACH, "{duplicates} duplicates");
     cluster.verify();
 }
 
 /// Every event came; none again after its acknowledgement; those that failed with another attempt.
-fn check(record: &Record, events: usize) {
+/// How many deliveries there were.
+fn check(record: &Record, events: usize) -> u64 {
     assert_eq!(record.delivered.len(), events);
-    let times: usize = record.delivered.values().map(Vec::len).sum();
-    println!("{times} deliveries of {events} events, {} acks known", record.acked.len());
     for (offset, deliveries) in &record.delivered {
         let after = |lease_id: u64| deliveries.iter().filter(move |d| d.lease_id > lease_id);
         if let Some(acked) = record.acked.get(offset) {
@@ -159,4 +170,5 @@ fn check(record: &Record, events: usize) {
             assert!(again.is_some_and(|attempt| attempt > 1), "{offset} failed and came {again:?}");
         }
     }
+    record.delivered.values().map(|deliveries| deliveries.len() as u64).sum()
 }

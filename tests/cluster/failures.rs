@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use message_hub::model::rejection::Reason;
 use message_hub::proto::status::from_status;
+use message_hub::proto::v1::events_client::EventsClient;
 use message_hub::proto::v1::settlement::Action;
 use message_hub::proto::v1::{
-    Event, EventBatch, LeasedEvents, Nack, OffsetRange, PullRequest, Reject, SettleRequest,
-    Settlement,
+    Event, EventBatch, LeasedEvents, Nack, OffsetRange, PublishCall, PullRequest, Reject,
+    SettleRequest, Settlement,
 };
 
 use prost::Message as _;
@@ -199,6 +200,72 @@ async fn a_redrive_in_whose_middle_the_leader_dies_moves_everything_once() {
     assert!(worker.pull(100, 500).await.is_empty());
     cluster.nodes[leader].start();
     cluster.await_answering(leader);
+    cluster.verify();
+}
+
+#[tokio::test]
+async fn a_redrive_of_all_ends_although_they_die_again() {
+    const EVENTS: usize = 20;
+    let cluster = crate::delivery::shop(1, EVENTS, &["dead_letters.trip=off"]);
+    let mut worker = Worker::new(&cluster, "s", "worker");
+    for lease in pull_all(&mut worker, EVENTS).await {
+        settle(&mut worker, &[lease], reject()).await;
+    }
+    let endpoints = cluster.all_endpoints().join(",");
+    let args = ["dlq", "redrive", "s", "--all", "--rate", "10", "-o", "json"];
+    let running = std::thread::spawn(move || mhub(&endpoints, &args));
+    // Those of its first step are among the dead again before its second one.
+    let mut died_again = 0;
+    while !running.is_finished() && died_again < 4 * EVENTS {
+        let leased = worker.pull(100, 50).await;
+        died_again += offsets(&leased).len();
+        if !leased.is_empty() {
+            worker.settle_all(&leased, reject()).await;
+        }
+    }
+    let run = running.join().unwrap();
+    assert_eq!(run.json()["redriven"], EVENTS.to_string());
+    assert_eq!(crate::delivery::counter(&cluster, "redriven"), EVENTS as u64);
+}
+
+#[tokio::test]
+async fn an_event_that_kills_its_consumers_dies_alone() {
+    let settings = ["max_attempts=2", "retry.strategy=fixed", "retry.initial=100ms"];
+    let cluster = crate::delivery::shop(3, 0, &settings);
+    let poison = Event {
+        datacontenttype: "application/json".to_owned(),
+        data: vec![0xff; 200_000].into(),
+        headers: [("\u{202e}".to_owned(), "\u{feff}".repeat(1000))].into(),
+        ..crate::bad_input::event("\u{1f480}")
+    };
+    let call = PublishCall {
+        topic: "orders".to_owned(),
+        events: vec![poison.encode_to_vec().into()],
+        ..PublishCall::default()
+    };
+    let leader = format!("http://{}", cluster.nodes[cluster.leader()].endpoint());
+    EventsClient::connect(leader).await.unwrap().publish(call).await.unwrap();
+    crate::delivery::publish(&cluster, 5, "");
+    // Whoever takes it is never heard of again; the others go on.
+    let mut doomed = Worker::new(&cluster, "s", "doomed");
+    doomed.lease_ms = 1500;
+    let taken = doomed.pull_some(1).await;
+    assert_eq!(offsets(&taken), [(0, 1)]);
+    let mut well = Worker::new(&cluster, "s", "well");
+    let others = well.pull_some(10).await;
+    assert_eq!(offsets(&others), (1..6).map(|offset| (offset, 1)).collect::<Vec<_>>());
+    well.settle_all(&others, ack()).await;
+    assert_eq!(offsets(&doomed.pull_some(1).await), [(0, 2)]);
+    let dead = || cluster.admin(&["dlq", "ls", "s", "-o", "json"]).json();
+    assert!(poll(SERVING_WITHIN, || dead()[0]["reason"] == "MAX_ATTEMPTS"), "{}", dead());
+    assert_eq!((&dead()[0]["offset"], &dead()[0]["failures"]), (&"0".into(), &2.into()));
+    let story = cluster.admin(&["dlq", "show", "s", "1", "-o", "json"]).json();
+    let attempts = story["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 2);
+    assert!(attempts.iter().all(|a| a["reason"] == "LEASE_EXPIRED" && a["consumer"] == "doomed"));
+    let feed = crate::quotas::feed(&cluster);
+    assert_eq!(feed.matches("hub.subscription.leases_expired").count(), 2, "{feed}");
+    assert!(well.pull(10, 0).await.is_empty());
     cluster.verify();
 }
 

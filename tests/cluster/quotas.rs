@@ -7,7 +7,10 @@ use message_hub::proto::SERVICE_METADATA;
 use message_hub::proto::status::from_status;
 use message_hub::proto::v1::delivery_client::DeliveryClient;
 use message_hub::proto::v1::events_client::EventsClient;
-use message_hub::proto::v1::{LeasedEvents, PublishCall, PullRequest};
+use message_hub::proto::v1::transactions_client::TransactionsClient;
+use message_hub::proto::v1::{
+    Event, LeasedEvents, ProducerRef, PublishCall, PullRequest, TransactRequest, TransactionPart,
+};
 use prost::Message as _;
 use tonic::Request;
 
@@ -64,6 +67,68 @@ async fn a_quota_holds_for_its_service_and_outlives_the_leader() {
     cluster.admin(&["quota", "rm", "shop", "--yes"]).succeeds();
     cluster.admin(&event).succeeds();
     cluster.admin(&["quota", "set", "a b", "--publish-bytes", "1"]).fails(2, "INVALID_NAME");
+}
+
+fn of<T>(service: &'static str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(SERVICE_METADATA, service.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_repeated_call_gets_its_first_answer_although_its_time_and_its_quota_are_over() {
+    let cluster = Cluster::start(1, &[]);
+    for topic in ["orders", "bills"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    cluster.admin(&["quota", "set", "shop", "--publish-events", "1"]).succeeds();
+    cluster.admin(&["quota", "set", "batch", "--publish-events", "1"]).succeeds();
+    let endpoint = format!("http://{}", cluster.nodes[0].endpoint());
+    let events = EventsClient::connect(endpoint.clone()).await.unwrap();
+    let send = async |service, call: &PublishCall| {
+        let answer = events.clone().publish(of(service, call.clone())).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| from_status(&status))
+    };
+    let deadline = std::time::SystemTime::now() + Duration::from_millis(1500);
+    let dated = |n: i32| Event { deadline: Some(deadline.into()), ..event(&n.to_string()) };
+    let producer = ProducerRef { id: "p".into(), epoch: 1, sequence: 1, acknowledged_below: 1 };
+    let call = PublishCall {
+        topic: "orders".to_owned(),
+        producer: Some(producer),
+        events: (0..100).map(|n| dated(n).encode_to_vec().into()).collect(),
+        ..PublishCall::default()
+    };
+    let first = send("shop", &call).await.unwrap();
+    let next = PublishCall { producer: None, events: call.events[..1].to_vec(), ..call.clone() };
+    assert_eq!(send("shop", &next).await.unwrap_err().reason, Reason::QuotaExceeded);
+    let again = send("shop", &call).await.unwrap();
+    assert_eq!((again.first_offset, again.duplicate), (first.first_offset, true));
+    let late = loop {
+        if let Err(refused) = send("other", &next).await {
+            break refused.reason;
+        }
+    };
+    assert_eq!(late, Reason::DeadlinePast);
+    let again = send("other", &call).await.unwrap();
+    assert_eq!((again.first_offset, again.duplicate), (first.first_offset, true));
+
+    // More than a second's worth is taken at once, whatever topics it goes to; none of it twice.
+    let transactions = TransactionsClient::connect(endpoint).await.unwrap();
+    let part = |topic: &str| TransactionPart {
+        topic: topic.to_owned(),
+        events: (0..8).map(|n| event(&n.to_string()).encode_to_vec().into()).collect(),
+        ..TransactionPart::default()
+    };
+    let transact = async |request_id: &str| {
+        let (parts, request_id) = (vec![part("orders"), part("bills")], request_id.to_owned());
+        let request = TransactRequest { parts, request_id, ..TransactRequest::default() };
+        let answer = transactions.clone().transact(of("batch", request)).await;
+        let answer = answer.map_err(|status| from_status(&status).reason);
+        answer.map(|done| done.into_inner().parts[1].duplicate)
+    };
+    assert_eq!(transact("one").await, Ok(false));
+    assert_eq!(transact("two").await, Err(Reason::QuotaExceeded));
+    assert_eq!(transact("one").await, Ok(true));
 }
 
 /// Pulls up to ten events for the service `shop`, at the leader, without waiting.

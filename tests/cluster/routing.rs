@@ -314,6 +314,30 @@ async fn nothing_is_lost_when_instances_and_leaders_are_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn deadlines_leave_time_for_a_call_and_end_with_a_redrive() {
+    let cluster = hub(&["dead_letters.trip=off"]);
+    let client = client(&cluster);
+    let publish_for = |ttl: &str| {
+        cluster.admin(&["events", "publish", "orders", "--data", "x", "--ttl", ttl]).succeeds();
+    };
+    // Nobody takes it in time.
+    publish_for("200ms");
+    assert!(poll(SOON, || counter(&cluster, "dead") == 1));
+    let target = Target::start(ok());
+    let _handle = register(&client, &[("a", &target)]).await;
+    cluster.admin(&["dlq", "redrive", "s", "--all"]).succeeds();
+    assert!(poll(SOON, || counter(&cluster, "acked") == 1), "late, as somebody wanted it");
+    assert_eq!(target.got().len(), 1);
+    // Less than what is kept of other leases for settling; one of them comes in time.
+    let in_time = poll(SOON, || {
+        publish_for("900ms");
+        counter(&cluster, "acked") > 1
+    });
+    assert!(in_time, "{} calls", target.got().len());
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_by_grpc_is_settled_by_its_answer() {
     let cluster =
         hub(&["target.format=grpc", "retry.min=10ms", "retry.initial=50ms", "retry.max=50ms"]);

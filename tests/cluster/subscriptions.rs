@@ -1,5 +1,7 @@
 //! Administration of subscriptions on real clusters.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use message_hub::client::filter_json;
 use message_hub::model::rejection::Reason;
@@ -13,7 +15,7 @@ use prost::Message as _;
 use tonic::transport::Channel;
 
 use crate::process::get;
-use crate::support::Cluster;
+use crate::support::{Cluster, SERVING_WITHIN, poll};
 
 /// A cluster with topics `orders.created` (6 events) and `orders.paid` (1 event).
 fn shop(nodes: u64) -> Cluster {
@@ -293,6 +295,9 @@ async fn pages_follow_each_other() {
 #[tokio::test]
 async fn a_hub_bears_ten_thousand_subscriptions_of_one_topic_and_no_more() {
     let cluster = shop(1);
+    let resident = || cluster.number(0, "resident_bytes");
+    let before = resident();
+    assert!(before > 0);
     let client = connect(&cluster).await;
     let creations = (0..10_000).map(|n| {
         let mut client = client.clone();
@@ -307,6 +312,20 @@ async fn a_hub_bears_ten_thousand_subscriptions_of_one_topic_and_no_more() {
     cluster.admin(&["events", "publish", "orders.paid", "--data", "x"]).succeeds();
     let last = cluster.admin(&["sub", "stats", "s-09999", "-o", "json"]).json();
     assert_eq!(last["pending"], "1");
+    for name in ["s-00000", "s-09999"] {
+        let consume = ["events", "consume", name, "--limit", "1", "--ack", "-o", "json"];
+        let got = cluster.admin(&consume).stdout();
+        assert!(got.contains("orders.paid"), "{name} got {got}");
+    }
+    // A deadline of all of them.
+    let ttl = ["events", "publish", "orders.created", "--data", "x", "--ttl", "500ms"];
+    cluster.admin(&ttl).succeeds();
+    let dead =
+        |name: &str| cluster.admin(&["sub", "info", name, "-o", "json"]).json()["dead"] == "1";
+    let died = poll(Duration::from_secs(20), || dead("s-00000") && dead("s-05000"));
+    assert!(died && poll(SERVING_WITHIN, || dead("s-09999")), "its deadline has passed");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 256 << 20, "by {} MiB", grown >> 20);
     let listed = cluster.admin(&["sub", "ls", "-o", "json"]).json();
     assert_eq!(listed.as_array().unwrap().len(), 10_000);
     cluster.admin(&["topic", "rm", "orders.paid", "--yes"]).succeeds();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::wish::{Answer, Item, Wish};
 use super::{Arrived, ConsumerOptions};
-use crate::model::limits::{CONSUMER_BATCH_BYTES, CONSUMER_BATCHES_MAX};
+use crate::model::limits::{CONSUMER_BATCH_BYTES, CONSUMER_BATCHES_MAX, SETTLE_ITEMS_MAX};
 use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::status::from_call_error;
@@ -229,7 +229,7 @@ impl State {
     /// The next batch to send: while some are on their way, wishes gather for the next.
     pub(super) fn next_batch(&mut self) -> Option<SettleBatch> {
         let (mut items, mut open, mut bytes) = (Vec::new(), BTreeMap::new(), 0);
-        while self.has_batch() && bytes < CONSUMER_BATCH_BYTES {
+        while self.has_batch() && bytes < CONSUMER_BATCH_BYTES && items.len() < SETTLE_ITEMS_MAX {
             if !items.is_empty() && self.wishes.front().is_some_and(|wish| wish.alone) {
                 break;
             }
@@ -317,9 +317,9 @@ impl State {
         let Some(lease_id) = item.lease_id() else { return };
         for wish in item.wishes {
             if wish.is_extension() {
-                if refused.is_none()
-                    && let Some(lease) = self.leases.get_mut(&lease_id)
-                {
+                if refused.is_some() {
+                    self.lose(lease_id);
+                } else if let Some(lease) = self.leases.get_mut(&lease_id) {
                     lease.lasts(now, Duration::from_millis(result.expires_in_ms));
                     let look_at = lease.look_at;
                     self.look_by(look_at);
@@ -331,14 +331,12 @@ impl State {
                 true => refused.is_none(),
                 false => wish.events.minus(&done).is_empty(),
             };
+            // Where only these are refused, they may have been settled before: the lease lasts.
             self.shed(lease_id, &wish.events);
             match refused.clone().filter(|_| !all_done) {
                 None => wish.answer(Ok(())),
                 Some(refused) => wish.refused(refused),
             }
-        }
-        if refused.is_some() && done.is_empty() {
-            self.lose(lease_id);
         }
     }
 

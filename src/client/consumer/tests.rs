@@ -125,7 +125,63 @@ fn batches_on_their_way_are_bounded_and_others_gather() {
     state.settled(results(1, vec![done(&[(0, 1)], None)]), at);
     let batch = state.next_batch().unwrap();
     assert_eq!((batch.batch, shape(&batch)), (5, vec![(1, 1)]));
-    assert!(batch.items.len() <= SETTLE_ITEMS_MAX);
+}
+
+#[test]
+fn a_batch_has_no_more_items_than_the_hub_takes() {
+    let (mut state, at) = start();
+    let most = SETTLE_ITEMS_MAX as u64;
+    state.accept(arrived(1, 0, 2), at);
+    let nack = || Action::Nack(Nack { reason: "BROKEN".to_owned(), ..Nack::default() });
+    (0..=most).for_each(|_| drop(settle(&mut state, 1, &[0], nack())));
+    let mut last = settle(&mut state, 1, &[1], nack());
+    let items = [state.next_batch().unwrap(), state.next_batch().unwrap()].map(|b| b.items.len());
+    assert_eq!(items, [SETTLE_ITEMS_MAX, 2]);
+    assert!(state.next_batch().is_none());
+    let one = || done(&[(0, 1)], None);
+    state.settled(results(1, vec![one(); SETTLE_ITEMS_MAX]), at);
+    state.settled(results(2, vec![one(), done(&[(1, 1)], None)]), at);
+    assert_eq!(last.get(), Some(Ok(())));
+}
+
+#[test]
+fn a_refusal_of_some_events_leaves_the_lease_and_one_of_all_ends_it() {
+    let (mut state, at) = start();
+    state.accept(arrived(1, 0, 10), at);
+    let expired = || done(&[], Some(Reason::LeaseExpired));
+    // Done at a leader that died before it said so.
+    let mut first = ack(&mut state, 1, &[1]);
+    state.next_batch().unwrap();
+    state.begin_stream();
+    let batch = state.next_batch().unwrap();
+    state.settled(results(batch.batch, vec![expired()]), at);
+    assert_eq!(first.get(), Some(Err(Reason::OutcomeUnknown)));
+    // Settled twice.
+    let mut second = ack(&mut state, 1, &[2]);
+    let batch = state.next_batch().unwrap();
+    state.settled(results(batch.batch, vec![done(&[(2, 1)], None)]), at);
+    let mut twice = ack(&mut state, 1, &[2]);
+    let batch = state.next_batch().unwrap();
+    state.settled(results(batch.batch, vec![expired()]), at);
+    assert_eq!((second.get(), twice.get()), (Some(Ok(())), Some(Err(Reason::LeaseExpired))));
+    // The others are renewed and settled as before.
+    state.look(at + SECOND);
+    let batch = state.next_batch().unwrap();
+    assert!(matches!(batch.items[0].action, Some(Action::Extend(_))));
+    state.settled(results(batch.batch, vec![done(&[(3, 7)], None)]), at + SECOND);
+    let mut others = ack(&mut state, 1, &[3, 4]);
+    let batch = state.next_batch().unwrap();
+    assert_eq!(shape(&batch), [(1, 1)]);
+    state.settled(results(batch.batch, vec![done(&[(3, 2)], None)]), at + SECOND);
+    assert_eq!(others.get(), Some(Ok(())));
+    // A renewal is of all that is left.
+    state.look(at + 2 * SECOND);
+    let batch = state.next_batch().unwrap();
+    assert!(matches!(batch.items[0].action, Some(Action::Extend(_))));
+    state.settled(results(batch.batch, vec![expired()]), at + 2 * SECOND);
+    let mut late = ack(&mut state, 1, &[5]);
+    assert_eq!(state.next_batch(), None);
+    assert_eq!(late.get(), Some(Err(Reason::LeaseExpired)));
 }
 
 #[test]

@@ -313,8 +313,8 @@ impl State {
         }
         let call = self.remove(index, effects)?;
         let mut rejection = failure.rejection;
-        // A deadline is checked before a repetition is recognised: an earlier attempt may have
-        // been accepted.
+        // A repetition is recognised by what the leader has applied: an earlier attempt may be on its
+        // way there.
         if rejection.reason == Reason::DeadlinePast && call.open_attempts > 1 {
             rejection = outcome_unknown(self.timeout, Some(&rejection));
         }

@@ -4,11 +4,12 @@
 //! Fairness is deficit round robin: each fairness key in turn is given events for its quantum times
 //! its weight, lowest rank first, and what it does not use is lost when it has no more. Events
 //! without a fairness key are one key. Across topics the order holds among the topics of one
-//! search; a subscription over more of them goes round.
+//! search; a subscription over more of them goes round, and knows at the end of a round whether its
+//! searches have seen everything.
 
 use std::collections::VecDeque;
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Round};
 use super::flows::{self, Turn};
 use super::lane::Lane;
 use super::search::Search;
@@ -20,7 +21,8 @@ use crate::machine::subscription::{query as subscriptions, record, state};
 use crate::model::delivery::{Counters, Pick};
 use crate::model::ids::{Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{
-    CANDIDATE_ROWS_MAX, CANDIDATE_TOPICS_MAX, FAIRNESS_QUANTUM, LEASE_EVENTS_MAX,
+    CANDIDATE_ROWS_MAX, CANDIDATE_TOPIC_NAMES_MAX, CANDIDATE_TOPICS_MAX, FAIRNESS_QUANTUM,
+    LEASE_EVENTS_MAX,
 };
 use crate::model::outcome::TopicInfo;
 use crate::model::pattern::TopicPattern;
@@ -39,6 +41,8 @@ pub struct Candidates {
     pub skips: Vec<Pick>,
     /// The search did not see everything: search again, whatever was found.
     pub more: bool,
+    /// It is one of several that go round the topics, and others follow in any case.
+    pub goes_round: bool,
     /// When to search again, if nothing happens before.
     pub wake_at: Option<UnixMs>,
 }
@@ -97,23 +101,39 @@ pub(crate) fn candidates_within(
     serve(&mut search, cursor, most.events.min(LEASE_EVENTS_MAX))?;
     cursor.keep_bounds();
     let Search { picks, skips, partial, wake_at, .. } = search;
-    Ok(Some(Candidates { picks, skips, more: partial, wake_at, ..empty }))
+    let before = std::mem::take(&mut cursor.round);
+    let round = Round {
+        partial: before.partial || partial,
+        wake_at: before.wake_at.into_iter().chain(wake_at).min(),
+    };
+    let goes_round = cursor.is_in_round();
+    if goes_round {
+        cursor.round = round;
+    }
+    let (more, wake_at) = (round.partial || goes_round, round.wake_at);
+    Ok(Some(Candidates { picks, skips, more, goes_round, wake_at, ..empty }))
+}
+
+impl Cursor {
+    /// Whether the next search goes on with topics in the middle of a round.
+    #[must_use]
+    pub fn is_in_round(&self) -> bool {
+        !self.topics_after.is_empty()
+    }
+
+    /// Something may be ready in topics that the round has passed: it is not enough.
+    pub fn look_again(&mut self) {
+        self.round.partial |= self.is_in_round();
+    }
 }
 
 /// Chooses the topics of this search, in turn.
 fn enter_topics<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor) -> Result<(), Fault> {
     let pattern = TopicPattern::from_checked(&search.record.config.pattern);
-    let limit = CANDIDATE_TOPICS_MAX + 1;
-    let mut topics = subscriptions::topics_of(search.kv, &pattern, &cursor.topics_after, limit)?;
-    search.partial |= !cursor.topics_after.is_empty();
-    cursor.topics_after.clear();
-    if topics.len() > CANDIDATE_TOPICS_MAX {
-        topics.truncate(CANDIDATE_TOPICS_MAX);
-        search.partial = true;
-        if let Some(last) = topics.last() {
-            cursor.topics_after.clone_from(&last.name);
-        }
-    }
+    let bounds = (CANDIDATE_TOPICS_MAX, CANDIDATE_TOPIC_NAMES_MAX);
+    let (topics, next) =
+        subscriptions::some_topics_of(search.kv, &pattern, &cursor.topics_after, bounds)?;
+    cursor.topics_after = next.unwrap_or_default();
     let (id, start) = (search.record.subscription_id(), Position(search.record.start_position));
     for info in topics {
         if info.specials > 0 {

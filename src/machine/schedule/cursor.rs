@@ -35,6 +35,14 @@ pub(super) struct Place {
     pub(super) offset: Offset,
 }
 
+/// What the searches of one round over more topics than one looks at have come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// They did not see everything.
+    pub(super) partial: bool,
+    pub(super) wake_at: Option<UnixMs>,
+}
+
 /// Where searches go on.
 #[derive(Debug, Default)]
 pub struct Cursor {
@@ -52,6 +60,8 @@ pub struct Cursor {
     pub(super) seen: BTreeMap<TopicId, Offset>,
     /// Go on with the topics after this.
     pub(super) topics_after: String,
+    /// Of the searches before, when there are such topics.
+    pub(super) round: Round,
     /// Go on with the fairness keys after this; `None`: from the first.
     pub(super) flow_after: Option<String>,
     /// Which fairness keys may have events.
@@ -89,6 +99,7 @@ impl Cursor {
             resumes: self.resumes.clone(),
             seen: self.seen.clone(),
             topics_after: self.topics_after.clone(),
+            round: self.round,
             flow_after: self.flow_after.clone(),
             flows: Flows::default(),
             deficits: self.deficits.clone(),

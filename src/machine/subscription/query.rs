@@ -88,21 +88,69 @@ pub fn topics_of(
     after: &str,
     limit: usize,
 ) -> Result<Vec<TopicInfo>, Fault> {
-    let low = pattern.prefix().as_bytes().max(after.as_bytes()).to_vec();
+    Ok(some_topics_of(kv, pattern, after, (limit, usize::MAX))?.0)
+}
+
+/// The same within bounds of what is found and of the names that are passed; and after which name to go
+/// on, `None` when those are all.
+///
+/// # Errors
+/// See [`subscription`].
+pub fn some_topics_of(
+    kv: &impl Kv,
+    pattern: &TopicPattern,
+    after: &str,
+    (limit, names): (usize, usize),
+) -> Result<(Vec<TopicInfo>, Option<String>), Fault> {
+    let behind = [after.as_bytes(), &[0]].concat();
+    let prefix = pattern.prefix().as_bytes();
+    let low = if after.is_empty() { prefix } else { prefix.max(&behind) };
     let high = match pattern.single() {
         Some(name) => [name.as_bytes(), &[0]].concat(),
-        None => key::after_prefix(pattern.prefix().as_bytes()),
+        None => key::after_prefix(prefix),
     };
-    let mut topics = Vec::new();
-    kv.scan(Table::Topics, &low, &high, Order::Ascending, &mut |row, value| {
-        if topics.len() == limit {
+    let (mut topics, mut passed, mut last, mut more) = (Vec::new(), 0, String::new(), false);
+    kv.scan(Table::Topics, low, &high, Order::Ascending, &mut |row, value| {
+        let name = String::from_utf8_lossy(row);
+        let fits = pattern.matches(&name);
+        more = passed == names || (fits && topics.len() == limit);
+        if more {
             return Ok(ControlFlow::Break(()));
         }
-        let name = String::from_utf8_lossy(row);
-        if pattern.matches(&name) && (after.is_empty() || *name > *after) {
+        if fits {
             topics.push(TopicRecord::decode(value)?.info(&name));
         }
+        passed += 1;
+        last = name.into_owned();
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(topics)
+    Ok((topics, more.then_some(last)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::kv::Write;
+    use crate::machine::mem::MemKv;
+
+    #[test]
+    fn topics_come_in_parts_however_many_names_lie_between() {
+        let mut kv = MemKv::default();
+        let name = |n: u64| format!("t{n:02}.{}", if n.is_multiple_of(10) { "x" } else { "y" });
+        let row = |n| TopicRecord { id: n, ..TopicRecord::default() }.encode();
+        kv.write(
+            (0..50).map(|n| Write::Put(Table::Topics, name(n).into_bytes(), row(n))).collect(),
+        );
+        let pattern = TopicPattern::from_checked("*.x");
+        let some = |after: &str, bounds| {
+            let (topics, next) = some_topics_of(&kv, &pattern, after, bounds).unwrap();
+            (topics.iter().map(|topic| topic.id.get()).collect::<Vec<_>>(), next)
+        };
+        assert_eq!(some("", (2, 99)), (vec![0, 10], Some(name(19))));
+        assert_eq!(some(&name(19), (3, 99)), (vec![20, 30, 40], None), "no other one fits");
+        assert_eq!(some("", (9, 50)), (vec![0, 10, 20, 30, 40], None));
+        assert_eq!(some("", (9, 8)), (vec![0], Some(name(7))));
+        assert_eq!(some(&name(11), (9, 8)), (vec![], Some(name(19))), "none so far");
+        assert_eq!(topics_of(&kv, &pattern, &name(10), 9).unwrap().len(), 3);
+    }
 }

@@ -388,7 +388,8 @@ pub const DISPATCH_PORTION_EVENTS: u64 = 128;
 pub const DISPATCH_LOOK_MS: u64 = 5000;
 /// The longest that a dispatcher rests after looks in vain, milliseconds.
 pub const DISPATCH_REST_MS_MAX: u64 = 1000;
-/// Searches that see only a part and find nothing, after which a dispatcher waits.
+/// Searches that see only a part and find nothing, after which a dispatcher waits; those that go round the
+/// topics count as one.
 pub const DISPATCH_SEARCHES_MAX: u32 = 64;
 /// A dispatcher whose picks were all left out looks again no sooner than this, milliseconds.
 pub const DISPATCH_PAUSE_MS: u64 = 20;
@@ -406,6 +407,8 @@ pub const TICK_LOOK_MS: u64 = 1000;
 pub const CONSUME_STREAMS_MAX: usize = 1024;
 /// Messages of one consume stream that wait for the client to read them.
 pub const CONSUME_ANSWERS_QUEUED: usize = 2;
+/// How long a consume stream waits for its client to read what is queued, before it ends, milliseconds.
+pub const CONSUME_UNREAD_MS_MAX: u64 = 60_000;
 /// Batches of settlements of one consume stream that wait for their outcomes; beyond that it is not
 /// read.
 pub const CONSUME_SETTLEMENTS_MAX: usize = 64;

@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
 
 use super::hand_out::{Delivery, HandOut, deliveries};
 use super::latency::Latency;
-use super::plan::{self, Ask, Bounds, Look, Memory, Part, Plan};
+use super::plan::{self, Ask, Bounds, HeldBack, Look, Memory, Part, Plan};
 use super::stopping;
+use super::waiter::Waiter;
 use crate::machine::Fault;
 use crate::machine::delivery::lease::paused;
 use crate::machine::subscription::record::{self, SubscriptionRecord, not_found};
@@ -32,7 +33,7 @@ use crate::model::outcome::Outcome;
 use crate::model::pattern::TopicPattern;
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::propose::Ticket;
-use crate::node::quotas::Limit;
+use crate::node::quotas::{Limit, in_flight_exceeded};
 use crate::node::{Node, unexpected};
 use crate::raft::hints::{Interest, Listener};
 use crate::runtime::{clock, tasks};
@@ -40,20 +41,6 @@ use crate::runtime::{clock, tasks};
 /// The ways to the dispatchers, by subscription.
 #[derive(Default)]
 pub(super) struct Dispatchers(Mutex<BTreeMap<String, mpsc::Sender<Waiter>>>);
-
-/// Somebody who waits for events.
-pub(super) struct Waiter {
-    pub(super) consumer: String,
-    pub(super) service: String,
-    /// The quota of its service was used up at the last look.
-    pub(super) held_back: bool,
-    pub(super) events: u64,
-    pub(super) bytes: usize,
-    pub(super) lease_ms: u64,
-    /// Answered empty when nothing was ready until then; one look is taken in any case.
-    pub(super) until: Instant,
-    pub(super) answer: oneshot::Sender<Result<HandOut, Rejection>>,
-}
 
 pub(super) fn overloaded(what: &str) -> Rejection {
     let text = format!("{what} on this node; pull less at once, or try again later");
@@ -116,7 +103,7 @@ struct Dispatcher {
     latency: Arc<Latency>,
     /// What an event took in the last round that found any; 0: unknown.
     event_bytes: usize,
-    /// Searches in a row that did not see everything and found nothing.
+    /// Searches in a row that did not see everything and found nothing; each round over many topics is one.
     fruitless: u32,
     /// What looks in vain took since it last waited.
     vain: Duration,
@@ -146,16 +133,19 @@ impl Dispatcher {
                 }
                 continue;
             }
-            // What changes from here on is looked at in the next round.
-            self.hints.forget();
+            // What changes from here on is looked at in the next round; in topics that were passed, too.
+            if !self.memory.cursor.is_in_round() {
+                self.hints.forget();
+            }
             match self.round().await {
-                Ok(Next::Again) => {}
+                // The others may get something in the next round.
+                Ok(Next::Again) => self.dismiss(|waiter| waiter.full),
                 Ok(Next::Pause) => {
-                    self.dismiss();
+                    self.dismiss(|_| true);
                     tokio::time::sleep(Duration::from_millis(DISPATCH_PAUSE_MS)).await;
                 }
                 Ok(Next::Wait(until)) => {
-                    self.dismiss();
+                    self.dismiss(|_| true);
                     self.wait(until).await;
                 }
                 Err(rejection) => {
@@ -209,14 +199,14 @@ impl Dispatcher {
         }
     }
 
-    /// Answers those whose time is over.
-    fn dismiss(&mut self) {
+    /// Answers those of some whose time is over.
+    fn dismiss(&mut self, of: impl Fn(&Waiter) -> bool) {
         let now = clock::now();
         for waiter in std::mem::take(&mut self.waiting) {
-            if waiter.until <= now {
+            if waiter.until <= now && of(&waiter) {
                 let nothing = self.hand_out(&waiter, Vec::new());
-                let held_back = waiter.held_back.then(|| in_flight_exceeded(&waiter.service));
-                drop(waiter.answer.send(held_back.map_or(Ok(nothing), Err)));
+                let over_quota = waiter.over_quota.then(|| in_flight_exceeded(&waiter.service));
+                drop(waiter.answer.send(over_quota.map_or(Ok(nothing), Err)));
             } else {
                 self.waiting.push_back(waiter);
             }
@@ -234,7 +224,9 @@ impl Dispatcher {
 
     /// Waits until there may be something for those who wait, or one of them has waited enough.
     async fn wait(&mut self, until: Option<UnixMs>) {
-        let mut look = clock::now() + Duration::from_millis(DISPATCH_LOOK_MS);
+        // However many topics there are, it looks at them in vain for a tenth of the time at most.
+        let mut look = clock::now()
+            + Duration::from_millis(DISPATCH_LOOK_MS).max(self.vain.saturating_mul(10));
         if let Some(until) = until {
             let left = until.since(self.node.now()).clamp(1, DISPATCH_LOOK_MS);
             look = look.min(clock::now() + Duration::from_millis(left));
@@ -248,6 +240,7 @@ impl Dispatcher {
         let rest = self.rest();
         tokio::select! {
             () = self.hints.hear() => {
+                self.memory.cursor.look_again();
                 // Timers are no finer than this.
                 if rest >= Duration::from_millis(1) {
                     tokio::time::sleep(rest).await;
@@ -263,6 +256,9 @@ impl Dispatcher {
     /// Looks for events for those who wait, leases them and hands them out.
     async fn round(&mut self) -> Result<Next, Rejection> {
         let term = self.node.leading().await?;
+        if self.waiting.iter().any(|waiter| !waiter.looked) {
+            self.memory.cursor.look_again();
+        }
         let asks: Vec<Ask> = self.waiting.iter().map(Waiter::ask).collect();
         let wanted: usize = asks.iter().map(|ask| ask.bytes).sum();
         let bounds = self.bounds(wanted);
@@ -306,18 +302,19 @@ impl Dispatcher {
         }
     }
 
-    /// Takes note of those who are held back by what their service has from other subscriptions too.
-    fn hold_back(&mut self, record: Option<&SubscriptionRecord>, held_back: &[Option<Limit>]) {
-        let alone = record.filter(|_| held_back.iter().all(Option::is_none));
+    /// Takes note of those who are held back, be it by what their service has from other subscriptions.
+    fn hold_back(&mut self, record: Option<&SubscriptionRecord>, held_back: &[HeldBack]) {
+        let alone = record.filter(|_| held_back.iter().all(|held| held.limit.is_none()));
         self.hints.attend(alone.map_or(Interest::Anything, |record| {
             let pattern = TopicPattern::from_checked(&record.config.pattern);
             Interest::Subscription(record.subscription_id(), pattern)
         }));
-        for (waiter, limit) in self.waiting.iter_mut().zip(held_back) {
-            if let Some(limit) = limit {
-                self.node.quotas.hit(&waiter.service, *limit);
+        for (waiter, held) in self.waiting.iter_mut().zip(held_back) {
+            if let Some(limit) = held.limit {
+                self.node.quotas.hit(&waiter.service, limit);
             }
-            waiter.held_back = *limit == Some(Limit::InFlight);
+            (waiter.looked, waiter.full) = (true, held.full);
+            waiter.over_quota = held.limit == Some(Limit::InFlight);
         }
     }
 
@@ -341,10 +338,10 @@ impl Dispatcher {
     }
 
     async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {
-        let Plan { revision, shares, mut skips, more, wake_at, .. } = plan;
+        let Plan { revision, shares, mut skips, more, goes_round, wake_at, .. } = plan;
         let planned = shares.iter().any(|share| !share.picks.is_empty());
         if !planned && skips.is_empty() {
-            self.fruitless += 1;
+            self.fruitless += u32::from(!goes_round);
             if more && self.fruitless < DISPATCH_SEARCHES_MAX {
                 // While everything near is in flight, those who settle it have the processor.
                 tokio::time::sleep(took.min(Duration::from_millis(DISPATCH_PAUSE_MS))).await;
@@ -469,21 +466,6 @@ struct Served {
     waiter: Waiter,
     parts: Vec<Part>,
     ticket: Option<Ticket>,
-}
-
-impl Waiter {
-    fn ask(&self) -> Ask {
-        let (consumer, service) = (self.consumer.clone(), self.service.clone());
-        Ask { consumer, service, events: self.events, bytes: self.bytes }
-    }
-}
-
-fn in_flight_exceeded(service: &str) -> Rejection {
-    let text = format!(
-        "as many events are in flight to service {service} as its quota allows; settle some, or raise it with: mhub quota set {service} --in-flight"
-    );
-    let exceeded = Rejection::new(Reason::QuotaExceeded, text).with("service", service);
-    exceeded.with("limit", "in_flight").retry_after_ms(OVERLOADED_RETRY_MS)
 }
 
 /// What an unknown outcome means for a consumer.

@@ -10,16 +10,18 @@ mod latency;
 mod plan;
 mod term;
 mod ticker;
+mod waiter;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use self::dispatch::{Dispatchers, Waiter};
+use self::dispatch::Dispatchers;
 pub use self::hand_out::Delivery;
 use self::latency::Latencies;
 pub use self::latency::LatencySample;
+use self::waiter::Waiter;
 use super::Node;
 use super::propose::not_leader;
 use super::settle::{check_consumer, check_lease_ms};
@@ -125,7 +127,9 @@ impl Node {
         let waiter = Waiter {
             consumer: request.consumer.clone(),
             service: request.service,
-            held_back: false,
+            looked: false,
+            full: false,
+            over_quota: false,
             events: request.max_events,
             bytes: request.max_bytes.min(PULL_BYTES_MAX),
             lease_ms: request.lease_ms,

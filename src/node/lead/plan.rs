@@ -65,18 +65,29 @@ pub(super) struct Memory {
     pub(super) reader: RunReader,
 }
 
+/// What holds one of those who asked back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeldBack {
+    /// Its consumer or its service has as many events as it may: it gets none.
+    pub(super) full: bool,
+    /// Which limit of its service is used up.
+    pub(super) limit: Option<Limit>,
+}
+
 /// What to lease.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) revision: u64,
     /// One for each of those who asked.
     pub(super) shares: Vec<Share>,
-    /// For each of them, which limit of their service is used up.
-    pub(super) held_back: Vec<Option<Limit>>,
+    /// What holds each of them back.
+    pub(super) held_back: Vec<HeldBack>,
     /// What the filter does not let through.
     pub(super) skips: Vec<Pick>,
     /// Look again, whatever comes of this.
     pub(super) more: bool,
+    /// It was one of several looks that go round the topics.
+    pub(super) goes_round: bool,
     /// Look again then.
     pub(super) wake_at: Option<UnixMs>,
     /// What comes next lies behind what was found: it is worth reading ahead.
@@ -90,9 +101,8 @@ pub(super) enum Look {
     Missing,
     /// It is paused.
     Paused,
-    /// As many events as allowed are in flight. For each of those who asked, which limit of their
-    /// service is used up.
-    Full(Vec<Option<Limit>>),
+    /// As many events as allowed are in flight; and what holds each of those who asked back.
+    Full(Vec<HeldBack>),
     /// What to lease; may be nothing.
     Plan(Box<Plan>),
 }
@@ -153,6 +163,7 @@ pub(super) fn look(
         held_back,
         skips: bounded(found.skips),
         more,
+        goes_round: found.goes_round,
         goes_on: more && info.config.order() == DeliveryOrder::None,
         wake_at: found.wake_at,
     })))
@@ -162,8 +173,8 @@ pub(super) fn look(
 struct Wanted {
     /// For each, how many events.
     events: Vec<u64>,
-    /// For each, which limit of its service is used up.
-    held_back: Vec<Option<Limit>>,
+    /// For each, what holds it back.
+    held_back: Vec<HeldBack>,
     /// Retries, as the quotas of all of them allow.
     retries: u64,
 }
@@ -194,11 +205,12 @@ fn wanted(
             }
         };
         let events = ask.events.min(*room).min(*of_service);
-        all.held_back.push(match (*of_service, *retries) {
+        let limit = match (*of_service, *retries) {
             (0, _) => Some(Limit::InFlight),
             (_, 0) => Some(Limit::Retries),
             _ => None,
-        });
+        };
+        all.held_back.push(HeldBack { full: events == 0, limit });
         all.retries = all.retries.max(*retries);
         *room -= events;
         *of_service -= events;

@@ -1,6 +1,7 @@
 //! Pulling and settling on a single node, in process.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prost::Message as _;
 use tempfile::TempDir;
@@ -11,13 +12,16 @@ use crate::machine::subscription::query::subscription;
 use crate::model::command::delivery::{Ack, Action, Nack, SettleItem};
 use crate::model::command::subscription::At;
 use crate::model::command::{
-    CreateSubscription, Kind, PauseSubscription, ResumeSubscription, UpdateSubscription,
+    CreateSubscription, CreateTopic, Kind, PauseSubscription, ResumeSubscription,
+    UpdateSubscription,
 };
 use crate::model::delivery::{Settled, SubscriptionInfo};
 use crate::model::event_run;
 use crate::model::filter::{Comparison, Filter, Test};
+use crate::model::limits::{CANDIDATE_TOPICS_MAX, DISPATCH_SEARCHES_MAX};
+use crate::model::quota::QuotaLimits;
 use crate::model::subscription::{SubscriptionConfig, SubscriptionPatch};
-use crate::model::topic::TopicPatch;
+use crate::model::topic::{TopicConfig, TopicPatch};
 use crate::node::validate::{self, PublishRequest};
 use crate::proto::v1;
 use crate::runtime::shutdown::Shutdown;
@@ -63,6 +67,10 @@ impl Hub {
 
     /// Publishes events with these numbers as payload.
     async fn publish(&self, numbers: std::ops::Range<u64>) {
+        self.publish_to("orders", numbers).await;
+    }
+
+    async fn publish_to(&self, topic: &str, numbers: std::ops::Range<u64>) {
         let event = |number: u64| v1::Event {
             id: number.to_string(),
             source: "/test".to_owned(),
@@ -73,7 +81,7 @@ impl Hub {
         let numbers: Vec<u64> = numbers.collect();
         for some in numbers.chunks(100) {
             let request = PublishRequest {
-                topic: "orders".to_owned(),
+                topic: topic.to_owned(),
                 events: some.iter().map(|n| event(*n).encode_to_vec().into()).collect(),
                 ..PublishRequest::default()
             };
@@ -232,6 +240,62 @@ async fn events_in_flight_are_bounded_and_room_is_noticed() {
     hub.ack("a", &first).await;
     let got = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
     assert_eq!(numbers(&got), first_attempts(3..5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_have_nothing_more_is_told_in_time_whoever_else_pulls() {
+    const OTHERS: usize = 100;
+    let hub = Hub::start(|config| config.max_in_flight_per_consumer = 2).await;
+    let limits = QuotaLimits { in_flight: 1, ..QuotaLimits::default() };
+    hub.node.set_quota("shop", limits).await.unwrap();
+    hub.publish(0..500).await;
+    let of_shop = || PullRequest { service: "shop".to_owned(), ..now("b", 1) };
+    assert_eq!(numbers(&hub.pull(now("a", 2)).await.unwrap()).len(), 2);
+    assert_eq!(numbers(&hub.pull(of_shop()).await.unwrap()).len(), 1);
+    // Of so many pulls, each round serves one.
+    let served = Arc::new(AtomicUsize::new(0));
+    for n in 0..OTHERS {
+        let (node, served) = (Arc::clone(&hub.node), Arc::clone(&served));
+        tasks::spawn("test", async move {
+            let got = node.pull(patient(&format!("c{n}"), 1)).await.unwrap();
+            assert_eq!(numbers(&got).len(), 1);
+            served.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    let (full, over_quota) = tokio::join!(hub.pull(now("a", 1)), hub.pull(of_shop()));
+    let before = served.load(Ordering::SeqCst);
+    assert!(full.unwrap().is_empty());
+    assert_eq!(over_quota.unwrap_err().reason, Reason::QuotaExceeded);
+    assert!(before < OTHERS / 2, "{before} of {OTHERS} others went first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_look_finds_an_event_among_thousands_of_topics() {
+    // More than as many searches see as may find nothing in a row.
+    let last = CANDIDATE_TOPICS_MAX * DISPATCH_SEARCHES_MAX as usize + 10;
+    let hub = Hub::start(|config| config.pattern = "*.x".to_owned()).await;
+    let topics: Vec<_> = (0..=last).map(|n| format!("t{n:05}.x")).collect();
+    for some in topics.chunks(500) {
+        let created = some.iter().map(|name| {
+            let config = TopicConfig::defaults();
+            let create = CreateTopic { name: name.clone(), config, request_id: String::new() };
+            hub.node.execute(Kind::CreateTopic(create))
+        });
+        futures_util::future::try_join_all(created).await.unwrap();
+    }
+    for at in [last, last / 2, 0] {
+        hub.publish_to(&topics[at], 0..1).await;
+        let got = hub.pull(now("a", 1)).await.unwrap();
+        assert_eq!(numbers(&got).len(), 1, "of topic {at}");
+        hub.ack("a", &got).await;
+    }
+    assert!(hub.pull(now("a", 1)).await.unwrap().is_empty());
+    // Those who wait hear of it, wherever the round is.
+    let node = Arc::clone(&hub.node);
+    let waiting = tasks::spawn("test", async move { node.pull(patient("a", 1)).await });
+    hub.publish_to(&topics[7], 0..1).await;
+    let got = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!(numbers(&got).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,9 @@ use super::{Node, unexpected};
 use crate::machine::quota;
 use crate::machine::subscription::backlog;
 use crate::model::command::{Kind, Notice, NoticeKind, Publish, SetQuota};
-use crate::model::limits::{BACKLOG_KNOWN_MS, BACKLOG_TOPICS_MAX, QUOTA_NOTICE_MS, QUOTAS_MAX};
+use crate::model::limits::{
+    BACKLOG_KNOWN_MS, BACKLOG_TOPICS_MAX, OVERLOADED_RETRY_MS, QUOTA_NOTICE_MS, QUOTAS_MAX,
+};
 use crate::model::outcome::Outcome;
 use crate::model::quota::{QuotaLimits, check_service};
 use crate::model::rejection::{Reason, Rejection};
@@ -130,18 +132,18 @@ impl Quotas {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(
+    fn admit<'t>(
         &self,
         service: &str,
-        topic: &str,
-        (events, bytes): (u64, u64),
+        topics: impl IntoIterator<Item = &'t str>,
+        amount: (u64, u64),
         now: Instant,
     ) -> Result<(), Rejection> {
         if !self.any.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut known = self.known();
-        match known.admit(service, topic, (events, bytes), now) {
+        match known.admit(service, topics, amount, now) {
             Ok(()) => Ok(()),
             Err((limit, rejection)) => {
                 known.hits.insert((service.to_owned(), limit));
@@ -206,16 +208,16 @@ impl Quotas {
 
 impl Known {
     /// Which limit does not let a call through, and the refusal.
-    fn admit(
+    fn admit<'t>(
         &mut self,
         service: &str,
-        topic: &str,
+        topics: impl IntoIterator<Item = &'t str>,
         (events, bytes): (u64, u64),
         now: Instant,
     ) -> Result<(), (Limit, Rejection)> {
         let Some(known) = self.services.get_mut(service) else { return Ok(()) };
         let limits = known.limits;
-        if limits.backlog_bytes > 0 {
+        for topic in topics.into_iter().filter(|_| limits.backlog_bytes > 0) {
             let backlog = watch(&mut self.topics, topic, now);
             if backlog > limits.backlog_bytes {
                 let refused = backlogged(service, topic, limits.backlog_bytes, backlog);
@@ -263,6 +265,15 @@ fn exceeded(service: &str, what: &str, rate: u64, wait: Duration) -> Rejection {
     .retry_after_ms(wait_ms)
 }
 
+/// The refusal of events to a service that has as many as it may.
+pub(super) fn in_flight_exceeded(service: &str) -> Rejection {
+    let text = format!(
+        "as many events are in flight to service {service} as its quota allows; settle some, or raise it with: mhub quota set {service} --in-flight"
+    );
+    let exceeded = Rejection::new(Reason::QuotaExceeded, text).with("service", service);
+    exceeded.with("limit", "in_flight").retry_after_ms(OVERLOADED_RETRY_MS)
+}
+
 fn backlogged(service: &str, topic: &str, limit: u64, backlog: u64) -> Rejection {
     let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
     Rejection::new(
@@ -304,17 +315,31 @@ pub(super) fn start(node: &Arc<Node>) {
 }
 
 impl Node {
-    /// Whether a publish of a service is within its quota; then it counts as done.
+    /// Whether what a service publishes at once comes in time and is within its quota; then all of it
+    /// counts as done. A refusal takes nothing.
     ///
     /// # Errors
-    /// `QUOTA_EXCEEDED`, with when to try again.
-    pub(super) fn admit_publish(&self, service: &str, publish: &Publish) -> Result<(), Rejection> {
+    /// What makes it untimely; `QUOTA_EXCEEDED`, with when to try again.
+    pub(super) fn admit_publish(
+        &self,
+        service: &str,
+        untimely: Option<Rejection>,
+        parts: &[Publish],
+    ) -> Result<(), Rejection> {
         // Elsewhere it is refused anyway.
         if !self.raft.is_leader() {
             return Ok(());
         }
-        let amount = (u64::from(publish.count), publish.events.len() as u64);
-        self.quotas.admit(service, &publish.topic, amount, clock::now())
+        untimely.map_or(Ok(()), Err)?;
+        let parts = parts.iter().filter(|part| part.count > 0);
+        let amount = parts.clone().fold((0, 0), |(events, bytes), part| {
+            (events + u64::from(part.count), bytes + part.events.len() as u64)
+        });
+        if amount.0 == 0 {
+            return Ok(());
+        }
+        let topics = parts.map(|part| part.topic.as_str());
+        self.quotas.admit(service, topics, amount, clock::now())
     }
 
     /// Looks how much waits in topics, and tells which limits were hit.

@@ -89,7 +89,9 @@ impl Carrier {
         };
         tokio::time::timeout(patience, calling).await.unwrap_or_else(|_| {
             let detail = format!("{}: no answer within {} ms", to.instance, patience.as_millis());
-            Ok(Verdict::lost("TIMEOUT", &detail))
+            // Who had less time than the target gives is not to blame.
+            let failed = patience >= Duration::from_millis(target.timeout_ms);
+            Ok(Verdict { failed, ..Verdict::lost("TIMEOUT", &detail) })
         })
     }
 
@@ -244,3 +246,33 @@ async fn read(response: Response<hyper::body::Incoming>) -> HttpAnswer {
 
 /// How long the body of an answer may take once its head is there.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::delivery::Action;
+
+    #[tokio::test]
+    async fn an_instance_is_blamed_for_silence_only_if_it_had_its_time() {
+        // Connections are taken by the system, and nobody answers.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let to = Receiver {
+            service: "shop".to_owned(),
+            instance: "a".to_owned(),
+            address: Address { protocol: "http".to_owned(), address },
+        };
+        let (id, source, kind) = ("1".to_owned(), "/s".to_owned(), "t".to_owned());
+        let event = Event { id, source, r#type: kind, ..Event::default() }.encode_to_vec();
+        let recorded = RecordedEvent { event: event.into(), ..RecordedEvent::default() };
+        let letter = Letter { subscription: "s".to_owned(), attempt: 1, recorded };
+        let carrier = Carrier::new(&Arc::new(Egress::new(vec!["127.0.0.0/8".parse().unwrap()])));
+        let target = Target { timeout_ms: 500, ..Target::defaults("shop") };
+        for (patience_ms, blamed) in [(500, true), (400, false)] {
+            let patience = Duration::from_millis(patience_ms);
+            let verdict = carrier.call(&target, &letter, &to, patience, UnixMs(0)).await.unwrap();
+            let Action::Nack(nack) = &verdict.action else { panic!("{verdict:?}") };
+            assert_eq!((nack.reason.as_str(), verdict.failed), ("TIMEOUT", blamed));
+        }
+    }
+}

@@ -31,8 +31,6 @@ use crate::runtime::clock;
 
 /// The rest after a pull that was refused: the subscription is paused, or the leader is leaving.
 const REFUSED_REST: Duration = Duration::from_millis(200);
-/// What of a lease is left for settling, milliseconds.
-const SETTLE_MS: u64 = 1000;
 
 /// What of a subscription's settings a route goes by.
 #[derive(Clone, Debug, PartialEq)]
@@ -247,7 +245,7 @@ impl Route {
             }
         };
         for delivery in deliveries {
-            match unpack(&self.name, &delivery) {
+            match unpack(&self.name, &delivery, self.node.now()) {
                 Ok(parcels) => parcels.into_iter().for_each(|parcel| self.send(parcel)),
                 Err(fault) => {
                     // A corrupt state stops the node; its leases run out.
@@ -263,8 +261,7 @@ impl Route {
         let Settings { target, per_instance, .. } = self.settings.borrow().clone();
         let now = self.node.now();
         // What has waited too long is looked at anew.
-        let left = parcel.expires_at.since(now).saturating_sub(SETTLE_MS);
-        let left = left.min(parcel.deadline.since(now));
+        let left = parcel.patience_ms(now);
         if left == 0 {
             self.ended.push(Ended::new(&parcel, Verdict::release()));
             return;

@@ -9,6 +9,7 @@ mod leasing;
 mod model;
 mod policies;
 pub(super) mod random;
+mod rounds;
 mod targets;
 mod ticking;
 mod world;

@@ -11,7 +11,7 @@ use crate::machine::delivery::dead::{self, DeadLetter};
 use crate::machine::delivery::failures::FailureRecord;
 use crate::machine::delivery::query::{self as delivery, each_dead_letter};
 use crate::machine::kv::Kv;
-use crate::machine::subscription::progress;
+use crate::machine::subscription::{progress, state};
 use crate::model::command::{CancelRetry, Kind, PurgeDead, Redrive, RetryNow};
 use crate::model::delivery::{DeadReason, Moved};
 use crate::model::event::EventView;
@@ -60,7 +60,7 @@ impl DeadLetterFilter {
 }
 
 /// Dead letters to move.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DeadLetterChoice {
     /// These; empty: all that fit the filter.
     pub numbers: Vec<u64>,
@@ -68,8 +68,23 @@ pub struct DeadLetterChoice {
     pub filter: DeadLetterFilter,
     /// Only those after this one.
     pub after: DeadNumber,
+    /// Only those up to this one.
+    pub up_to: DeadNumber,
     /// At most this many, and no more than `limits::DEAD_LETTERS_PER_COMMAND`; 0 is that many.
     pub limit: usize,
+}
+
+impl Default for DeadLetterChoice {
+    /// All of them.
+    fn default() -> Self {
+        Self {
+            numbers: Vec::new(),
+            filter: DeadLetterFilter::default(),
+            after: DeadNumber(0),
+            up_to: DeadNumber(u64::MAX),
+            limit: 0,
+        }
+    }
 }
 
 /// What becomes of dead letters that are moved.
@@ -130,7 +145,8 @@ impl Node {
         let id = self.subscription_id(subscription, wanted).await?;
         self.read(move |db| {
             let (mut page, mut bytes) = (Vec::new(), 0);
-            let next = fitting(db, id, &filter, after, &mut |number, letter| {
+            let all = (after, DeadNumber(u64::MAX));
+            let next = fitting(db, id, &filter, all, &mut |number, letter| {
                 bytes += letter.attempts.iter().map(|a| a.detail.len()).sum::<usize>();
                 bytes += letter.event.len();
                 page.push((number, letter));
@@ -156,7 +172,7 @@ impl Node {
         found.ok_or_else(|| no_dead_letters(subscription, &format!("no dead letter {number}")))
     }
 
-    /// Moves a bounded number of dead letters.
+    /// Moves a bounded number of dead letters; and which was the last that ever died.
     ///
     /// # Errors
     /// `SUBSCRIPTION_NOT_FOUND`, `DEAD_LETTER_NOT_FOUND` when all that were named are gone, and those
@@ -166,7 +182,7 @@ impl Node {
         subscription: &str,
         choice: DeadLetterChoice,
         fate: Fate,
-    ) -> Result<Moved, Rejection> {
+    ) -> Result<(Moved, DeadNumber), Rejection> {
         if choice.numbers.len() > DEAD_LETTERS_PER_COMMAND {
             return Err(Rejection::new(
                 Reason::InvalidRequest,
@@ -178,12 +194,16 @@ impl Node {
         }
         let id = self.subscription_id(subscription, Consistency::Linearizable).await?;
         let named = !choice.numbers.is_empty() && choice.after == DeadNumber(0);
-        let (numbers, next) = self.read(move |db| chosen(db, id, &choice)).await?;
+        let found = self.read(move |db| {
+            let last = state::get(db, id)?.map_or(0, |state| state.last_dead_number);
+            Ok((chosen(db, id, &choice)?, DeadNumber(last)))
+        });
+        let ((numbers, next), last) = found.await?;
         if numbers.is_empty() && named {
             return Err(no_dead_letters(subscription, "none of the dead letters that were named"));
         }
         if numbers.is_empty() || fate == Fate::Count {
-            return Ok(Moved { count: numbers.len() as u64, left: 0, next });
+            return Ok((Moved { count: numbers.len() as u64, left: 0, next }, last));
         }
         let subscription = subscription.to_owned();
         let kind = match fate {
@@ -193,11 +213,11 @@ impl Node {
             }
         };
         match self.execute(kind).await {
-            Ok(Outcome::Moved(moved)) => Ok(Moved { next, ..moved }),
+            Ok(Outcome::Moved(moved)) => Ok((Moved { next, ..moved }, last)),
             Ok(other) => Err(unexpected(&other)),
             // Somebody else was faster; there may be more to do.
             Err(gone) if gone.reason == Reason::DeadLetterNotFound && !named => {
-                Ok(Moved { next, ..Moved::default() })
+                Ok((Moved { next, ..Moved::default() }, last))
             }
             Err(rejection) => Err(rejection),
         }
@@ -286,17 +306,20 @@ fn no_dead_letters(subscription: &str, which: &str) -> Rejection {
     .with("subscription", subscription)
 }
 
-/// Hands out the dead letters after one that fit, while `take` wants more; the one to go on after,
-/// `None` when there are no more.
+/// Hands out the dead letters after one and up to another that fit, while `take` wants more; the one to go
+/// on after, `None` when there are no more.
 fn fitting(
     kv: &impl Kv,
     id: SubscriptionId,
     filter: &DeadLetterFilter,
-    after: DeadNumber,
+    (after, up_to): (DeadNumber, DeadNumber),
     take: &mut dyn FnMut(DeadNumber, DeadLetter) -> bool,
 ) -> Result<Option<DeadNumber>, Fault> {
     let (mut seen, mut last, mut more, mut wanted) = (0, after, false, true);
     each_dead_letter(kv, id, after, &mut |number, letter| {
+        if number > up_to {
+            return Ok(ControlFlow::Break(()));
+        }
         more = !wanted || seen == DEAD_LETTERS_SCANNED_MAX;
         if more {
             return Ok(ControlFlow::Break(()));
@@ -327,10 +350,12 @@ fn chosen(
         numbers.len() < limit && bytes < DEAD_LETTERS_MOVED_BYTES
     };
     if choice.numbers.is_empty() {
-        let next = fitting(kv, id, &choice.filter, choice.after, &mut take)?;
+        let bounds = (choice.after, choice.up_to);
+        let next = fitting(kv, id, &choice.filter, bounds, &mut take)?;
         return Ok((numbers, next));
     }
-    let mut wanted: Vec<_> = choice.numbers.iter().map(|number| DeadNumber(*number)).collect();
+    let named = choice.numbers.iter().map(|number| DeadNumber(*number));
+    let mut wanted: Vec<_> = named.filter(|number| *number <= choice.up_to).collect();
     wanted.sort_unstable();
     wanted.dedup();
     for number in wanted.iter().copied().filter(|number| *number > choice.after) {
@@ -365,125 +390,4 @@ fn retries(
 }
 
 #[cfg(test)]
-mod tests {
-    use prost::Message as _;
-
-    use super::*;
-    use crate::machine::kv::{Table, Write};
-    use crate::machine::mem::MemKv;
-    use crate::model::event::EventView;
-    use crate::proto::v1::Event;
-
-    const ID: SubscriptionId = SubscriptionId(1);
-
-    /// Dead letters 1 to 6 and one of another subscription: even ones were rejected and have key
-    /// `k`, all of type `t` and died at their number.
-    fn kv(data_len: usize) -> MemKv {
-        let mut kv = MemKv::default();
-        let letter = |id: SubscriptionId, number: u64| {
-            let event = Event {
-                id: number.to_string(),
-                source: "/s".to_owned(),
-                r#type: "t".to_owned(),
-                key: if number.is_multiple_of(2) { "k".to_owned() } else { String::new() },
-                data: vec![0; data_len].into(),
-                ..Event::default()
-            };
-            let event = event.encode_to_vec();
-            assert!(EventView::parse(&event).is_ok());
-            let reason = match number % 2 {
-                0 => DeadReason::Rejected,
-                _ => DeadReason::MaxAttempts,
-            };
-            let letter = DeadLetter {
-                topic: "orders".to_owned(),
-                event: event.into(),
-                reason: reason as i32,
-                died_at_ms: number,
-                ..DeadLetter::default()
-            };
-            let row = dead::row_key(id, DeadNumber(number));
-            Write::Put(Table::DeadLetters, row, letter.encode())
-        };
-        let mut writes: Vec<_> = (1..=6).map(|number| letter(ID, number)).collect();
-        writes.push(letter(ID.next(), 1));
-        kv.write(writes);
-        kv
-    }
-
-    fn numbers(choice: &DeadLetterChoice) -> (Vec<u64>, Option<DeadNumber>) {
-        chosen(&kv(10), ID, choice).unwrap()
-    }
-
-    fn filtered(change: impl FnOnce(&mut DeadLetterFilter)) -> Vec<u64> {
-        let mut filter = DeadLetterFilter::default();
-        change(&mut filter);
-        numbers(&DeadLetterChoice { filter, ..DeadLetterChoice::default() }).0
-    }
-
-    #[test]
-    fn a_filter_asks_for_everything_that_it_names() {
-        assert_eq!(filtered(|_| ()), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(filtered(|f| f.reasons = vec![DeadReason::Rejected]), [2, 4, 6]);
-        assert_eq!(filtered(|f| f.key = "k".into()), [2, 4, 6]);
-        assert_eq!(filtered(|f| f.event_type = "other".into()), [0; 0]);
-        assert_eq!(filtered(|f| f.topic = "orders".into()).len(), 6);
-        assert_eq!(filtered(|f| (f.died_from_ms, f.died_until_ms) = (2, 5)), [2, 3, 4]);
-        let both = |f: &mut DeadLetterFilter| {
-            f.key = "k".into();
-            f.died_from_ms = 3;
-        };
-        assert_eq!(filtered(both), [4, 6]);
-    }
-
-    #[test]
-    fn steps_lead_to_the_end() {
-        let filter = DeadLetterFilter { key: "k".into(), ..DeadLetterFilter::default() };
-        let mut choice = DeadLetterChoice { filter, limit: 2, ..DeadLetterChoice::default() };
-        let (first, next) = numbers(&choice);
-        assert_eq!((first, next), (vec![2, 4], Some(DeadNumber(4))));
-        choice.after = DeadNumber(4);
-        assert_eq!(numbers(&choice), (vec![6], None));
-        let named = DeadLetterChoice { numbers: vec![5, 99, 1, 5], ..Default::default() };
-        assert_eq!(numbers(&named), (vec![1, 5], None));
-        let some = DeadLetterChoice { numbers: vec![5, 1], limit: 1, ..Default::default() };
-        assert_eq!(numbers(&some), (vec![1], Some(DeadNumber(1))));
-        assert_eq!(numbers(&DeadLetterChoice { after: DeadNumber(1), ..some }), (vec![5], None));
-    }
-
-    #[test]
-    fn a_step_is_bounded_in_bytes() {
-        let kv = kv(DEAD_LETTERS_MOVED_BYTES / 2);
-        for numbers in [vec![], vec![1, 2, 3, 4]] {
-            let choice = DeadLetterChoice { numbers, ..DeadLetterChoice::default() };
-            let (chosen, next) = chosen(&kv, ID, &choice).unwrap();
-            assert_eq!((chosen, next), (vec![1, 2], Some(DeadNumber(2))));
-        }
-    }
-
-    #[test]
-    fn retries_come_in_pages() {
-        let mut kv = MemKv::default();
-        let places = [(1, 5), (1, 6), (2, 0)];
-        kv.write(
-            places
-                .map(|(topic, offset)| {
-                    let row = crate::machine::delivery::failures::row_key(
-                        ID,
-                        TopicId(topic),
-                        Offset(offset),
-                    );
-                    Write::Put(Table::Failures, row, FailureRecord::default().encode())
-                })
-                .into(),
-        );
-        let page = |from, limit| {
-            let (page, next) = retries(&kv, ID, from, limit).unwrap();
-            let places = page.into_iter().map(|r| (r.place.0.get(), r.place.1.get()));
-            (places.collect::<Vec<_>>(), next)
-        };
-        let (first, next) = page((TopicId(0), Offset(0)), 2);
-        assert_eq!((&first[..], next), (&places[..2], Some((TopicId(2), Offset(0)))));
-        assert_eq!(page(next.unwrap(), 2), (places[2..].to_vec(), None));
-    }
-}
+mod tests;

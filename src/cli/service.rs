@@ -446,19 +446,19 @@ async fn list(client: &Client, consistency: ConsistencyArg) -> Result<Vec<Value>
 
 fn show(found: &GetServiceResponse, output: Output) -> Result<(), Failure> {
     let service = found.service.clone().unwrap_or_default();
-    let mut all = summary(&service);
+    let (mut all, instances) = (summary(&service), found.instances.iter().map(instance));
+    let instances: Vec<_> = instances.collect();
+    all["breaker_state"] = all["breaker"].take(); // A setting has the same name.
     if let (Value::Object(all), Value::Object(settings)) =
         (&mut all, print(&service.config.unwrap_or_default()))
     {
         all.extend(settings);
-        let instances: Vec<_> = found.instances.iter().map(instance).collect();
-        all.insert("instances".to_owned(), Value::Array(instances));
+        all.insert("instances".to_owned(), Value::Array(instances.clone()));
         all.insert("registry_revision".to_owned(), json!(found.revision.to_string()));
     }
     output::item(output, &all)?;
-    if output == Output::Table && !found.instances.is_empty() {
+    if output == Output::Table && !instances.is_empty() {
         output::line("")?;
-        let instances: Vec<_> = found.instances.iter().map(instance).collect();
         output::list(output, &INSTANCE_COLUMNS, &instances)?;
     }
     Ok(())

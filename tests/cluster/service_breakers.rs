@@ -156,7 +156,7 @@ async fn a_service_that_fails_as_a_whole_is_left_alone_until_it_is_well() {
     assert!(poll(SOON, || !moves(&cluster, "shop").is_empty()), "{}", info(&cluster));
     targets.iter().for_each(|(_, target)| target.behave(ok()));
     assert!(poll(SOON, || counter(&cluster, "acked") == 20), "{}", counter(&cluster, "acked"));
-    assert!(poll(SOON, || info(&cluster)["breaker"] == "closed"), "{}", info(&cluster));
+    assert!(poll(SOON, || info(&cluster)["breaker_state"] == "closed"), "{}", info(&cluster));
     let all = moves(&cluster, "shop");
     assert!(opened_and_closed(&all), "{all:?}");
     assert!(counter(&cluster, "nacked") >= 20);

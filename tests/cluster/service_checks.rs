@@ -70,7 +70,10 @@ async fn checks_by_tcp_and_grpc_turn_with_what_listens_and_tell_why() {
         let settings = settings.map(|setting| ["--config", setting]).concat();
         cluster.admin(&[&args[..], &["--ttl", "10m"], &settings].concat()).succeeds();
     }
-    let registered = ("passing", "registered");
+    // Nobody gets calls before the checks say so.
+    let (registered, passes) = (("critical", "registered"), ("passing", "checks pass"));
+    await_history(&cluster, "tcp", &[registered, passes]);
+    await_history(&cluster, "grpc", &[registered, passes]);
     // Nobody listens any more; who does, says that it does not serve.
     close(accepting).await;
     close(serving).await;
@@ -78,8 +81,8 @@ async fn checks_by_tcp_and_grpc_turn_with_what_listens_and_tell_why() {
     let refused = ("critical", format!("no connection to 127.0.0.1:{tcp}"));
     let refused = (refused.0, refused.1.as_str());
     let unfit = ("critical", "NOT_SERVING");
-    await_history(&cluster, "tcp", &[registered, refused]);
-    await_history(&cluster, "grpc", &[registered, unfit]);
+    await_history(&cluster, "tcp", &[registered, passes, refused]);
+    await_history(&cluster, "grpc", &[registered, passes, unfit]);
     let nobody = || cluster.admin(&["service", "resolve", "tcp"]);
     assert!(poll(Duration::from_secs(5), || nobody().code() == 7), "{}", nobody().all());
     assert!(nobody().stderr().contains("critical"), "{}", nobody().all());
@@ -87,19 +90,15 @@ async fn checks_by_tcp_and_grpc_turn_with_what_listens_and_tell_why() {
     let accepting = accept(tcp).await;
     close(serving).await;
     let serving = answer(grpc, ServingStatus::Serving).await;
-    let back = ("passing", "checks pass");
-    await_history(&cluster, "tcp", &[registered, refused, back]);
-    await_history(&cluster, "grpc", &[registered, unfit, back]);
+    await_history(&cluster, "tcp", &[registered, passes, refused, passes]);
+    await_history(&cluster, "grpc", &[registered, passes, unfit, passes]);
     // A health service that is gone is no better than one that says no.
     close(serving).await;
     let gone = ("critical", "no connection to");
-    await_history(&cluster, "grpc", &[registered, unfit, back, gone]);
-    let serving = answer(grpc, ServingStatus::Serving).await;
-    await_history(&cluster, "grpc", &[registered, unfit, back, gone, back]);
-    await_history(&cluster, "tcp", &[registered, refused, back]);
-    cluster.admin(&["service", "resolve", "grpc"]).succeeds();
+    await_history(&cluster, "grpc", &[registered, passes, unfit, passes, gone]);
+    await_history(&cluster, "tcp", &[registered, passes, refused, passes]);
+    cluster.admin(&["service", "resolve", "tcp"]).succeeds();
     close(accepting).await;
-    close(serving).await;
     cluster.verify();
 }
 

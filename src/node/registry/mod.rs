@@ -333,11 +333,15 @@ impl Node {
         Ok(found.into_iter().map(|(place, known)| (place, known.and_then(renewed))).collect())
     }
 
-    /// How many instances would be chosen from; none while the service whose they are waits for what it
+    /// The incarnations that would be chosen from; none while the service whose they are waits for what it
     /// requires.
-    pub(super) async fn takers(&self, wanted: &Wanted) -> usize {
-        let Some((name, count)) = self.registry.takers(wanted, self.now()) else { return 0 };
-        if self.registry.waits(&name) && self.held(&name).await.is_err() { 0 } else { count }
+    pub(super) async fn takers(&self, wanted: &Wanted) -> Vec<u64> {
+        match self.registry.takers(wanted, self.now()) {
+            Some((name, _)) if self.registry.waits(&name) && self.held(&name).await.is_err() => {
+                Vec::new()
+            }
+            found => found.map_or_else(Vec::new, |(_, takers)| takers),
+        }
     }
 
     /// Chooses instances of a service, from what this node knows.

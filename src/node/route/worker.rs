@@ -71,8 +71,8 @@ pub(super) struct Route {
     telling: Option<BoxFuture<'static, Option<bool>>>,
     told_down: Option<bool>,
     down_since: Option<Instant>,
-    /// Instances that take calls.
-    takers: usize,
+    /// The incarnations that take calls.
+    takers: Vec<u64>,
     rest_until: Instant,
     /// Rests in a row.
     rests: u32,
@@ -115,7 +115,7 @@ impl Route {
             telling: None,
             told_down: None,
             down_since: None,
-            takers: 0,
+            takers: Vec::new(),
             rest_until: clock::now(),
             rests: 0,
         }
@@ -178,7 +178,7 @@ impl Route {
         self.settings.mark_unchanged();
         let target = self.target();
         self.takers = self.node.takers(&self.wanted(&target)).await;
-        if self.takers > 0 {
+        if !self.takers.is_empty() {
             self.down_since = None;
             self.tell_down(false);
             return;
@@ -215,8 +215,12 @@ impl Route {
     /// Asks for as many events as instances have room for.
     fn pull(&mut self) {
         let Settings { target, per_instance, max_in_flight } = self.settings.borrow().clone();
-        let room = self.takers.saturating_mul(per_instance as usize).min(max_in_flight as usize);
-        let room = room.saturating_sub(self.calls.len() + self.ended.len());
+        let room_at = |taker| {
+            per_instance.saturating_sub(self.in_flight.get(taker).copied().unwrap_or(0)) as usize
+        };
+        let room = self.takers.iter().map(room_at).sum::<usize>().saturating_sub(self.ended.len());
+        let of_all = (max_in_flight as usize).saturating_sub(self.calls.len() + self.ended.len());
+        let room = room.min(of_all);
         let rests = clock::now() < self.rest_until;
         if self.pulling.is_some() || rests || room == 0 || !self.parked.is_empty() {
             return;

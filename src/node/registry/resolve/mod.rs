@@ -130,10 +130,15 @@ impl Registry {
         })
     }
 
-    /// Whose instances would be chosen from, and how many of all zones; `None`: nobody's.
-    pub(in crate::node) fn takers(&self, wanted: &Wanted, now: UnixMs) -> Option<(String, usize)> {
+    /// Whose instances would be chosen from, and the incarnations of those of all zones; `None`: nobody's.
+    pub(in crate::node) fn takers(
+        &self,
+        wanted: &Wanted,
+        now: UnixMs,
+    ) -> Option<(String, Vec<u64>)> {
         let anywhere = Wanted { zone: String::new(), ..wanted.clone() };
-        self.pool(&anywhere, now, None).ok().map(|pool| (pool.name, pool.members.len()))
+        let pool = self.pool(&anywhere, now, None).ok()?;
+        Some((pool.name, pool.members.iter().map(|member| member.number).collect()))
     }
 
     /// The instances that are chosen from: the service's own, else those that it falls back to. Without

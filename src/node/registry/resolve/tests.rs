@@ -140,7 +140,7 @@ fn who_has_tried_the_callers_zone_gets_others_and_then_other_services_only_when_
     assert_eq!(except(&[100, 101, 102]), Err(Reason::NoInstance));
     let zone = "x".to_owned();
     let wanted = Wanted { service: "s".into(), zone, healthy_only: true, ..Wanted::default() };
-    let all = Some(("s".to_owned(), 3));
+    let all = Some(("s".to_owned(), vec![100, 101, 102]));
     assert_eq!(registry.takers(&wanted, UnixMs(100_000)), all, "a zone that is full is no bound");
     // Nobody answers at home: the next zone, and back at once.
     let health = |critical: &[&str]| {
@@ -355,7 +355,7 @@ fn who_delivers_takes_only_those_that_answer_and_not_the_same_twice() {
     let except = |w: &mut Wanted| (w.healthy_only, w.except) = (true, vec![0]);
     assert_eq!(resolve(&registry, except), Err(Reason::NoInstance));
     let mut wanted = Wanted { service: "s".into(), healthy_only: true, ..Wanted::default() };
-    assert_eq!(registry.takers(&wanted, UnixMs(0)), Some(("s".to_owned(), 1)));
+    assert_eq!(registry.takers(&wanted, UnixMs(0)), Some(("s".to_owned(), vec![0])));
     wanted.protocol = "http".into();
     assert_eq!(registry.takers(&wanted, UnixMs(0)), None);
 }

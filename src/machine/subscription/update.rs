@@ -47,7 +47,7 @@ pub(crate) fn apply<K: Kv>(
     let before = record.config.clone();
     let routed = before.target.is_some();
     record.config = patch.onto(&before);
-    if let Err(rejection) = record.config.check() {
+    if let Err(rejection) = record.config.check_change(&before) {
         return Ok(Outcome::Rejected(rejection));
     }
     record.updated_at_ms = machine.now().get();

@@ -213,11 +213,23 @@ impl SubscriptionConfig {
     /// `INVALID_CONFIG`, naming the setting; `INVALID_PATTERN`; `INVALID_FILTER`; `INVALID_NAME` of a
     /// target.
     pub fn check(&self) -> Result<(), Rejection> {
+        self.check_but(&[])
+    }
+
+    /// The same after a change: reasons that the settings had before may stay, whatever they are.
+    ///
+    /// # Errors
+    /// Those of [`Self::check`].
+    pub fn check_change(&self, before: &Self) -> Result<(), Rejection> {
+        self.check_but(&before.retry.non_retryable_reasons)
+    }
+
+    fn check_but(&self, reasons_before: &[String]) -> Result<(), Rejection> {
         TopicPattern::parse(&self.pattern)?;
         if let Some(filter) = &self.filter {
             filter.compile()?;
         }
-        self.retry.check()?;
+        self.retry.check(reasons_before)?;
         self.dead_letters.check()?;
         within("lease_ms", self.lease_ms, *LEASE_MS.start(), *LEASE_MS.end())?;
         let in_flight_max = u64::from(IN_FLIGHT_MAX);
@@ -246,7 +258,7 @@ impl SubscriptionConfig {
 }
 
 impl RetryPolicy {
-    fn check(&self) -> Result<(), Rejection> {
+    fn check(&self, reasons_before: &[String]) -> Result<(), Rejection> {
         known("retry.strategy", RetryStrategy::try_from(self.strategy).is_ok())?;
         within("retry.max_ms", self.max_ms, 1, RETRY_DELAY_MS_MAX)?;
         within("retry.initial_ms", self.initial_ms, 1, self.max_ms)?;
@@ -264,7 +276,7 @@ impl RetryPolicy {
         within("non_retryable_reasons", reasons, 0, NON_RETRYABLE_REASONS_MAX as u64)?;
         for reason in &self.non_retryable_reasons {
             within("non_retryable_reasons", reason.len() as u64, 1, NACK_REASON_BYTES_MAX as u64)?;
-            if !is_reason(reason) {
+            if !is_reason(reason) && !reasons_before.contains(reason) {
                 let why = format!("{reason:?} is not UPPER_SNAKE, so no failure has it");
                 return Err(refuse("non_retryable_reasons", &why));
             }
@@ -309,6 +321,17 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.retry.non_retryable_reasons = vec!["BAD_INPUT_4".into()];
         assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn reasons_from_before_hold_up_no_change() {
+        let mut before = SubscriptionConfig::defaults("a");
+        before.retry.non_retryable_reasons = vec!["bad-input".into()];
+        let mut after = SubscriptionConfig { slack_ms: 7, ..before.clone() };
+        assert_eq!(after.check_change(&before), Ok(()));
+        after.retry.non_retryable_reasons.push("worse-input".into());
+        assert_eq!(after.check_change(&before).unwrap_err().reason, Reason::InvalidConfig);
+        assert_eq!(before.check().unwrap_err().reason, Reason::InvalidConfig);
     }
 
     #[test]

@@ -346,7 +346,8 @@ fn chosen(
     let (mut numbers, mut bytes) = (Vec::new(), 0);
     let mut take = |number: DeadNumber, letter: DeadLetter| {
         numbers.push(number.get());
-        bytes += letter.event.len();
+        // A redrive writes its story anew.
+        bytes += letter.encoded_len();
         numbers.len() < limit && bytes < DEAD_LETTERS_MOVED_BYTES
     };
     if choice.numbers.is_empty() {

@@ -3,6 +3,7 @@ use prost::Message as _;
 use super::*;
 use crate::machine::kv::{Table, Write};
 use crate::machine::mem::MemKv;
+use crate::model::delivery::Attempt;
 use crate::model::event::EventView;
 use crate::proto::v1::Event;
 
@@ -10,7 +11,7 @@ const ID: SubscriptionId = SubscriptionId(1);
 
 /// Dead letters 1 to 6 and one of another subscription: even ones were rejected and have key
 /// `k`, all of type `t` and died at their number.
-fn kv(data_len: usize) -> MemKv {
+fn kv(data_len: usize, detail_len: usize) -> MemKv {
     let mut kv = MemKv::default();
     let letter = |id: SubscriptionId, number: u64| {
         let event = Event {
@@ -27,7 +28,9 @@ fn kv(data_len: usize) -> MemKv {
             0 => DeadReason::Rejected,
             _ => DeadReason::MaxAttempts,
         };
+        let attempt = Attempt { detail: "x".repeat(detail_len), ..Attempt::default() };
         let letter = DeadLetter {
+            attempts: vec![attempt],
             topic: "orders".to_owned(),
             event: event.into(),
             reason: reason as i32,
@@ -44,7 +47,7 @@ fn kv(data_len: usize) -> MemKv {
 }
 
 fn numbers(choice: &DeadLetterChoice) -> (Vec<u64>, Option<DeadNumber>) {
-    chosen(&kv(10), ID, choice).unwrap()
+    chosen(&kv(10, 0), ID, choice).unwrap()
 }
 
 fn filtered(change: impl FnOnce(&mut DeadLetterFilter)) -> Vec<u64> {
@@ -89,11 +92,13 @@ fn steps_lead_to_the_end() {
 
 #[test]
 fn a_step_is_bounded_in_bytes() {
-    let kv = kv(DEAD_LETTERS_MOVED_BYTES / 2);
-    for numbers in [vec![], vec![1, 2, 3, 4]] {
-        let choice = DeadLetterChoice { numbers, ..DeadLetterChoice::default() };
-        let (chosen, next) = chosen(&kv, ID, &choice).unwrap();
-        assert_eq!((chosen, next), (vec![1, 2], Some(DeadNumber(2))));
+    let half = DEAD_LETTERS_MOVED_BYTES / 2;
+    for kv in [kv(half, 0), kv(0, half)] {
+        for numbers in [vec![], vec![1, 2, 3, 4]] {
+            let choice = DeadLetterChoice { numbers, ..DeadLetterChoice::default() };
+            let (chosen, next) = chosen(&kv, ID, &choice).unwrap();
+            assert_eq!((chosen, next), (vec![1, 2], Some(DeadNumber(2))));
+        }
     }
 }
 

@@ -296,7 +296,7 @@ impl Plan {
     ) -> Result<(), Fault> {
         fail::unwait(machine, work, (topic, offset), &story);
         fail::forget(machine, work, topic, offset)?;
-        self.dead += 1;
+        (self.dead, work.wakes) = (self.dead + 1, true);
         bury(machine, work, (topic, offset), story, DeadReason::Expired)
     }
 
@@ -339,6 +339,8 @@ impl Plan {
         }
         if !ended.is_empty() {
             work.done(machine, topic, &ended)?;
+            // The next of their keys may go.
+            work.wakes = true;
         }
         *fresh = fresh.minus(&ended).minus(&delayed);
         Ok(dated)

@@ -290,6 +290,7 @@ fn expire_waiting<K: Kv>(
         }
         fail::unwait(machine, work, (topic, offset), &story);
         fail::forget(machine, work, topic, offset)?;
+        work.wakes = true;
         bury(machine, work, (topic, offset), story, DeadReason::Expired)?;
         return Ok(false);
     }

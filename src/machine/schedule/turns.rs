@@ -13,6 +13,9 @@ use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::model::ids::{Offset, TopicId};
 
+/// Events before one that are looked at even when the search has no rows left.
+const STEPS_MIN: usize = 64;
+
 /// What one search found out.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -52,7 +55,9 @@ impl<K: Kv> Search<'_, K> {
             if view.is_done(kv, before)? {
                 break true;
             }
-            if !self.is_void(topic, before)? {
+            // The streams that come to those further ahead go on.
+            let tired = self.rows == 0 && between.len() >= STEPS_MIN;
+            if tired || !self.is_void(topic, before)? {
                 break false;
             }
             between.push(before);
@@ -63,7 +68,7 @@ impl<K: Kv> Search<'_, K> {
             self.turns.known.extend(all);
         }
         if in_turn {
-            for before in between {
+            for before in between.into_iter().rev() {
                 self.skip(topic, before)?;
             }
         }

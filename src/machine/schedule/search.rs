@@ -129,8 +129,7 @@ impl<'k, K: Kv> Search<'k, K> {
     /// Whether a failed event may go.
     pub(super) fn may_retry(&mut self, topic: TopicId, offset: Offset) -> Result<Retry, Fault> {
         if !self.topics.contains_key(&topic) {
-            // Its topic is not part of this search.
-            self.partial = true;
+            // The search that has its topic comes to it.
             return Ok(Retry::No);
         }
         let (kv, id) = (self.kv, self.record.subscription_id());

@@ -106,14 +106,20 @@ impl Cursor {
         }
     }
 
-    /// Goes back to where a search began whose finds nobody takes. What it learned of fairness keys
-    /// holds all the same.
-    pub fn go_back(&mut self, places: Self) {
+    /// Goes back to where a search began whose finds are not all taken. What it learned of fairness
+    /// keys holds all the same. Where some were taken, whose turn it is goes on: else the first
+    /// fairness key, and the first topics, would have their shares anew each time.
+    pub fn go_back(&mut self, places: Self, some_taken: bool) {
         let now = std::mem::replace(self, places);
         if let Some((id, revision)) = now.about {
             self.turn_to(id, revision, now.came_back);
         }
         self.flows = now.flows;
+        if some_taken {
+            (self.flow_after, self.deficits) = (now.flow_after, now.deficits);
+            (self.topics_after, self.round) = (now.topics_after, now.round);
+            self.look_again();
+        }
     }
 
     pub(super) fn begin(&self, stream: &StreamId) -> Option<&[u8]> {

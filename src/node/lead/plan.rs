@@ -154,7 +154,8 @@ pub(super) fn look(
     }
     if !picks.is_empty() {
         // What was found and is not asked for now has to be found again.
-        memory.cursor.go_back(places);
+        let some_taken = shares.iter().any(|share| !share.picks.is_empty());
+        memory.cursor.go_back(places, some_taken);
     }
     let more = found.more || !picks.is_empty();
     Ok(Look::Plan(Box::new(Plan {

@@ -228,6 +228,42 @@ async fn a_pull_keeps_to_its_bytes_but_gives_one_event_at_least() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pulls_that_bytes_bound_serve_every_fairness_key() {
+    let hub = Hub::start(|config| {
+        (config.max_in_flight, config.max_in_flight_per_consumer) = (1000, 1000);
+    })
+    .await;
+    for key in ["f1", "f2"] {
+        let event = v1::Event {
+            id: "1".to_owned(),
+            source: "/test".to_owned(),
+            r#type: "t".to_owned(),
+            fairness_key: key.to_owned(),
+            data: vec![b'x'; 1000].into(),
+            ..v1::Event::default()
+        };
+        let events = vec![event.encode_to_vec().into(); 200];
+        let request =
+            PublishRequest { topic: "orders".to_owned(), events, ..PublishRequest::default() };
+        let publish = validate::publish(request, hub.node.now()).unwrap();
+        hub.node.publish("default", publish).await.unwrap();
+    }
+    let mut counts = [0, 0];
+    for _ in 0..6 {
+        for delivery in hub.pull(PullRequest { max_bytes: 27_000, ..now("a", 100) }).await.unwrap()
+        {
+            for batch in &delivery.batches {
+                for event in event_run::iter(batch.view().unwrap().run) {
+                    let event = v1::Event::decode(event.unwrap()).unwrap();
+                    counts[usize::from(event.fairness_key == "f2")] += 1;
+                }
+            }
+        }
+    }
+    assert!(counts.iter().all(|count| *count >= 30), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_in_flight_are_bounded_and_room_is_noticed() {
     let hub = Hub::start(|config| config.max_in_flight_per_consumer = 2).await;
     hub.publish(0..5).await;

@@ -10,6 +10,7 @@ mod model;
 mod policies;
 pub(super) mod random;
 mod rounds;
+mod searches;
 mod targets;
 mod ticking;
 mod world;

@@ -2,11 +2,14 @@
 
 use super::cases::{Hub, plain};
 use super::random::{TestEvent, Timestamp, create_topic, publish_of};
+use crate::machine::kv::Table;
 use crate::machine::schedule::candidates::{Candidates, candidates};
 use crate::machine::schedule::cursor::Cursor;
-use crate::model::command::Kind;
+use crate::model::command::delivery::{Action, Nack, SettleItem};
+use crate::model::command::{Kind, Lease, Settle, Tick};
 use crate::model::ids::UnixMs;
 use crate::model::limits::CANDIDATE_TOPICS_MAX;
+use crate::model::outcome::Outcome;
 use crate::model::subscription::SubscriptionConfig;
 
 /// Topics for three searches.
@@ -86,8 +89,59 @@ fn what_was_found_and_not_taken_is_found_again_in_the_same_round() {
     assert!(search(&hub, &mut cursor).picks.is_empty());
     let places = cursor.places();
     assert_eq!(search(&hub, &mut cursor).picks.len(), 1);
-    cursor.go_back(places);
+    cursor.go_back(places, false);
     assert!(cursor.is_in_round());
     let (searches, topics, _) = round(&hub, &mut cursor);
     assert_eq!((searches, topics), (2, vec!["r070".to_owned()]));
+}
+
+#[test]
+fn what_is_left_over_is_found_in_the_next_round_where_others_were_taken() {
+    let (mut hub, mut cursor) = (hub(), Cursor::default());
+    for topic in ["r005", "r070"] {
+        hub.apply(Kind::Publish(publish_of(topic, &plain(1))));
+    }
+    let places = cursor.places();
+    assert_eq!(search(&hub, &mut cursor).picks.len(), 1);
+    cursor.go_back(places, true);
+    let (searches, topics, last) = round(&hub, &mut cursor);
+    assert_eq!((searches, topics, last.more), (2, vec!["r070".to_owned()], true));
+    let (searches, topics, last) = round(&hub, &mut cursor);
+    assert_eq!((searches, topics.len(), last.more), (3, 2, false));
+}
+
+#[test]
+fn failed_events_of_topics_that_other_searches_see_leave_a_round_whole() {
+    let mut hub = hub();
+    for topic in ["r005", "r070"] {
+        hub.apply(Kind::Publish(publish_of(topic, &plain(1))));
+    }
+    let mut cursor = Cursor::default();
+    for _ in 0..3 {
+        let found = search(&hub, &mut cursor);
+        let (subscription, consumer) = ("s".to_owned(), "c".to_owned());
+        let lease = Lease {
+            subscription: subscription.clone(),
+            revision: found.revision,
+            term: hub.term,
+            consumer: consumer.clone(),
+            picks: found.picks,
+            ..Lease::default()
+        };
+        let Outcome::Leased(leased) = hub.apply(Kind::Lease(lease)) else { panic!("not leased") };
+        let nack = Nack { retry_after_ms: Some(0), ..Nack::default() };
+        let items = leased.grants.iter().map(|grant| SettleItem {
+            lease_id: grant.lease_id.get(),
+            term: hub.term,
+            topic_id: grant.topic_id.get(),
+            ranges: Vec::new(),
+            action: Some(Action::Nack(nack.clone())),
+        });
+        let items = items.collect();
+        hub.apply(Kind::Settle(Settle { subscription, consumer, items }));
+    }
+    hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.kv.rows(Table::Ready), 2);
+    let (_, topics, last) = round(&hub, &mut Cursor::default());
+    assert_eq!((topics, last.more), (vec!["r005".to_owned(), "r070".to_owned()], false));
 }

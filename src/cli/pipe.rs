@@ -15,6 +15,7 @@ use super::{Done, Failure};
 use crate::client::{Client, recorded_events};
 use crate::model::limits::{CALL_BYTES_MAX, NACK_DETAIL_BYTES_MAX};
 use crate::model::rejection::{Exit, Reason, Rejection};
+use crate::proto::status::from_call_error;
 use crate::proto::v1::settlement::Action;
 use crate::proto::v1::{
     Ack, Event, EventBatch, LeasedEvents, Nack, OffsetRange, PullRequest, RecordedEvent, Reject,
@@ -25,6 +26,11 @@ use crate::proto::v1::{
 const LOOK: Duration = Duration::from_secs(5);
 /// Why an event failed whose command did.
 const FAILED: &str = "COMMAND_FAILED";
+
+/// What is said of events that somebody else gets, or will.
+const LEASE_ENDED: &str = "the lease ended before the work did, the events come again";
+/// What is said of an event whose result is refused, and which is no dead letter.
+const AGAIN: &str = "comes again, it was refused";
 
 /// Arguments of `mhub tx pipe`.
 #[derive(Clone, Debug, clap::Args)]
@@ -212,9 +218,7 @@ impl Pipe<'_> {
                     if refused.reason != Reason::OutcomeUnknown {
                         ended -= pairs.len() as u64;
                     }
-                    complain(&format!(
-                        "the lease ended before the work did, the events come again: {refused}"
-                    ));
+                    complain(&format!("{LEASE_ENDED}: {refused}"));
                 }
                 Err(refused) if is_of_an_event(&refused) => match pairs {
                     [(input, _)] => ended -= self.give_up(lease, input, &refused).await?,
@@ -259,22 +263,31 @@ impl Pipe<'_> {
         refused: &Rejection,
     ) -> Result<u64, Failure> {
         let (action, what) = last_word(refused);
-        let again = u64::from(matches!(action, Action::Nack(_)));
+        let ends = matches!(action, Action::Reject(_));
+        let noted = self.tell(self.settle(lease, [input].into_iter(), action)).await?;
+        let what = if noted { what } else { AGAIN };
         let RecordedEvent { topic, offset, .. } = input;
         complain(&format!("event {offset} of topic {topic} {what}: {refused}"));
-        self.tell(self.settle(lease, [input].into_iter(), action)).await?;
-        Ok(again)
+        Ok(u64::from(!(ends && noted)))
     }
 
-    /// Settles what is not acknowledged. Events come again if that is lost, at the latest once the lease is over.
-    async fn tell(&self, settles: SettleRequest) -> Result<(), Failure> {
-        match self.client.settle(settles).await {
+    /// Settles what is not acknowledged; whether the hub took note of it, as far as is known. Events come again if
+    /// that is lost, at the latest once the lease is over.
+    async fn tell(&self, settles: SettleRequest) -> Result<bool, Failure> {
+        let settled = match self.client.settle(settles).await {
+            Ok(settled) => settled,
             Err(lost) if is_lost(&lost) => {
                 complain(&format!("it is not known whether failures were noted: {lost}"));
+                return Ok(lost.reason == Reason::OutcomeUnknown);
             }
-            settled => drop(settled?),
-        }
-        Ok(())
+            Err(refused) => return Err(refused.into()),
+        };
+        let Some(refused) = settled.results.into_iter().find_map(|result| result.refused) else {
+            return Ok(true);
+        };
+        let refused = from_call_error(refused);
+        complain(&format!("{LEASE_ENDED}: {refused}"));
+        Ok(false)
     }
 
     fn settle<'e>(
@@ -363,10 +376,7 @@ fn last_word(refused: &Rejection) -> (Action, &'static str) {
         | Reason::SchemaViolated => {
             (Action::Reject(Reject { reason, detail }), "is a dead letter now")
         }
-        _ => (
-            Action::Nack(Nack { reason, detail, ..Nack::default() }),
-            "comes again, it was refused",
-        ),
+        _ => (Action::Nack(Nack { reason, detail, ..Nack::default() }), AGAIN),
     }
 }
 

@@ -180,6 +180,24 @@ fn a_pipe_counts_what_it_handed_on_not_what_it_lost() {
 }
 
 #[test]
+fn a_result_that_is_refused_once_the_lease_is_over_is_no_dead_letter() {
+    let cluster = shop(1, 1, &["lease=1s", "retry.initial=100ms"]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    // The first try outlasts its lease, and makes more than a call takes.
+    let dir = tempfile::tempdir().unwrap();
+    let tried = dir.path().join("tried");
+    let large = "sleep 2; head -c 2000000 /dev/zero";
+    let command = format!("test -e {0} && exec cat; touch {0}; {large}", tried.display());
+    let pipe = ["tx", "pipe", "s", "--into", "out", "--batch", "1", "--run", &command];
+    let piped = cluster.admin(&[&pipe[..], &["--limit", "1", "-o", "jsonl"]].concat());
+    let told = piped.succeeds().stderr();
+    assert!(told.contains("comes again, it was refused: "), "{told}");
+    assert!(!told.contains("dead letter"), "{told}");
+    assert_eq!(piped.stdout().lines().count(), 1, "{}", piped.all());
+    assert_eq!((counter(&cluster, "acked"), counter(&cluster, "expired")), (1, 1));
+}
+
+#[test]
 fn the_command_line_pipes_each_event_once_and_what_fails_comes_again() {
     let cluster = Cluster::start(1, &[]);
     for topic in ["orders", "out"] {

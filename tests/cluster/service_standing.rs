@@ -121,3 +121,24 @@ async fn a_brake_is_told_when_it_is_pulled_and_when_it_is_let_go() {
     assert_eq!(told(&cluster, "brake_engaged", "many"), 1, "{}", feed(&cluster));
     cluster.verify();
 }
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_falls_silent_is_given_up_however_long_it_takes_to_look_how_services_stand() {
+    let mut cluster = Cluster::start(3, &[]);
+    for node in &mut cluster.nodes {
+        node.kill();
+        node.set("FAILPOINTS", "registry::standings=sleep(2500)");
+        node.start();
+    }
+    cluster.await_serving();
+    let client = client(&cluster);
+    register(&client, "shop", &["i"], 1000).await;
+    let is_down = || {
+        // So that there is something to look at all the time.
+        cluster.admin(&["service", "register", "other"]).succeeds();
+        told(&cluster, "down", "shop") == 1
+    };
+    assert!(poll(SOON, is_down));
+    cluster.verify();
+}

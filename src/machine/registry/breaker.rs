@@ -6,6 +6,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::changes::{change_instance, ejects, put_service, turn};
+use super::query;
 use super::records::{
     InstanceRecord, ServiceRecord, instance, instance_not_found, service, service_not_found,
 };
@@ -113,21 +114,48 @@ fn open_ms(policy: &BreakerPolicy, opened: u32, number: u64, now: UnixMs) -> u64
     plain + xxh3_64(&dice) % (plain / 5 + 1)
 }
 
-/// Makes an open breaker half-open when its time is over.
-pub(super) fn due(breaker: &mut BreakerStatus, now: UnixMs) {
-    if breaker.state() == BreakerState::Open && breaker.until_ms <= now.get() {
-        breaker.state = BreakerState::HalfOpen as i32;
-        breaker.since_ms = now.get();
-        breaker.until_ms = 0;
+/// Makes an open breaker half-open when its time is over; closes it where calls are not counted any more.
+pub(super) fn due(breaker: &mut BreakerStatus, policy: &BreakerPolicy, now: UnixMs) {
+    if breaker.state() != BreakerState::Open || breaker.until_ms > now.get() {
+        return;
     }
+    if policy.disabled {
+        close(breaker, now);
+        return;
+    }
+    breaker.state = BreakerState::HalfOpen as i32;
+    breaker.since_ms = now.get();
+    breaker.until_ms = 0;
+}
+
+/// Closes a breaker that nobody forced; whether it was not closed.
+pub(super) fn close(breaker: &mut BreakerStatus, now: UnixMs) -> bool {
+    if !matches!(breaker.state(), BreakerState::Open | BreakerState::HalfOpen) {
+        return false;
+    }
+    *breaker = BreakerStatus { since_ms: now.get(), ..BreakerStatus::default() };
+    true
+}
+
+/// Closes the breakers of a service's instances that nobody forced.
+pub(super) fn close_all<K: Kv>(machine: &mut Machine<'_, K>, service: &str) -> Result<(), Fault> {
+    let now = machine.now();
+    for before in query::instances(machine.overlay(), service)? {
+        let mut after = before.clone();
+        if close(&mut after.breaker, now) {
+            change_instance(machine, Some(&before), Some(after))?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn due_of_service<K: Kv>(machine: &mut Machine<'_, K>, name: &str) -> Result<(), Fault> {
     let Some(mut record) = service(machine.overlay(), name)? else { return Ok(()) };
-    let before = record.breaker.clone();
-    due(&mut record.breaker, machine.now());
+    let (before, was_available) = (record.breaker.clone(), record.is_available());
+    due(&mut record.breaker, &record.config.breaker, machine.now());
     if record.breaker != before {
         machine.report(name, Report::ServiceBreaker(record.breaker.state()));
+        turn(machine, name, was_available, &mut record);
         put_service(machine, name, &mut record, false);
     }
     Ok(())

@@ -171,7 +171,7 @@ pub(crate) fn due<K: Kv>(machine: &mut Machine<'_, K>, of: u64) -> Result<(), Fa
         timers::set(machine, at, Due::Registry(of));
     }
     let mut after = judge(machine, Some(&before), before.clone(), "it was steady long enough");
-    breaker::due(&mut after.breaker, now);
+    breaker::due(&mut after.breaker, &known.config.breaker, now);
     if after != before {
         change_instance(machine, Some(&before), Some(after))?;
     }

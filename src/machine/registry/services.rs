@@ -1,8 +1,8 @@
 //! Registering and deleting services.
 
-use super::changes::{self, put_service, remove_service};
+use super::changes::{self, put_service, remove_service, turn};
 use super::records::{NumberRecord, ServiceRecord, service, service_not_found};
-use super::{graph, health};
+use super::{breaker, graph, health};
 use crate::machine::apply::Machine;
 use crate::machine::kv::Kv;
 use crate::machine::lifecycle::Report;
@@ -29,6 +29,8 @@ pub(crate) fn put<K: Kv>(
     }
     let checked = known.as_ref().is_some_and(|record| record.config.health.is_checked());
     let is_over = checked && !config.health.is_checked();
+    let was_off = known.as_ref().is_some_and(|record| record.config.breaker.disabled);
+    let turned_off = known.is_some() && !was_off && config.breaker.disabled;
     let mut record = match known {
         Some(record) => {
             if record.config.health.deregister_after_ms != config.health.deregister_after_ms {
@@ -41,9 +43,20 @@ pub(crate) fn put<K: Kv>(
         }
         None => new(machine, &name, config),
     };
+    let (was_available, now) = (record.is_available(), machine.now());
+    if turned_off && breaker::close(&mut record.breaker, now) {
+        machine.report(&name, Report::ServiceBreaker(record.breaker.state()));
+        turn(machine, &name, was_available, &mut record);
+    }
     put_service(machine, &name, &mut record, true);
     if is_over {
         health::unchecked(machine, &name)?;
+    }
+    if turned_off {
+        // Nobody would count the calls that close them.
+        breaker::close_all(machine, &name)?;
+    }
+    if is_over || turned_off {
         record = service(machine.overlay(), &name)?.unwrap_or(record);
     }
     let outcome = Outcome::Service(Box::new(record.info(&name)));

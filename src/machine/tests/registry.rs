@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::random::Dice;
-use super::registry_random::{SERVICES, breaker_state, config, name, spec};
+use super::registry_random::{SERVICES, after_open, breaker_state, config, name, spec};
 use super::registry_view::check_watch;
 use super::{apply, first_seed, sequences};
 use crate::machine::mem::MemKv;
@@ -101,6 +101,16 @@ impl World {
         of.filter(|(_, i)| shut(i.breaker)).count() as u64
     }
 
+    /// Those that nobody forced.
+    fn close_breakers(&mut self, service: &str) {
+        let tripped = |b| matches!(b, BreakerState::Open | BreakerState::HalfOpen);
+        self.breakers.retain(|name, b| name != service || !tripped(*b));
+        let of = self.instances.iter_mut().filter(|((s, _), k)| s == service && tripped(k.breaker));
+        for (_, known) in of {
+            (known.breaker, known.opened) = (BreakerState::Closed, 0);
+        }
+    }
+
     fn count(&self, service: &str) -> u64 {
         self.instances.keys().filter(|(s, _)| s == service).count() as u64
     }
@@ -162,13 +172,13 @@ fn put(dice: &mut Dice, world: &mut World) -> Said {
         Some(Reason::DependencyCycle)
     } else {
         let was_checked = world.is_checked(&name);
-        world.services.insert(name.clone(), config.clone());
+        let before = world.services.insert(name.clone(), config.clone());
+        if before.is_some_and(|c| !c.breaker.disabled) && config.breaker.disabled {
+            world.close_breakers(&name);
+        }
         if was_checked && !world.is_checked(&name) {
             let now = world.now;
-            let of = world
-                .instances
-                .iter_mut()
-                .filter(|((service, _), k)| *service == name && k.failing);
+            let of = world.instances.iter_mut().filter(|((s, _), k)| *s == name && k.failing);
             for (_, known) in of {
                 known.failing = false;
                 known.judge(now);
@@ -377,14 +387,15 @@ fn tick(world: &mut World, kv: &MemKv) {
             let records = query::instances(kv, service).unwrap();
             let record = records.iter().find(|record| record.spec.id == *id).unwrap();
             if record.breaker.until_ms <= now {
-                known.breaker = BreakerState::HalfOpen;
+                known.breaker = after_open(&services[service]);
+                known.opened *= u64::from(known.breaker == BreakerState::HalfOpen);
             }
         }
     }
     for (service, breaker) in &mut world.breakers {
         let (record, _) = query::service(kv, service).unwrap().unwrap();
         if *breaker == BreakerState::Open && record.breaker.until_ms <= now {
-            *breaker = BreakerState::HalfOpen;
+            *breaker = after_open(&services[service]);
         }
     }
 }

@@ -193,6 +193,58 @@ fn a_service_whose_breakers_let_nothing_through_is_down_until_one_closes() {
 }
 
 #[test]
+fn breakers_that_are_disabled_close_unless_somebody_forced_them() {
+    let switch = |hub: &mut Hub, disabled| {
+        let mut config = hub.service("shop").config;
+        config.breaker.disabled = disabled;
+        let put = PutService { name: "shop".to_owned(), config, ..PutService::default() };
+        let outcome = hub.apply(Kind::PutService(put));
+        let Outcome::Service(info) = outcome else { panic!("{outcome:?}") };
+        let record = hub.service("shop");
+        assert_eq!(*info, record.info("shop"));
+        (record.down_since_ms, record.recovered_at_ms)
+    };
+    for (about, kind) in [("", "service"), ("i", "instance")] {
+        let mut hub = Hub::default();
+        hub.put("web", &["shop"], &[]);
+        hub.put("shop", &[], &[]);
+        hub.register("web", "i");
+        hub.register("shop", "i");
+        hub.lead();
+        let name = if about.is_empty() { "shop" } else { "shop/i" };
+        for (at, state) in [(5000, BreakerState::Open), (7000, BreakerState::HalfOpen)] {
+            hub.now = at;
+            hub.breaker("shop", about, state);
+            assert!(!hub.tree("web").is_ready());
+            hub.told();
+            assert_eq!(switch(&mut hub, true), (0, at), "{kind} {state:?}");
+            let mut told = hub.told();
+            told.sort();
+            let closed = format!("{kind}.breaker_closed {name}");
+            let mut wanted = ["service.changed shop", closed.as_str(), "service.recovered shop"];
+            wanted.sort_unstable();
+            assert_eq!(told, wanted);
+            assert!(hub.tree("web").is_ready());
+            switch(&mut hub, false);
+        }
+        // It was to be opened before, and is only now: it closes when its time is over.
+        switch(&mut hub, true);
+        hub.breaker("shop", about, BreakerState::Open);
+        assert_eq!(hub.service("shop").down_since_ms, 7000);
+        hub.told();
+        hub.tick_at(100_000);
+        let wanted = [format!("{kind}.breaker_closed {name}"), "service.recovered shop".to_owned()];
+        assert_eq!(hub.told(), wanted);
+        let record = hub.service("shop");
+        assert_eq!((record.down_since_ms, record.recovered_at_ms), (0, 100_000));
+        // What is forced stays.
+        switch(&mut hub, false);
+        hub.breaker("shop", about, BreakerState::ForcedOpen);
+        assert_eq!(switch(&mut hub, true), (100_000, 100_000));
+    }
+}
+
+#[test]
 fn who_requires_what_is_shut_off_names_it_and_may_call_once_it_is_tried() {
     let mut hub = Hub::default();
     hub.put("web", &["shop"], &[]);

@@ -20,6 +20,7 @@ pub(super) fn config(dice: &mut Dice) -> ServiceConfig {
     }
     config.health.deregister_after_ms = dice.below(3) * 20_000;
     config.breaker.ejected_percent = 50;
+    config.breaker.disabled = dice.below(3) == 0;
     if dice.below(2) == 0 {
         config.health.check.kind = CheckKind::Tcp as i32;
     }
@@ -46,4 +47,9 @@ pub(super) fn spec(dice: &mut Dice, restless: bool) -> InstanceSpec {
 
 pub(super) fn breaker_state(dice: &mut Dice) -> BreakerState {
     BreakerState::try_from(dice.below(5) as i32).unwrap()
+}
+
+/// Where a breaker goes that was open for long enough.
+pub(super) fn after_open(config: &ServiceConfig) -> BreakerState {
+    if config.breaker.disabled { BreakerState::Closed } else { BreakerState::HalfOpen }
 }

@@ -9,6 +9,7 @@ mod renewals;
 mod reports;
 mod resolve;
 mod samples;
+mod standings;
 mod upkeep;
 mod view;
 mod watch;
@@ -111,6 +112,7 @@ impl Registry {
 /// Starts what runs for as long as the node does.
 pub(super) fn start(node: &Arc<Node>) {
     upkeep::start(node);
+    standings::start(node);
     reports::start(node);
     checks::start(node);
 }

@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::Registry;
-use super::renewals::Brake;
+use super::renewals::{Brake, Silent};
 use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::records::ServiceRecord;
-use crate::machine::registry::standing;
 use crate::model::command::{HealthChange, Kind, Notice, NoticeKind, SetHealth};
-use crate::model::ids::{Term, UnixMs};
-use crate::model::limits::{
-    HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS, STANDINGS_LOOK_MS, STANDINGS_TOLD_MAX,
-};
+use crate::model::ids::Term;
+use crate::model::limits::{HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS, STANDINGS_TOLD_MAX};
 use crate::node::Node;
 use crate::raft::hints::Interest;
 use crate::runtime::{clock, tasks};
@@ -31,7 +28,6 @@ pub(super) fn start(node: &Arc<Node>) {
     tasks::spawn("registry", async move {
         let mut looks = tokio::time::interval(Duration::from_millis(RENEWALS_LOOK_MS));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut standings = Standings::default();
         loop {
             let Some(node) = Weak::upgrade(&weak) else { return };
             node.catch_up().await;
@@ -41,9 +37,6 @@ pub(super) fn start(node: &Arc<Node>) {
             }
             if term.is_some() {
                 node.give_up_silent().await;
-                standings.look(&node).await;
-            } else {
-                standings = Standings::default();
             }
             node.tell_calls().await;
             drop(node);
@@ -111,7 +104,7 @@ impl Node {
 
     /// Proposes to give those up who fell silent, and says when it does not.
     async fn give_up_silent(&self) {
-        let found = self.registry.renewals().look(clock::now());
+        let (found, brakes) = self.registry.look(clock::now());
         for (service, brake) in found.braked {
             tracing::warn!(%service, silent = brake.silent, instances = brake.instances,
                 "too many instances fell silent at once: none is given up for now");
@@ -122,16 +115,12 @@ impl Node {
         let told =
             found.changes.chunks(HEALTH_CHANGES_MAX).map(|some| self.tell_health(some.to_vec()));
         join_all(told).await;
-        self.tell_brakes().await;
-    }
-
-    /// Tells the state which brakes were pulled and let go. What cannot be told is told again.
-    async fn tell_brakes(&self) {
-        let news = self.registry.renewals().brake_news(clock::now());
-        let some = news.into_iter().take(STANDINGS_TOLD_MAX);
+        // What cannot be told is told again.
+        let some = brakes.into_iter().take(STANDINGS_TOLD_MAX);
         join_all(some.map(|(service, brake)| self.tell_brake(service, brake))).await;
     }
 
+    /// Tells the state that a brake was pulled or let go.
     async fn tell_brake(&self, service: String, brake: Option<Brake>) {
         let (kind, value) = match brake {
             Some(brake) => (NoticeKind::BrakeEngaged, brake.silent as u64),
@@ -155,6 +144,14 @@ impl Node {
 }
 
 impl Registry {
+    /// Who fell silent, and which brakes the state does not know of or knows of in vain: both as of one instant.
+    fn look(&self, now: Instant) -> (Silent, Vec<(String, Option<Brake>)>) {
+        let mut renewals = self.renewals();
+        let found = renewals.look(now);
+        let brakes = renewals.brake_news(now);
+        (found, brakes)
+    }
+
     /// What a change that is not taken in yet means for who renews and who is called.
     fn heed(&self, change: &ChangeRecord, now: Instant) {
         let known = self.view.service(&change.service);
@@ -199,6 +196,9 @@ impl Registry {
 
     /// The same of a service itself.
     fn heed_service(&self, name: &str, after: Option<&ServiceRecord>, now: Instant) {
+        if after.is_some_and(|after| after.braked_at_ms > 0) {
+            self.renewals().braked(name, now);
+        }
         let Some(known) = self.view.service(name) else { return };
         let (Some(before), Some(after)) = (&known.service, after) else { return };
         if after.breaker.state != before.breaker.state {
@@ -222,42 +222,6 @@ impl Registry {
             for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
                 renewals.track(record, Duration::from_millis(after_ms), now);
             }
-        }
-    }
-}
-
-/// What the leader looked at of how services stand.
-#[derive(Default)]
-struct Standings {
-    /// The revision that was looked at, without anything being left to tell.
-    revision: Option<u64>,
-    /// When time alone changes something.
-    next: Option<UnixMs>,
-    looked_at: Option<Instant>,
-}
-
-impl Standings {
-    /// Tells the state who became ready or ceased to be, and who is called in whose place.
-    async fn look(&mut self, node: &Node) {
-        let (revision, now) = (node.registry.view.revision(), node.now());
-        let is_due = self.next.is_some_and(|next| next <= now);
-        let rest = Duration::from_millis(STANDINGS_LOOK_MS);
-        let rests = self.looked_at.is_some_and(|at| clock::now() - at < rest);
-        if rests || (self.revision == Some(revision) && !is_due) {
-            return;
-        }
-        self.looked_at = Some(clock::now());
-        // A node that cannot read its state stops.
-        let Ok((news, next)) = node.read(move |db| standing::news(db, now)).await else { return };
-        (self.revision, self.next) = (Some(revision), next);
-        if news.len() > STANDINGS_TOLD_MAX {
-            self.revision = None;
-        }
-        let some = news.into_iter().take(STANDINGS_TOLD_MAX);
-        let told = some.map(|notice| node.execute(Kind::Notice(notice)));
-        for refused in join_all(told).await.into_iter().filter_map(Result::err) {
-            tracing::debug!(rejection = %refused, "how a service stands is not told yet");
-            self.revision = None;
         }
     }
 }
@@ -353,6 +317,22 @@ mod tests {
         };
         assert_eq!(given_up(&heard, 14_999), 0);
         assert_eq!(given_up(&heard, 15_000), 1);
+    }
+
+    #[test]
+    fn a_brake_that_the_state_has_is_taken_back_whoever_told_it() {
+        let mut heard = Heard::new();
+        let news = |heard: &Heard, ms| heard.registry.look(heard.now + Duration::from_millis(ms)).1;
+        // Nobody is known to have told it, as where that took too long, or another leader did.
+        heard.service(|service| service.braked_at_ms = 1);
+        assert_eq!(news(&heard, 59_999), []);
+        assert_eq!(news(&heard, 60_000), [("s".to_owned(), None)]);
+        heard.registry.renewals().brake_told("s", None, heard.now);
+        assert_eq!(news(&heard, 60_000), []);
+        // Who does not lead takes nothing back.
+        heard.registry.renewals().begin(None, [], [], heard.now);
+        heard.service(|service| service.braked_at_ms = 2);
+        assert_eq!(news(&heard, 120_000), []);
     }
 
     #[test]

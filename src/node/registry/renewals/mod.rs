@@ -92,8 +92,10 @@ impl Renewals {
         *self = Self { term, graces, ..Self::default() };
         self.told = braked.into_iter().map(|service| (service, now)).collect();
         for (record, ttl) in instances {
-            if let Some(until) = self.told.get_mut(&record.spec.service) {
-                *until = (*until).max(now + ttl);
+            let time = (ttl, record.spec.ttl_ms > 0);
+            let until = self.lasts_until(&record.spec.service, time, now);
+            if let Some(from) = self.told.get_mut(&record.spec.service) {
+                *from = (*from).max(until);
             }
             self.track(&record, ttl, now);
         }
@@ -116,6 +118,17 @@ impl Renewals {
             Some(_) => drop(self.told.insert(service.to_owned(), now)),
             None => drop(self.told.remove(service)),
         }
+    }
+
+    /// The state knows a service as braked, whoever told it so. Where nothing is known here of its having been
+    /// told, it is taken back no sooner than all who renew had their time.
+    pub(super) fn braked(&mut self, service: &str, now: Instant) {
+        if self.term.is_none() || self.told.contains_key(service) {
+            return;
+        }
+        let of = self.tracked.values().filter(|known| known.service == service);
+        let from = of.map(|known| known.until).fold(now, Instant::max);
+        self.told.insert(service.to_owned(), from);
     }
 
     /// Takes note of an instance as it is after a change.
@@ -206,6 +219,7 @@ impl Renewals {
         if late > Duration::from_millis(LEADER_STALL_MS) {
             self.tracked.values_mut().for_each(|known| known.until += late);
             self.graces.values_mut().for_each(|until| *until += late);
+            self.told.values_mut().for_each(|from| *from += late);
         }
         let mut silent: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for (number, known) in self.tracked.iter().filter(|(_, k)| !k.expiring && k.until <= now) {
@@ -278,208 +292,4 @@ impl Renewals {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::registry::InstanceSpec;
-    use crate::runtime::clock;
-
-    const TTL: Duration = Duration::from_secs(15);
-
-    fn instance(number: u64) -> InstanceRecord {
-        let (service, id) = ("s".to_owned(), format!("i{number}"));
-        let spec = InstanceSpec { service, id, ..InstanceSpec::default() };
-        InstanceRecord { number, spec, ..InstanceRecord::default() }
-    }
-
-    fn leading(count: u64) -> (Renewals, Instant) {
-        let (mut renewals, now) = (Renewals::default(), clock::now());
-        renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), [], now);
-        (renewals, now)
-    }
-
-    /// Looks every 200 ms from one instant to another, while some renew each time; who was given up.
-    fn pass(
-        renewals: &mut Renewals,
-        (from, to): (Instant, Instant),
-        renewing: std::ops::RangeInclusive<u64>,
-    ) -> (Vec<u64>, usize) {
-        let (mut lost, mut braked, mut now) = (Vec::new(), 0, from);
-        while now <= to {
-            for n in renewing.clone() {
-                renewals.renew(n, "s", &format!("i{n}"), now);
-            }
-            let found = renewals.look(now);
-            braked += found.braked.len();
-            for change in found.changes {
-                renewals.forget(change.incarnation);
-                lost.push(change.incarnation);
-            }
-            now += Duration::from_millis(200);
-        }
-        (lost, braked)
-    }
-
-    #[test]
-    fn who_falls_silent_is_given_up_after_its_time() {
-        let (mut renewals, start) = leading(10);
-        let span = (start, start + TTL - Duration::from_millis(1));
-        assert_eq!(pass(&mut renewals, span, 1..=9), (vec![], 0));
-        let span = (start + TTL, start + TTL + Duration::from_secs(1));
-        assert_eq!(pass(&mut renewals, span, 1..=9), (vec![10], 0));
-        assert_eq!(renewals.renew(10, "s", "i10", start), None, "it is lost");
-        assert_eq!(renewals.renew(1, "s", "other", start), None, "that is another one");
-        assert_eq!(renewals.renew(1, "s", "i1", start), Some(TTL));
-    }
-
-    #[test]
-    fn a_new_leader_gives_each_one_time_of_its_own_renewal() {
-        let (mut renewals, start) = leading(10);
-        renewals.track(&instance(11), TTL / 5, start);
-        assert!(renewals.look(start + TTL / 5 - Duration::from_millis(1)).changes.is_empty());
-        let lost = renewals.look(start + TTL / 5).changes;
-        assert_eq!(lost.iter().map(|change| change.incarnation).collect::<Vec<_>>(), [11]);
-        assert!(renewals.look(start + TTL - Duration::from_millis(1)).changes.is_empty());
-    }
-
-    #[test]
-    fn when_many_fall_silent_at_once_nobody_is_given_up_for_a_while() {
-        let (mut renewals, start) = leading(100);
-        // Sixteen of a hundred.
-        let span = (start, start + TTL + Duration::from_secs(280));
-        assert_eq!(pass(&mut renewals, span, 17..=100), (vec![], 1));
-        // They come back: nothing happened.
-        let back = span.1 + Duration::from_millis(200);
-        assert_eq!(pass(&mut renewals, (back, back + TTL), 1..=100), (vec![], 0));
-        // Fifteen are few enough.
-        let span = (back + TTL, back + 3 * TTL);
-        assert_eq!(pass(&mut renewals, span, 16..=100).0, (1..=15).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn the_brake_does_not_hold_for_ever() {
-        let (mut renewals, start) = leading(100);
-        let end = start + TTL + Duration::from_millis(BRAKE_MS_MAX) + Duration::from_secs(1);
-        let (lost, braked) = pass(&mut renewals, (start, end), 51..=100);
-        assert_eq!((lost.len(), braked), (50, 1));
-    }
-
-    #[test]
-    fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
-        let (mut renewals, start) = leading(100);
-        let end = start + TTL + Duration::from_secs(1);
-        pass(&mut renewals, (start, end), 51..=100);
-        let news = renewals.brake_news(end);
-        assert_eq!((news.len(), news[0].0.as_str(), news[0].1.unwrap().silent), (1, "s", 50));
-        // What could not be told is told again.
-        assert_eq!(renewals.brake_news(end), news);
-        renewals.brake_told("s", news[0].1, end);
-        assert_eq!(renewals.brake_news(end), []);
-        // The next leader has not seen yet who is silent; then it goes on.
-        let instances = || (1..=100).map(|n| (instance(n), TTL));
-        renewals.begin(Some(Term(2)), instances(), ["s".to_owned()], end);
-        let almost = end + TTL - Duration::from_millis(1);
-        pass(&mut renewals, (end, almost), 51..=100);
-        assert_eq!(renewals.brake_news(almost), []);
-        let later = end + 2 * TTL;
-        pass(&mut renewals, (almost, later), 51..=100);
-        assert_eq!(renewals.brake_news(later), []);
-        // All are back.
-        pass(&mut renewals, (later, later + TTL), 1..=100);
-        assert_eq!(renewals.brake_news(later + TTL), [("s".to_owned(), None)]);
-        renewals.brake_told("s", None, later + TTL);
-        assert_eq!(renewals.brake_news(later + TTL), []);
-        // As the next leader finds it, if they are back by then.
-        renewals.begin(Some(Term(3)), instances(), ["s".to_owned()], later);
-        pass(&mut renewals, (later, later + 2 * TTL), 1..=100);
-        assert_eq!(renewals.brake_news(later + 2 * TTL), [("s".to_owned(), None)]);
-    }
-
-    #[test]
-    fn of_few_instances_all_may_go() {
-        let (mut renewals, start) = leading(2);
-        let (lost, _) = pass(&mut renewals, (start, start + 2 * TTL), 9..=9);
-        assert_eq!(lost, [1, 2]);
-    }
-
-    #[test]
-    fn a_leader_that_stood_still_gives_the_time_back() {
-        let (mut renewals, start) = leading(2);
-        pass(&mut renewals, (start, start + TTL), 1..=2);
-        let after = start + TTL + Duration::from_secs(60);
-        assert!(renewals.look(after).changes.is_empty());
-        let (lost, _) = pass(&mut renewals, (after, after + TTL + Duration::from_secs(1)), 9..=9);
-        assert_eq!(lost, [1, 2]);
-    }
-
-    const SHORT: Duration = Duration::from_secs(3);
-
-    /// Looks every second from one to another; who was given up, and in which second.
-    fn seconds(
-        renewals: &mut Renewals,
-        start: Instant,
-        seconds: std::ops::RangeInclusive<u64>,
-        mut each: impl FnMut(&mut Renewals, u64, Instant),
-    ) -> Vec<(u64, u64)> {
-        let mut lost = Vec::new();
-        for second in seconds {
-            let now = start + Duration::from_secs(second);
-            each(renewals, second, now);
-            for change in renewals.look(now).changes {
-                renewals.forget(change.incarnation);
-                lost.push((second, change.incarnation));
-            }
-        }
-        lost
-    }
-
-    /// The renewals of a service last three seconds from now on.
-    fn shorten(renewals: &mut Renewals, numbers: std::ops::RangeInclusive<u64>, now: Instant) {
-        renewals.shorten("s", TTL, now);
-        numbers.for_each(|n| renewals.track(&instance(n), SHORT, now));
-    }
-
-    #[test]
-    fn who_renews_by_the_time_before_hears_of_a_shorter_one_first() {
-        let (mut renewals, start) = leading(3);
-        let lost = seconds(&mut renewals, start, 0..=40, |renewals, second, now| {
-            let old_round = second % 5 == 0;
-            if old_round || second > 10 {
-                // The first heard of it at its next renewal, and renews by it.
-                let lasts = if second > 5 { SHORT } else { TTL };
-                assert_eq!(renewals.renew(1, "s", "i1", now), Some(lasts), "{second}");
-            }
-            if old_round && second <= 15 {
-                // The second does not listen.
-                assert!(renewals.renew(2, "s", "i2", now).is_some(), "{second}");
-            }
-            if second == 5 {
-                shorten(renewals, 1..=3, now);
-            }
-        });
-        // The third never renewed. The others have the time before once more, from the change on.
-        assert_eq!(lost, [(15, 3), (20, 2)]);
-    }
-
-    #[test]
-    fn a_new_leader_knows_who_may_not_have_heard_of_a_shorter_time() {
-        let (mut renewals, start) = leading(1);
-        shorten(&mut renewals, 1..=1, start);
-        let mut own = instance(2);
-        own.spec.ttl_ms = 3000;
-        let now = start + Duration::from_secs(1);
-        renewals.begin(Some(Term(2)), [(instance(1), SHORT), (own, SHORT)], [], now);
-        let lost = seconds(&mut renewals, start, 1..=30, |_, _, _| ());
-        assert_eq!(lost, [(4, 2), (15, 1)]);
-    }
-
-    #[test]
-    fn a_longer_time_counts_from_the_last_renewal() {
-        let (mut renewals, start) = leading(1);
-        let lost = seconds(&mut renewals, start, 0..=40, |renewals, second, now| {
-            if second == 5 {
-                renewals.track(&instance(1), 2 * TTL, now);
-            }
-        });
-        assert_eq!(lost, [(30, 1)]);
-    }
-}
+mod tests;

@@ -272,6 +272,11 @@ impl Global {
         self.client_of(endpoints, true)
     }
 
+    /// Asks one node and no other; without one, as all commands do.
+    pub(super) fn client_at(&self, node: Option<&String>) -> Result<Client, Failure> {
+        node.map_or_else(|| self.client(), |node| self.pinned(vec![node.clone()]))
+    }
+
     pub(super) fn client_of(
         &self,
         endpoints: Vec<String>,

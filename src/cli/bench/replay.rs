@@ -36,10 +36,7 @@ pub(super) async fn run(
     if args.preload == 0 {
         return Err(Failure::usage("--preload is at least 1"));
     }
-    let reader = match &args.node {
-        Some(endpoint) => global.client_of(vec![endpoint.clone()], true)?,
-        None => client.clone(),
-    };
+    let reader = global.client_at(args.node.as_ref())?;
     let shape = Shape { size: args.publish.size, ..Shape::default() };
     let stage = Stage::set(client, shape.config()).await?;
     let told = match stage.fill(&shape, args.preload).await {

@@ -85,10 +85,7 @@ async fn asked(
     };
     let mut askers = Vec::new();
     for number in 0..args.callers * each {
-        let client = match &args.node {
-            Some(endpoint) => global.client_of(vec![endpoint.clone()], true)?,
-            None => global.client()?,
-        };
+        let client = global.client_at(args.node.as_ref())?;
         let asker = Asker {
             client,
             services: fleet.services(),

@@ -47,10 +47,7 @@ pub(super) async fn run(
     if args.events == 0 {
         return Err(Failure::usage("--events is at least 1"));
     }
-    let asked = match &args.node {
-        Some(endpoint) => global.client_of(vec![endpoint.clone()], true)?,
-        None => client.clone(),
-    };
+    let asked = global.client_at(args.node.as_ref())?;
     // With a subscription, so that there is a fate to tell of each.
     let stage = Stage::set(client, Shape::default().config()).await?;
     let told = measure(&stage, &asked, args, measured).await;

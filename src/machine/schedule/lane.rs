@@ -88,12 +88,14 @@ impl Lane {
         };
         // All that comes before anything of the other streams.
         let mut taken = stream.take(search, limit)?;
+        taken += stream.take_on(search, limit.saturating_sub(taken), second)?;
         while taken < limit
             && search.rows > 0
             && let Some(item) = stream.peek(search)?
             && second.is_none_or(|second| item < second)
         {
             taken += stream.take(search, limit - taken)?;
+            taken += stream.take_on(search, limit.saturating_sub(taken), second)?;
         }
         Ok(Some(taken))
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rank::Rank;
+use super::scheduled::Waiting;
 use super::topics::{Mark, TopicView};
 use super::turns::Turns;
 use crate::machine::Fault;
@@ -15,7 +16,7 @@ use crate::machine::subscription::state::SubscriptionState;
 use crate::model::delivery::{Pick, Seen};
 use crate::model::filter::Compiled;
 use crate::model::ids::{Offset, TopicId, UnixMs};
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::subscription::DeliveryOrder;
 
 /// Events that go at the same time.
@@ -214,6 +215,30 @@ impl<'k, K: Kv> Search<'k, K> {
         self.filter.is_some()
     }
 
+    /// Takes those of some events, in order, that are free and were not taken before, when nothing has to
+    /// be looked into; how many, and whether none of them all is free.
+    pub(super) fn take_all(
+        &mut self,
+        topic: TopicId,
+        waiting: impl Iterator<Item = Waiting>,
+    ) -> Result<(u64, bool), Fault> {
+        let (kv, taken) = (self.kv, &mut self.taken);
+        let (mut free, mut again, mut first_deadline) = (Ranges::new(), false, None::<u64>);
+        let offsets = waiting.filter_map(|Waiting { offset, deadline_ms, .. }| {
+            if deadline_ms == 0 {
+                return Some(offset);
+            }
+            first_deadline = first_deadline.into_iter().chain([deadline_ms]).min();
+            let new = taken.insert((topic, offset));
+            again |= !new;
+            new.then_some(offset)
+        });
+        let view = self.topics.get_mut(&topic).ok_or_else(gone)?;
+        view.free_among(kv, offsets, &mut free)?;
+        self.pick_all(topic, free.as_slice(), first_deadline.unwrap_or(0))?;
+        Ok((free.count(), free.is_empty() && !again))
+    }
+
     /// Picks events that may go, with their first deadline.
     pub(super) fn pick(
         &mut self,
@@ -221,9 +246,20 @@ impl<'k, K: Kv> Search<'k, K> {
         range: OffsetRange,
         deadline_ms: u64,
     ) -> Result<(), Fault> {
+        self.pick_all(topic, &[range], deadline_ms)
+    }
+
+    fn pick_all(
+        &mut self,
+        topic: TopicId,
+        ranges: &[OffsetRange],
+        deadline_ms: u64,
+    ) -> Result<(), Fault> {
         let info = &view(&self.topics, topic)?.info;
         let seen = Seen { at_ms: self.now.get(), cancels: info.cancels, deadline_ms };
-        Pick::append(&mut self.picks, topic, &info.name, range, Some(seen));
+        for range in ranges {
+            Pick::append(&mut self.picks, topic, &info.name, *range, Some(seen));
+        }
         Ok(())
     }
 

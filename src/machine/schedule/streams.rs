@@ -208,6 +208,27 @@ impl Stream {
         }
     }
 
+    /// Takes more of the row that the stream is in, at most so many events, while nothing but being free
+    /// decides whether they go and they come before anything of the other streams; how many.
+    pub(super) fn take_on<K: Kv>(
+        &mut self,
+        search: &mut Search<'_, K>,
+        limit: u64,
+        other: Option<Item>,
+    ) -> Result<u64, Fault> {
+        let Group { topic, rank, ref mut waiting, .. } = self.group;
+        let in_turn = other.is_none_or(|other| rank < other.rank);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let count = waiting.iter().take(limit).take_while(|waiting| !waiting.cancelled).count();
+        if self.head.is_some() || search.looks_inside() || !in_turn || count == 0 {
+            return Ok(0);
+        }
+        search.spend(count as u64);
+        let (taken, all_gone) = search.take_all(topic, waiting.drain(..count))?;
+        self.passing &= all_gone;
+        Ok(taken)
+    }
+
     /// Where to go on when the search ends before the stream does.
     fn place(&self) -> Place {
         let row = &self.group.row;
@@ -473,7 +494,11 @@ impl Stream {
         })?;
         search.spend(rows.len() as u64 + 1);
         self.ended = rows.is_empty();
-        Ok(!rows.is_empty())
+        if self.ended && matches!(self.id.2, Which::Deadlines(_)) {
+            // What comes is told of by `Cursor::see`.
+            self.pass(self.high.clone());
+        }
+        Ok(!self.ended)
     }
 }
 

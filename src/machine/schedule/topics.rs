@@ -12,7 +12,7 @@ use crate::machine::topic::reader::EventReader;
 use crate::model::ids::{Offset, Position, SubscriptionId};
 use crate::model::limits::MARKS_OFFSETS;
 use crate::model::outcome::TopicInfo;
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 
 /// How an event stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,28 @@ impl TopicView {
         } else {
             Mark::Free
         })
+    }
+
+    /// Adds those of some offsets that are free, looking each row of marks up once where they are in order.
+    pub(super) fn free_among(
+        &mut self,
+        kv: &impl Kv,
+        offsets: impl Iterator<Item = Offset>,
+        free: &mut Ranges,
+    ) -> Result<(), Fault> {
+        let (first, end) = (self.first(), self.info.next_offset.get());
+        let readable = offsets.filter(|offset| (first..end).contains(&offset.get()));
+        let mut readable = readable.peekable();
+        while let Some(chunk) = readable.peek().map(|offset| marks::chunk_of(*offset)) {
+            let marks = self.marks(kv, chunk)?;
+            while let Some(offset) = readable.next_if(|offset| marks::chunk_of(*offset) == chunk) {
+                let place = offset.get() % MARKS_OFFSETS;
+                if !marks.done.has(place) && !marks.leased.has(place) {
+                    free.push(OffsetRange::one(offset));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The first run of free events at or after `at` in its row; else where the next row begins.

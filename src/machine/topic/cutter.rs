@@ -7,7 +7,7 @@ use super::batch::{Batch, Columns, Head, corrupt, encode};
 use crate::machine::Fault;
 use crate::model::event_run;
 use crate::model::ids::{Offset, Position, UnixMs};
-use crate::model::ranges::OffsetRange;
+use crate::model::ranges::{OffsetRange, Ranges};
 
 /// What a batch takes besides its topic's name and its events: three numbers and five lengths.
 const HEAD_BYTES_MAX: usize = 64;
@@ -95,6 +95,37 @@ impl Cutter {
     pub(super) fn end(&self) -> Offset {
         let last = self.deltas.last().map_or(self.count() as u64, |delta| delta + 1);
         self.first.0.plus(last)
+    }
+
+    /// All events that are in here, as they are stored.
+    pub(super) fn whole(&self) -> Batch {
+        self.whole.clone()
+    }
+
+    /// All of its events, when these are the first of some sorted ranges, within bounds.
+    pub(super) fn all_of(
+        &self,
+        ranges: &[OffsetRange],
+        (events_max, bytes_max): (u64, usize),
+    ) -> Option<Ranges> {
+        let (first, count) = (self.first().get(), self.count() as u64);
+        if count > events_max || self.bytes() > bytes_max {
+            return None;
+        }
+        if self.deltas.is_empty() {
+            let all = OffsetRange { first, count };
+            return (ranges.first()?.overlap(all) == all).then(|| Ranges::from_unsorted(&[all]));
+        }
+        let mut wanted = ranges.iter().flat_map(|range| range.first..range.end());
+        let mut all = Ranges::new();
+        for delta in &self.deltas {
+            let offset = first + delta;
+            if wanted.next() != Some(offset) {
+                return None;
+            }
+            all.push(OffsetRange { first: offset, count: 1 });
+        }
+        Some(all)
     }
 
     /// How many of the first events of a range are in here; the first one is.

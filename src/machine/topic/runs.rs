@@ -68,6 +68,9 @@ impl RunReader {
     ) -> Result<Taken, Fault> {
         let Some(part) = self.part(kv, topic, ranges, bytes_max)? else { return Ok(Taken::Gone) };
         let part = &self.last.insert(part).events;
+        if let Some(all) = part.all_of(ranges, (events_max, bytes_max)) {
+            return Ok(Taken::Batch(part.whole(), all));
+        }
         let (mut taken, mut room) = (Ranges::new(), part.room(bytes_max));
         let mut wanted = events_max;
         for range in ranges {
@@ -155,10 +158,11 @@ impl RunReader {
             part.topic == topic && part.stripe == stripe && part.events.first() >= from
         });
         let known: usize = self.read.iter().map(|part| part.events.bytes()).sum();
-        let room = RUN_READER_BYTES.saturating_sub(known) / AHEAD_READERS;
-        if room < events.bytes() {
+        // Little by little, much would be read that is not asked for.
+        if known > RUN_READER_BYTES / 2 || known + events.bytes() > RUN_READER_BYTES {
             return Vec::new();
         }
+        let room = ((RUN_READER_BYTES - known) / AHEAD_READERS).max(events.bytes());
         let end = self.read.iter().map(|part| part.events.end()).max().unwrap_or(events.end());
         // As if what follows were like this.
         let offsets = events.end().since(from) * (room / events.bytes().max(1)) as u64;

@@ -369,10 +369,12 @@ impl Kv for View<'_> {
             return Ok(());
         }
         let mut options = range_options(start, end);
-        if self.whole || table == Table::Stripes {
+        if self.whole {
             options.set_readahead_size(READAHEAD_BYTES);
-            options.fill_cache(false);
         }
+        // A stripe is dispatched once. It lies in a few of many files, and the store finds out by itself where
+        // it pays to read ahead: to do so from the beginning would read far more than is wanted.
+        options.fill_cache(!self.whole && table != Table::Stripes);
         walk(self.snapshot.raw_iterator_cf_opt(self.tables.family(table)?, options), order, visit)
     }
 }

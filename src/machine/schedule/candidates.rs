@@ -21,8 +21,8 @@ use crate::machine::subscription::{query as subscriptions, record, state};
 use crate::model::delivery::{Counters, Pick};
 use crate::model::ids::{Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{
-    CANDIDATE_ROWS_MAX, CANDIDATE_TOPIC_NAMES_MAX, CANDIDATE_TOPICS_MAX, FAIRNESS_QUANTUM,
-    LEASE_EVENTS_MAX,
+    CANDIDATE_ROWS_MAX, CANDIDATE_TOPIC_NAMES_MAX, CANDIDATE_TOPICS_MAX, DISPATCH_ROUND_EVENTS,
+    FAIRNESS_QUANTUM,
 };
 use crate::model::outcome::TopicInfo;
 use crate::model::pattern::TopicPattern;
@@ -98,7 +98,7 @@ pub(crate) fn candidates_within(
     let mut search = Search::new(kv, record, &state, now, rows)?;
     search.allow_retries(most.retries);
     enter_topics(&mut search, cursor)?;
-    serve(&mut search, cursor, most.events.min(LEASE_EVENTS_MAX))?;
+    serve(&mut search, cursor, most.events.min(DISPATCH_ROUND_EVENTS))?;
     cursor.keep_bounds();
     let Search { picks, skips, partial, wake_at, .. } = search;
     let before = std::mem::take(&mut cursor.round);

@@ -215,28 +215,23 @@ impl<'k, K: Kv> Search<'k, K> {
         self.filter.is_some()
     }
 
-    /// Takes those of some events, in order, that are free and were not taken before, when nothing has to
-    /// be looked into; how many, and whether none of them all is free.
+    /// Takes free events, in order, that were not taken before, when nothing has to be looked into; how many.
     pub(super) fn take_all(
         &mut self,
         topic: TopicId,
         waiting: impl Iterator<Item = Waiting>,
-    ) -> Result<(u64, bool), Fault> {
-        let (kv, taken) = (self.kv, &mut self.taken);
-        let (mut free, mut again, mut first_deadline) = (Ranges::new(), false, None::<u64>);
-        let offsets = waiting.filter_map(|Waiting { offset, deadline_ms, .. }| {
-            if deadline_ms == 0 {
-                return Some(offset);
+    ) -> Result<u64, Fault> {
+        let (mut events, mut first_deadline) = (Ranges::new(), None::<u64>);
+        for Waiting { offset, deadline_ms, .. } in waiting {
+            // Two streams have those with a deadline.
+            if deadline_ms == 0 || self.taken.insert((topic, offset)) {
+                events.push(OffsetRange::one(offset));
+                let deadline = Some(deadline_ms).filter(|ms| *ms > 0);
+                first_deadline = first_deadline.into_iter().chain(deadline).min();
             }
-            first_deadline = first_deadline.into_iter().chain([deadline_ms]).min();
-            let new = taken.insert((topic, offset));
-            again |= !new;
-            new.then_some(offset)
-        });
-        let view = self.topics.get_mut(&topic).ok_or_else(gone)?;
-        view.free_among(kv, offsets, &mut free)?;
-        self.pick_all(topic, free.as_slice(), first_deadline.unwrap_or(0))?;
-        Ok((free.count(), free.is_empty() && !again))
+        }
+        self.pick_all(topic, events.as_slice(), first_deadline.unwrap_or(0))?;
+        Ok(events.count())
     }
 
     /// Picks events that may go, with their first deadline.

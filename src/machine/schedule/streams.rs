@@ -61,6 +61,7 @@ pub(super) struct Stream {
 struct Group {
     topic: TopicId,
     rank: Rank,
+    /// Those that were free when the row was opened.
     waiting: VecDeque<Waiting>,
     /// Its key; empty: none is open.
     row: Vec<u8>,
@@ -208,8 +209,8 @@ impl Stream {
         }
     }
 
-    /// Takes more of the row that the stream is in, at most so many events, while nothing but being free
-    /// decides whether they go and they come before anything of the other streams; how many.
+    /// Takes more of the row that the stream is in, at most so many events, while nothing has to be looked
+    /// into and they come before anything of the other streams; how many.
     pub(super) fn take_on<K: Kv>(
         &mut self,
         search: &mut Search<'_, K>,
@@ -218,15 +219,12 @@ impl Stream {
     ) -> Result<u64, Fault> {
         let Group { topic, rank, ref mut waiting, .. } = self.group;
         let in_turn = other.is_none_or(|other| rank < other.rank);
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let count = waiting.iter().take(limit).take_while(|waiting| !waiting.cancelled).count();
-        if self.head.is_some() || search.looks_inside() || !in_turn || count == 0 {
+        if self.head.is_some() || search.looks_inside() || !in_turn || waiting.is_empty() {
             return Ok(0);
         }
-        search.spend(count as u64);
-        let (taken, all_gone) = search.take_all(topic, waiting.drain(..count))?;
-        self.passing &= all_gone;
-        Ok(taken)
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let count = waiting.iter().take(limit).take_while(|waiting| !waiting.cancelled).count();
+        search.take_all(topic, waiting.drain(..count))
     }
 
     /// Where to go on when the search ends before the stream does.
@@ -426,6 +424,10 @@ impl Stream {
         if row == self.at {
             waiting.retain(|waiting| waiting.offset >= resume_at);
         }
+        search.spend(waiting.len().div_ceil(SPECIALS_PER_SPENT_ROW) as u64);
+        let kv = search.kv;
+        search.topic(key.topic)?.retain_free(kv, &mut waiting)?;
+        self.passing &= waiting.is_empty();
         let rank = Rank::by_wait(&search.record.config, u32::from(key.priority), key.instant);
         self.group = Group { topic: key.topic, rank, waiting: waiting.into(), row };
         Ok(true)
@@ -437,11 +439,6 @@ impl Stream {
         waiting: Waiting,
     ) -> Result<Option<Item>, Fault> {
         let Group { topic, rank, .. } = self.group;
-        search.spend(1);
-        if search.mark(topic, waiting.offset)? != Mark::Free {
-            return Ok(None);
-        }
-        self.passing = false;
         if waiting.cancelled {
             search.skip_cancelled(topic, waiting.offset)?;
             return Ok(None);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::scheduled::Waiting;
 use crate::machine::Fault;
 use crate::machine::delivery::eligible::Predecessors;
 use crate::machine::delivery::failures;
@@ -12,7 +13,7 @@ use crate::machine::topic::reader::EventReader;
 use crate::model::ids::{Offset, Position, SubscriptionId};
 use crate::model::limits::MARKS_OFFSETS;
 use crate::model::outcome::TopicInfo;
-use crate::model::ranges::{OffsetRange, Ranges};
+use crate::model::ranges::OffsetRange;
 
 /// How an event stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,25 +81,25 @@ impl TopicView {
         })
     }
 
-    /// Adds those of some offsets that are free, looking each row of marks up once where they are in order.
-    pub(super) fn free_among(
+    /// Leaves of some events those that are free, looking each row of marks up once where they are in order.
+    pub(super) fn retain_free(
         &mut self,
         kv: &impl Kv,
-        offsets: impl Iterator<Item = Offset>,
-        free: &mut Ranges,
+        waiting: &mut Vec<Waiting>,
     ) -> Result<(), Fault> {
-        let (first, end) = (self.first(), self.info.next_offset.get());
-        let readable = offsets.filter(|offset| (first..end).contains(&offset.get()));
-        let mut readable = readable.peekable();
-        while let Some(chunk) = readable.peek().map(|offset| marks::chunk_of(*offset)) {
+        let readable = self.first()..self.info.next_offset.get();
+        let mut free = Vec::with_capacity(waiting.len());
+        let mut events = waiting.iter().filter(|w| readable.contains(&w.offset.get())).peekable();
+        while let Some(chunk) = events.peek().map(|next| marks::chunk_of(next.offset)) {
             let marks = self.marks(kv, chunk)?;
-            while let Some(offset) = readable.next_if(|offset| marks::chunk_of(*offset) == chunk) {
-                let place = offset.get() % MARKS_OFFSETS;
+            while let Some(event) = events.next_if(|next| marks::chunk_of(next.offset) == chunk) {
+                let place = event.offset.get() % MARKS_OFFSETS;
                 if !marks.done.has(place) && !marks.leased.has(place) {
-                    free.push(OffsetRange::one(offset));
+                    free.push(*event);
                 }
             }
         }
+        *waiting = free;
         Ok(())
     }
 

@@ -362,7 +362,7 @@ pub const METRICS_ROWS_MAX: u64 = 4096;
 pub const QUOTAS_MAX: u64 = 10_000;
 
 /// Bytes of stored batches that a reader of deliveries remembers, one batch at least.
-pub const RUN_READER_BYTES: usize = 3 << 20;
+pub const RUN_READER_BYTES: usize = 4 << 20;
 /// Readers that read ahead for a subscription side by side: more than one waits for the disk at once.
 pub const AHEAD_READERS: usize = 4;
 /// Encoded bytes of the events that one pull gives, unless a single one is larger; what a caller
@@ -378,6 +378,8 @@ pub const PULLS_WAITING_MAX: usize = 1024;
 pub const DISPATCHERS_MAX: usize = 10_000;
 /// A dispatcher that nobody has asked for so long ends, milliseconds.
 pub const DISPATCHER_IDLE_MS: u64 = 30_000;
+/// Events that one round of dispatch leases, in several commands.
+pub const DISPATCH_ROUND_EVENTS: u64 = 2 * LEASE_EVENTS_MAX;
 /// Bytes of events that one round of dispatch plans for; at least one pull is served.
 pub const DISPATCH_ROUND_BYTES: usize = 8 << 20;
 /// Bytes of events that all rounds of dispatch of one node plan for.

@@ -26,7 +26,7 @@ use crate::model::delivery::{Granted, Leased};
 use crate::model::ids::{Term, UnixMs};
 use crate::model::limits::{
     DISPATCH_LOOK_MS, DISPATCH_PAUSE_MS, DISPATCH_REST_MS_MAX, DISPATCH_ROUND_BYTES,
-    DISPATCH_SEARCHES_MAX, DISPATCHER_IDLE_MS, DISPATCHERS_MAX, LEASE_EVENTS_MAX,
+    DISPATCH_ROUND_EVENTS, DISPATCH_SEARCHES_MAX, DISPATCHER_IDLE_MS, DISPATCHERS_MAX,
     OVERLOADED_RETRY_MS, PULLS_WAITING_MAX,
 };
 use crate::model::outcome::Outcome;
@@ -331,10 +331,10 @@ impl Dispatcher {
     fn bounds(&self, wanted: usize) -> Bounds {
         let bytes = wanted.min(DISPATCH_ROUND_BYTES);
         let events = match self.event_bytes {
-            0 => LEASE_EVENTS_MAX,
+            0 => DISPATCH_ROUND_EVENTS,
             each => (bytes / each + self.waiting.len()) as u64,
         };
-        Bounds { events: events.min(LEASE_EVENTS_MAX), bytes }
+        Bounds { events: events.min(DISPATCH_ROUND_EVENTS), bytes }
     }
 
     async fn grant(&mut self, term: Term, plan: Plan, took: Duration) -> Result<Next, Rejection> {

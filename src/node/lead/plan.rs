@@ -205,7 +205,7 @@ fn wanted(
                 services.entry(ask.service.as_str()).or_insert(left)
             }
         };
-        let events = ask.events.min(*room).min(*of_service);
+        let events = ask.events.min(LEASE_EVENTS_MAX).min(*room).min(*of_service);
         let limit = match (*of_service, *retries) {
             (0, _) => Some(Limit::InFlight),
             (_, 0) => Some(Limit::Retries),

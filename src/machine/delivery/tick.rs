@@ -86,6 +86,11 @@ impl Tick {
         })
     }
 
+    /// How many events may still be moved; one in any case.
+    fn room(&self) -> usize {
+        usize::try_from(TICK_EVENTS_MAX.saturating_sub(self.events).max(1)).unwrap_or(usize::MAX)
+    }
+
     fn fire<K: Kv>(&mut self, machine: &mut Machine<'_, K>, due: Due) -> Result<(), Fault> {
         self.events += 1;
         match due {
@@ -105,9 +110,20 @@ impl Tick {
             }
             Due::Deadline(topic, offset) => self.deadline(machine, topic, offset),
             Due::Forget(subscription, number) => {
-                let room = TICK_EVENTS_MAX.saturating_sub(self.events).max(1);
+                let room = self.room();
                 let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
                 let (count, more) = forget(machine, work, number, room)?;
+                self.events += count;
+                self.more |= more;
+                Ok(())
+            }
+            Due::Place(subscription) => {
+                let room = self.room();
+                let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
+                let (count, more) = fail::place_some(machine, work, room)?;
+                if more {
+                    timers::set(machine, machine.now(), due);
+                }
                 self.events += count;
                 self.more |= more;
                 Ok(())
@@ -320,7 +336,7 @@ fn forget<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,
     number: DeadNumber,
-    limit: u64,
+    limit: usize,
 ) -> Result<(u64, bool), Fault> {
     let retention_ms = work.record.config.dead_letters.retention_ms;
     let (mut next, mut count) = (number, 0);
@@ -328,7 +344,7 @@ fn forget<K: Kv>(
         && let Some((number, letter)) = dead::first(machine.overlay(), work.id, next)?
     {
         let over = letter.died_at().get().saturating_add(retention_ms) <= machine.now().get();
-        if !over || count == limit {
+        if !over || count == limit as u64 {
             dead::time(machine, work.id, (number, letter.died_at()), retention_ms);
             return Ok((count, over));
         }

@@ -314,8 +314,9 @@ pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
 pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
-/// Failed events that are ready and placed anew when the priority policy changes.
-pub const READY_MOVED_MAX: usize = 4096;
+/// Failed events that a command looks at, to place them anew after it changed a priority policy. Ticks go
+/// on with what is left.
+pub const FAILURES_SWEPT_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 /// Topics that one seek counts.
 pub const SEEK_TOPICS_MAX: usize = 1024;
 /// Topics that one search for events to deliver looks at.

@@ -104,6 +104,7 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
     let open = waiting + expected.leased + expected.retrying;
     assert_eq!(backlog::waiting(kv, &info).unwrap(), open, "{context}");
     assert_eq!(info.counters, sub.counters, "{context}");
+    assert_eq!(info.reordering, sub.placing, "{context}");
     assert_eq!((info.revision, info.start.get()), (sub.revision, sub.start), "{context}");
     let pause = info.pause.map(|p| (p.reason(), p.resume_at_ms));
     assert_eq!(pause, sub.pause, "{context}");

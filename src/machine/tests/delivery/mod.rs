@@ -11,6 +11,7 @@ mod policies;
 pub(super) mod random;
 mod rounds;
 mod searches;
+mod sweeps;
 mod targets;
 mod ticking;
 mod world;

@@ -6,6 +6,7 @@ use crate::machine::delivery::retry;
 use crate::model::command::subscription::{At, Place};
 use crate::model::delivery::{Counters, DeadReason, PauseReason};
 use crate::model::ids::{Offset, SubscriptionId, TopicId};
+use crate::model::limits::FAILURES_SWEPT_MAX;
 use crate::model::quota::QuotaLimits;
 use crate::model::rejection::Reason;
 use crate::model::subscription::{DeliveryOrder, PriorityMode, SubscriptionConfig};
@@ -118,6 +119,8 @@ pub(super) struct Subscription {
     pub(super) outcomes: Vec<(u64, bool)>,
     /// Outcomes before the command that is being done: a resumption forgets these.
     pub(super) outcomes_before: usize,
+    /// Failed events are left to be placed by a changed policy.
+    pub(super) placing: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -219,8 +222,18 @@ impl Subscription {
         let same = config.priority_mode == self.config.priority_mode;
         self.config = config;
         self.revision += 1;
-        for ((topic, offset), story) in self.stories.clone() {
-            if story.status == Status::Ready && !same {
+        if !same {
+            self.place(topics, FAILURES_SWEPT_MAX);
+        }
+    }
+
+    /// Places the first so many failed events by the policy.
+    pub(super) fn place(&mut self, topics: &BTreeMap<String, Topic>, limit: usize) {
+        let failing = self.stories.iter().filter(|(_, story)| story.failing);
+        let failing: Vec<_> = failing.map(|(place, story)| (*place, story.clone())).collect();
+        self.placing = failing.len() > limit;
+        for ((topic, offset), story) in failing.into_iter().take(limit) {
+            if story.status == Status::Ready {
                 let (_, topic) = topic_of(topics, topic).unwrap();
                 self.make_ready(topic, offset, story);
             }

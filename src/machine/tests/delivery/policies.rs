@@ -1,6 +1,5 @@
 //! Single cases of what holds over many events: shares, settings that change, the work that it takes.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -8,11 +7,10 @@ use prost::Message as _;
 
 use super::cases::{Hub, create, event, plain};
 use super::random::{Timestamp, create_topic, publish_of};
-use crate::machine::Fault;
+use super::sweeps::Counting;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
-use crate::machine::kv::{Kv, Order, Table, Visit, Write};
-use crate::machine::mem::MemKv;
+use crate::machine::kv::{Table, Write};
 use crate::machine::schedule::candidates::{Candidates, candidates, candidates_within};
 use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::backlog;
@@ -31,38 +29,12 @@ use crate::model::subscription::{
     DeadLetterPatch, DeliveryOrder, PriorityMode, SubscriptionConfig, SubscriptionPatch,
 };
 
-/// Counts the rows of subscriptions that are visited.
-struct Counting<'k> {
-    kv: &'k MemKv,
-    rows: Cell<u64>,
-}
-
-impl Kv for Counting<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        self.kv.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        order: Order,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Fault> {
-        self.kv.scan(table, start, end, order, &mut |row, value| {
-            self.rows.set(self.rows.get() + u64::from(table == Table::Subscriptions));
-            visit(row, value)
-        })
-    }
-}
-
 fn look(hub: &Hub, cursor: &mut Cursor, events: u64) -> Candidates {
     candidates(&hub.kv, "s", UnixMs(hub.now_ms), cursor, events).unwrap().unwrap()
 }
 
 /// The offsets that a new search finds, and those that it skips.
-fn found(hub: &Hub) -> (Vec<u64>, Vec<u64>) {
+pub(super) fn found(hub: &Hub) -> (Vec<u64>, Vec<u64>) {
     let found = look(hub, &mut Cursor::default(), 99);
     let [picks, skips] = [found.picks, found.skips]
         .map(|picks| picks.iter().flat_map(|pick| pick.ranges.iter().map(Offset::get)).collect());
@@ -70,7 +42,7 @@ fn found(hub: &Hub) -> (Vec<u64>, Vec<u64>) {
 }
 
 /// Leases what a new search finds.
-fn take(hub: &mut Hub, service: &str) -> Vec<Granted> {
+pub(super) fn take(hub: &mut Hub, service: &str) -> Vec<Granted> {
     let found = look(hub, &mut Cursor::default(), 99);
     let lease = Lease {
         subscription: "s".into(),
@@ -88,14 +60,14 @@ fn take(hub: &mut Hub, service: &str) -> Vec<Granted> {
     }
 }
 
-fn update(hub: &mut Hub, patch: SubscriptionPatch) {
+pub(super) fn update(hub: &mut Hub, patch: SubscriptionPatch) {
     let name = "s".to_owned();
     let updated = UpdateSubscription { name, patch, ..UpdateSubscription::default() };
     let outcome = hub.apply(Kind::UpdateSubscription(updated));
     assert!(matches!(outcome, Outcome::Subscription(_)), "{outcome:?}");
 }
 
-fn nack_at_once() -> Action {
+pub(super) fn nack_at_once() -> Action {
     Action::Nack(Nack { retry_after_ms: Some(0), ..Nack::default() })
 }
 
@@ -104,7 +76,7 @@ fn only_a() -> Option<Filter> {
     Some(Filter { test: Some(Test::Exact(comparison)) })
 }
 
-fn by_key(filter: Option<Filter>) -> Hub {
+pub(super) fn by_key(filter: Option<Filter>) -> Hub {
     let order = DeliveryOrder::ByKey as i32;
     Hub::new(SubscriptionConfig { order, filter, ..SubscriptionConfig::defaults("t") })
 }
@@ -144,7 +116,7 @@ fn deadlines_of_what_is_done_cost_little() {
     }
     let lease = hub.lease(&[(0, 50)]).remove(0).lease_id;
     assert_eq!(hub.settle(lease, Action::Ack(Ack {})), None);
-    let counting = Counting { kv: &hub.kv, rows: Cell::new(0) };
+    let counting = Counting::new(&hub.kv, Table::Subscriptions);
     let mut machine = Machine::load(&counting).unwrap();
     let entry = CommandBatch { stamp_ms: 60_000, commands: vec![Kind::Tick(Tick {}).into()] };
     let entry = Bytes::from(entry.encode_to_vec());

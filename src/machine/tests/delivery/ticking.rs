@@ -31,6 +31,9 @@ impl World {
         }
         due.retain(|(at, ..)| *at <= now);
         due.sort_unstable();
+        for sub in self.subscriptions.values_mut().filter(|sub| sub.placing) {
+            sub.place(&self.topics, usize::MAX);
+        }
         let before: BTreeMap<String, u64> =
             self.subscriptions.iter().map(|(n, s)| (n.clone(), s.counters.dead)).collect();
         let mut expired = BTreeMap::new();

@@ -148,6 +148,7 @@ impl World {
             deliveries: Vec::new(),
             outcomes: Vec::new(),
             outcomes_before: 0,
+            placing: false,
         };
         start_at(&mut sub, &self.topics, offset);
         self.subscriptions.insert(c.name, sub);

@@ -1,0 +1,128 @@
+//! Single cases of what goes on bit by bit, and of what it costs.
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+
+use super::cases::{Hub, event, plain};
+use super::policies::{found, nack_at_once, update};
+use crate::machine::Fault;
+use crate::machine::delivery::query as delivery;
+use crate::machine::kv::{Kv, Order, Table, Visit};
+use crate::machine::mem::MemKv;
+use crate::machine::subscription::query::subscription;
+use crate::model::command::{Kind, Tick};
+use crate::model::delivery::Ticked;
+use crate::model::limits::{FAILURES_SWEPT_MAX, TICK_EVENTS_MAX};
+use crate::model::outcome::Outcome;
+use crate::model::subscription::{PriorityMode, SubscriptionConfig, SubscriptionPatch};
+
+/// Counts the rows of a table that are visited, and the scans of it.
+pub(super) struct Counting<'k> {
+    kv: &'k MemKv,
+    table: Table,
+    pub(super) rows: Cell<u64>,
+    scans: Cell<u64>,
+}
+
+impl<'k> Counting<'k> {
+    pub(super) fn new(kv: &'k MemKv, table: Table) -> Self {
+        Self { kv, table, rows: Cell::new(0), scans: Cell::new(0) }
+    }
+}
+
+impl Kv for Counting<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.kv.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: &[u8],
+        order: Order,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
+        self.scans.set(self.scans.get() + u64::from(table == self.table));
+        self.kv.scan(table, start, end, order, &mut |row, value| {
+            self.rows.set(self.rows.get() + u64::from(table == self.table));
+            visit(row, value)
+        })
+    }
+}
+
+fn tick(hub: &mut Hub) -> Ticked {
+    match hub.apply(Kind::Tick(Tick {})) {
+        Outcome::Ticked(ticked) => ticked,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ticks until nothing is due; how often.
+fn tick_all(hub: &mut Hub) -> usize {
+    (1..).find(|_| !tick(hub).more).unwrap()
+}
+
+/// A subscription with failed events of topic `t` that are ready, of the lowest priority.
+fn with_ready(count: u64) -> Hub {
+    let strict = PriorityMode::Strict as i32;
+    let mut config =
+        SubscriptionConfig { priority_mode: strict, ..SubscriptionConfig::defaults("t") };
+    (config.max_in_flight, config.max_in_flight_per_consumer) = (100_000, 100_000);
+    let mut hub = Hub::new(config);
+    let mut left = count;
+    while left > 0 {
+        let (first, some) = (count - left, left.min(4000));
+        hub.publish(&vec![event(|e| e.priority = Some(0)); some as usize]);
+        let lease = hub.lease(&[(first, some)]).remove(0).lease_id;
+        assert_eq!(hub.settle(lease, nack_at_once()), None);
+        left -= some;
+    }
+    tick_all(&mut hub);
+    assert_eq!(hub.kv.rows(Table::Ready) as u64, count);
+    hub
+}
+
+/// Of the failed events that are ready, how many have a tier other than 0.
+fn in_tiers(hub: &Hub) -> usize {
+    let id = subscription(&hub.kv, "s").unwrap().unwrap().id;
+    let failed = delivery::retries(&hub.kv, id, Default::default(), usize::MAX).unwrap();
+    failed.iter().filter(|(_, _, story)| story.place().tier > 0).count()
+}
+
+fn mode(mode: PriorityMode) -> SubscriptionPatch {
+    SubscriptionPatch { priority_mode: Some(mode as i32), ..SubscriptionPatch::default() }
+}
+
+#[test]
+fn a_changed_priority_policy_comes_to_all_failed_events_bit_by_bit() {
+    let count = TICK_EVENTS_MAX + 1000;
+    let mut hub = with_ready(count);
+    let reordering = |hub: &Hub| subscription(&hub.kv, "s").unwrap().unwrap().reordering;
+    assert_eq!((in_tiers(&hub) as u64, reordering(&hub)), (count, false));
+    update(&mut hub, mode(PriorityMode::Rank));
+    assert_eq!(in_tiers(&hub) as u64, count - FAILURES_SWEPT_MAX as u64);
+    assert!(reordering(&hub));
+    assert!(tick(&mut hub).more);
+    assert!(in_tiers(&hub) > 0 && reordering(&hub), "one tick is not enough");
+    assert_eq!(tick_all(&mut hub), 1);
+    assert_eq!((in_tiers(&hub), reordering(&hub)), (0, false));
+    let tables = [Table::Ready, Table::Timers].map(|table| hub.kv.rows(table) as u64);
+    assert_eq!(tables, [count, 0]);
+    // By rank what waited for long comes first, whatever its priority.
+    hub.now_ms += 600_000;
+    hub.publish(&plain(1));
+    assert_eq!(found(&hub).0[..3], [0, 1, 2]);
+}
+
+#[test]
+fn a_policy_that_changes_back_meanwhile_holds_for_all() {
+    let mut hub = with_ready(10);
+    update(&mut hub, mode(PriorityMode::Rank));
+    update(&mut hub, mode(PriorityMode::Strict));
+    assert_eq!(in_tiers(&hub), 10);
+    update(&mut hub, mode(PriorityMode::Rank));
+    tick_all(&mut hub);
+    assert_eq!(in_tiers(&hub), 0);
+}

@@ -339,18 +339,24 @@ fn forget<K: Kv>(
     limit: usize,
 ) -> Result<(u64, bool), Fault> {
     let retention_ms = work.record.config.dead_letters.retention_ms;
-    let (mut next, mut count) = (number, 0);
-    while retention_ms > 0
-        && let Some((number, letter)) = dead::first(machine.overlay(), work.id, next)?
-    {
+    if retention_ms == 0 {
+        return Ok((0, false));
+    }
+    // Where it is gone, whoever removed it timed the oldest: to look for that from here would pass over
+    // all that went, timer by timer.
+    let own = dead::get(machine.overlay(), work.id, number)?;
+    let (mut next, mut count) = (own.map(|letter| (number, letter)), 0);
+    while let Some((number, letter)) = next {
         let over = letter.died_at().get().saturating_add(retention_ms) <= machine.now().get();
         if !over || count == limit as u64 {
             dead::time(machine, work.id, (number, letter.died_at()), retention_ms);
             return Ok((count, over));
         }
-        dead::remove(machine, work.id, number, &letter);
+        dead::remove(machine, work.id, (number, &letter), retention_ms);
         work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
-        (next, count) = (DeadNumber(number.get().saturating_add(1)), count + 1);
+        count += 1;
+        let after = DeadNumber(number.get().saturating_add(1));
+        next = dead::first(machine.overlay(), work.id, after)?;
     }
     Ok((count, false))
 }

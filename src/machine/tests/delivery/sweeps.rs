@@ -3,19 +3,25 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::cases::{Hub, event, plain};
 use super::policies::{found, nack_at_once, update};
 use crate::machine::Fault;
+use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
 use crate::machine::kv::{Kv, Order, Table, Visit};
 use crate::machine::mem::MemKv;
 use crate::machine::subscription::query::subscription;
-use crate::model::command::{Kind, Tick};
+use crate::model::command::delivery::{Action, Reject};
+use crate::model::command::{CommandBatch, Kind, Tick};
 use crate::model::delivery::Ticked;
+use crate::model::ids::LogIndex;
 use crate::model::limits::{FAILURES_SWEPT_MAX, TICK_EVENTS_MAX};
 use crate::model::outcome::Outcome;
-use crate::model::subscription::{PriorityMode, SubscriptionConfig, SubscriptionPatch};
+use crate::model::subscription::{
+    DeadLetterPatch, PriorityMode, SubscriptionConfig, SubscriptionPatch,
+};
 
 /// Counts the rows of a table that are visited, and the scans of it.
 pub(super) struct Counting<'k> {
@@ -125,4 +131,54 @@ fn a_policy_that_changes_back_meanwhile_holds_for_all() {
     update(&mut hub, mode(PriorityMode::Rank));
     tick_all(&mut hub);
     assert_eq!(in_tiers(&hub), 0);
+}
+
+/// How many timers the next tick fires, and what it does to the dead letters: rows visited and scans.
+fn cost_of_letters(hub: &Hub) -> (u64, u64, u64) {
+    let counting = Counting::new(&hub.kv, Table::DeadLetters);
+    let mut machine = Machine::load(&counting).unwrap();
+    let entry = CommandBatch { stamp_ms: hub.now_ms, commands: vec![Kind::Tick(Tick {}).into()] };
+    let entry = Bytes::from(entry.encode_to_vec());
+    let outcomes = machine.apply(LogIndex(hub.entries + 1), &entry).unwrap().outcomes;
+    let Outcome::Ticked(ticked) = &outcomes[0] else { panic!("{outcomes:?}") };
+    (ticked.timers, counting.rows.get(), counting.scans.get())
+}
+
+#[test]
+fn timers_of_dead_letters_that_are_gone_look_for_no_others() {
+    let retention = |ms| SubscriptionPatch {
+        dead_letters: Some(DeadLetterPatch {
+            retention_ms: Some(ms),
+            ..DeadLetterPatch::default()
+        }),
+        ..SubscriptionPatch::default()
+    };
+    for changed in [false, true] {
+        let mut config = SubscriptionConfig::defaults("t");
+        config.dead_letters.trip_disabled = true;
+        let mut hub = Hub::new(config);
+        update(&mut hub, retention(if changed { 100_000 } else { 10_000 }));
+        hub.publish(&plain(51));
+        for (first, count) in [(0, 50), (50, 1)] {
+            let lease = hub.lease(&[(first, count)]).remove(0).lease_id;
+            assert_eq!(hub.settle(lease, Action::Reject(Reject::default())), None);
+            hub.now_ms += 5000;
+        }
+        update(&mut hub, retention(10_000));
+        let (timers, rows, scans) = cost_of_letters(&hub);
+        assert_eq!(timers, if changed { 1 } else { 50 });
+        // Each of those that go finds the next; the overlay passes over what this tick removed.
+        assert_eq!((rows, scans), (50, 50), "changed: {changed}");
+        tick_all(&mut hub);
+        assert_eq!(hub.dead().len(), 1);
+        hub.now_ms += 5000;
+        tick_all(&mut hub);
+        assert_eq!(hub.dead().len(), 0);
+        // Timers by the retention of before find nothing, each by one look.
+        assert_eq!(hub.kv.rows(Table::Timers), if changed { 51 } else { 0 });
+        hub.now_ms += 100_000;
+        assert_eq!(cost_of_letters(&hub), (if changed { 51 } else { 0 }, 0, 0));
+        tick_all(&mut hub);
+        assert_eq!(hub.kv.rows(Table::Timers), 0);
+    }
 }

@@ -313,16 +313,18 @@ fn expire_waiting<K: Kv>(
     if work.free(machine, topic, &one)?.is_empty() {
         return Ok(work.state.in_flight > 0 && !work.is_done(machine, topic, offset)?);
     }
-    if work.record.config.order() == DeliveryOrder::ByKey
-        && !eligible::is_next(machine, work, &mut Predecessors::default(), (topic, offset))?
-    {
-        // Who comes to it in its turn buries it: once it is done, the next of its key may go.
+    let filter = eligible::filter_of(work)?;
+    let passes = eligible::passes(machine, filter.as_ref(), topic, offset)?;
+    let in_turn = work.record.config.order() != DeliveryOrder::ByKey
+        || eligible::is_next(machine, work, &mut Predecessors::default(), (topic, offset))?;
+    let ends = in_turn || (passes && eligible::note_early(machine, work, topic, offset)?);
+    if !ends {
+        // Who comes to it in its turn skips or buries it.
         return Ok(false);
     }
     work.done(machine, topic, &one)?;
     work.wakes = true;
-    let filter = eligible::filter_of(work)?;
-    if eligible::passes(machine, filter.as_ref(), topic, offset)? {
+    if passes {
         bury(machine, work, (topic, offset), FailureRecord::default(), DeadReason::Expired)?;
     } else {
         work.state.counters.filtered += 1;

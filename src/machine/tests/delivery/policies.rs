@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::cases::{Hub, create, event, plain};
-use super::random::{Timestamp, create_topic, publish_of};
+use super::random::{TestEvent, Timestamp, create_topic, publish_of};
 use super::sweeps::Counting;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
@@ -24,6 +24,7 @@ use crate::model::command::{
 use crate::model::delivery::{DeadReason, Granted};
 use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::ids::{DeadNumber, LeaseId, LogIndex, Offset, UnixMs};
+use crate::model::limits::EARLY_DEAD_MAX;
 use crate::model::outcome::Outcome;
 use crate::model::subscription::{
     DeadLetterPatch, DeliveryOrder, PriorityMode, SubscriptionConfig, SubscriptionPatch,
@@ -186,21 +187,59 @@ fn nothing_is_skipped_before_it_is_its_keys_turn() {
     assert_eq!(found(&hub), (vec![3], vec![1, 2]));
 }
 
-#[test]
-fn an_event_that_expires_before_its_keys_turn_lets_nobody_overtake() {
-    let mut hub = by_key(None);
-    let keyed = |deadline: Option<u64>| {
+/// Events of one key, with deadlines or without.
+fn of_one_key(deadlines: &[Option<u64>]) -> Vec<TestEvent> {
+    let one = |deadline: &Option<u64>| {
         event(|e| (e.key, e.deadline) = ("k".into(), deadline.map(Timestamp::of)))
     };
-    hub.publish(&[keyed(None), keyed(Some(12_000)), keyed(None)]);
+    deadlines.iter().map(one).collect()
+}
+
+#[test]
+fn an_event_that_expires_before_its_keys_turn_is_dead_at_once_and_lets_nobody_overtake() {
+    let mut hub = by_key(None);
+    hub.publish(&of_one_key(&[None, Some(12_000), Some(12_000), None]));
     let first = take(&mut hub, "").remove(0);
     hub.now_ms = 12_000;
     hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.dead(), [DeadReason::Expired; 2]);
     assert_eq!(found(&hub), (vec![], vec![]), "the first is in flight");
+    assert!(hub.lease(&[(3, 1)]).is_empty());
+    let later = Nack { retry_after_ms: Some(1000), ..Nack::default() };
+    assert_eq!(hub.settle(first.lease_id, Action::Nack(later)), None);
+    assert_eq!(found(&hub), (vec![], vec![]), "the first waits to be tried again");
+    assert!(hub.lease(&[(3, 1)]).is_empty());
+    hub.now_ms = 13_000;
+    hub.apply(Kind::Tick(Tick {}));
+    let first = take(&mut hub, "").remove(0);
+    assert_eq!((first.ranges.iter().next(), &first.attempts[..]), (Some(Offset(0)), &[2][..]));
     assert_eq!(hub.settle(first.lease_id, Action::Ack(Ack {})), None);
-    assert!(take(&mut hub, "").is_empty());
-    assert_eq!(hub.dead(), [DeadReason::Expired]);
-    assert_eq!(found(&hub).0, [2]);
+    assert_eq!(found(&hub).0, [3]);
+    assert_eq!(hub.lease(&[(3, 1)]).len(), 1);
+    assert_eq!(subscription(&hub.kv, "s").unwrap().unwrap().counters.dead, 2);
+}
+
+#[test]
+fn of_many_that_expire_before_their_turn_some_are_buried_in_it() {
+    let mut hub = by_key(None);
+    let count = EARLY_DEAD_MAX + 2;
+    let dated = vec![Some(12_000); count as usize];
+    hub.publish(&of_one_key(&[vec![None], dated, vec![None]].concat()));
+    let first = take(&mut hub, "").remove(0);
+    hub.now_ms = 12_000;
+    hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.dead().len() as u64, EARLY_DEAD_MAX);
+    assert_eq!(hub.settle(first.lease_id, Action::Ack(Ack {})), None);
+    assert_eq!(found(&hub).0, [EARLY_DEAD_MAX + 1]);
+    assert!(take(&mut hub, "").is_empty() && take(&mut hub, "").is_empty());
+    assert_eq!(hub.dead().len() as u64, count);
+    let last = take(&mut hub, "").remove(0);
+    assert_eq!(last.ranges.iter().map(Offset::get).collect::<Vec<_>>(), [count + 1]);
+    // Those that died before count no more, others may.
+    hub.publish(&of_one_key(&[Some(14_000)]));
+    hub.now_ms = 14_000;
+    hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.dead().len() as u64, count + 1);
 }
 
 #[test]

@@ -120,10 +120,13 @@ impl World {
                 }
                 continue;
             }
-            if story.status == Status::Free && !sub.in_turn(&topic, offset) {
+            let passes = story.failing || passes(sub, &topic.events[offset as usize]);
+            let in_turn = story.status != Status::Free || sub.in_turn(&topic, offset);
+            let ends = in_turn || (passes && sub.note_early(&topic, offset));
+            if !ends {
                 continue;
             }
-            if !story.failing && !passes(sub, &topic.events[offset as usize]) {
+            if !passes {
                 sub.set(&topic, offset, Story::new(Status::Done));
                 sub.counters.filtered += 1;
             } else {

@@ -1,6 +1,6 @@
 //! Commands over the naive model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::leasing::{lease, settle};
 use super::model::{Event, Status, Story, Subscription, Topic, World, topic_of};
@@ -73,6 +73,7 @@ impl World {
                 for sub in self.subscriptions.values_mut() {
                     sub.stories.retain(|(t, _), _| *t != topic.id);
                     sub.leases.retain(|_, l| l.topic != topic.id);
+                    sub.early.retain(|(t, _)| *t != topic.id);
                 }
                 Ok(Said::Exactly(Outcome::Done))
             }
@@ -148,6 +149,7 @@ impl World {
             deliveries: Vec::new(),
             outcomes: Vec::new(),
             outcomes_before: 0,
+            early: BTreeSet::new(),
             placing: false,
         };
         start_at(&mut sub, &self.topics, offset);
@@ -266,6 +268,7 @@ impl World {
         let old = sub.clone();
         sub.stories.clear();
         sub.leases.clear();
+        sub.early.clear();
         sub.start = start;
         sub.revision += 1;
         start_at(sub, &self.topics, offset);

@@ -286,6 +286,41 @@ pub(crate) fn forget<K: Kv>(
     work.count_failures(topic, 0, 1)
 }
 
+/// Forgets failed events of a topic that was deleted, from an offset on: looks at so many. How many it
+/// looked at, and where to go on.
+pub(crate) fn sweep<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &Work,
+    (topic, from): (TopicId, Offset),
+    limit: usize,
+) -> Result<(usize, Option<Offset>), Fault> {
+    let low = failures::row_key(work.id, topic, from);
+    let mut high = failures::row_key(work.id, topic.next(), Offset(0));
+    let (mut seen, mut ready, mut next) = (0, Vec::new(), None);
+    machine.overlay().scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+        let place = failures::place_of(row)?;
+        if seen == limit {
+            next = Some(place.1);
+            return Ok(ControlFlow::Break(()));
+        }
+        seen += 1;
+        let story = FailureRecord::decode(value)?;
+        if story.stands() == Standing::Ready {
+            ready.push(ready_key(work, place, &story));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let overlay = machine.overlay_mut();
+    ready.into_iter().for_each(|row| overlay.delete(Table::Ready, row));
+    if let Some(next) = next {
+        high = failures::row_key(work.id, topic, next);
+    }
+    if seen > 0 {
+        overlay.delete_range(Table::Failures, low, high);
+    }
+    Ok((seen, next))
+}
+
 fn end<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,

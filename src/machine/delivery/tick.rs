@@ -128,6 +128,17 @@ impl Tick {
                 self.more |= more;
                 Ok(())
             }
+            Due::Sweep(subscription, topic, from) => {
+                let room = self.room();
+                let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
+                let (count, next) = fail::sweep(machine, work, (topic, from), room)?;
+                if let Some(next) = next {
+                    timers::set(machine, machine.now(), Due::Sweep(subscription, topic, next));
+                }
+                self.events += count as u64;
+                self.more |= next.is_some();
+                Ok(())
+            }
             Due::Registry(number) => registry::health::due(machine, number),
             Due::Transaction(id) => {
                 self.events += transaction::end::expire(machine, id)?;

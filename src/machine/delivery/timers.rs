@@ -31,6 +31,8 @@ pub enum Due {
     Transaction(TransactionId),
     /// The placing of failed events goes on, after the priority policy changed.
     Place(SubscriptionId),
+    /// Failed events of a topic that was deleted are forgotten, from one on.
+    Sweep(SubscriptionId, TopicId, Offset),
 }
 
 /// A row's key, taken apart.
@@ -55,6 +57,7 @@ impl Timer {
             Due::Registry(number) => (6, [number, 0, 0]),
             Due::Transaction(id) => (7, [id.0, 0, 0]),
             Due::Place(subscription) => (8, [subscription.0, 0, 0]),
+            Due::Sweep(subscription, topic, offset) => (9, [subscription.0, topic.0, offset.0]),
         };
         let mut row = Vec::with_capacity(33);
         row.extend_from_slice(&self.at.to_key());
@@ -81,6 +84,7 @@ impl Timer {
             6 => Due::Registry(a),
             7 => Due::Transaction(TransactionId(a)),
             8 => Due::Place(SubscriptionId(a)),
+            9 => Due::Sweep(SubscriptionId(a), TopicId(b), Offset(c)),
             _ => {
                 let what = format!("timer of kind {kind}");
                 return Err(Fault::Corrupt { record: Kind::Timer, what });
@@ -121,6 +125,7 @@ mod tests {
             Due::Registry(1),
             Due::Transaction(TransactionId(1)),
             Due::Place(s),
+            Due::Sweep(s, t, o),
         ];
         let timers: Vec<_> =
             [1, 300].iter().flat_map(|at| dues.map(|due| Timer { at: UnixMs(*at), due })).collect();

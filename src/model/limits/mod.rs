@@ -317,8 +317,8 @@ pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 pub const EARLY_DEAD_MAX: u64 = if SMALL { 2 } else { 1024 };
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
-/// Failed events that a command looks at, to place them anew after it changed a priority policy. Ticks go
-/// on with what is left.
+/// Failed events that a command looks at, to place them anew after it changed a priority policy, or to
+/// forget them as it deletes their topic. Ticks go on with what is left.
 pub const FAILURES_SWEPT_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 /// Topics that one seek counts.
 pub const SEEK_TOPICS_MAX: usize = 1024;

@@ -121,6 +121,8 @@ pub(super) struct Subscription {
     pub(super) outcomes_before: usize,
     /// By topic and offset, what died before its turn.
     pub(super) early: BTreeSet<(u64, u64)>,
+    /// By topic and offset, failed events of deleted topics that are still stored.
+    pub(super) unswept: BTreeSet<(u64, u64)>,
     /// Failed events are left to be placed by a changed policy.
     pub(super) placing: bool,
 }
@@ -232,10 +234,12 @@ impl Subscription {
     /// Places the first so many failed events by the policy.
     pub(super) fn place(&mut self, topics: &BTreeMap<String, Topic>, limit: usize) {
         let failing = self.stories.iter().filter(|(_, story)| story.failing);
-        let failing: Vec<_> = failing.map(|(place, story)| (*place, story.clone())).collect();
-        self.placing = failing.len() > limit;
-        for ((topic, offset), story) in failing.into_iter().take(limit) {
-            if story.status == Status::Ready {
+        let stored: BTreeSet<_> =
+            failing.map(|(place, _)| *place).chain(self.unswept.iter().copied()).collect();
+        self.placing = stored.len() > limit;
+        for (topic, offset) in stored.into_iter().take(limit) {
+            let story = self.stories.get(&(topic, offset)).cloned();
+            if let Some(story) = story.filter(|story| story.status == Status::Ready) {
                 let (_, topic) = topic_of(topics, topic).unwrap();
                 self.make_ready(topic, offset, story);
             }

@@ -7,14 +7,16 @@ use prost::Message as _;
 
 use super::cases::{Hub, event, plain};
 use super::policies::{found, nack_at_once, update};
+use super::random::create_topic;
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
 use crate::machine::kv::{Kv, Order, Table, Visit};
 use crate::machine::mem::MemKv;
+use crate::machine::subscription::backlog;
 use crate::machine::subscription::query::subscription;
 use crate::model::command::delivery::{Action, Reject};
-use crate::model::command::{CommandBatch, Kind, Tick};
+use crate::model::command::{CommandBatch, DeleteTopic, Kind, Tick};
 use crate::model::delivery::Ticked;
 use crate::model::ids::LogIndex;
 use crate::model::limits::{FAILURES_SWEPT_MAX, TICK_EVENTS_MAX};
@@ -181,4 +183,30 @@ fn timers_of_dead_letters_that_are_gone_look_for_no_others() {
         tick_all(&mut hub);
         assert_eq!(hub.kv.rows(Table::Timers), 0);
     }
+}
+
+#[test]
+fn the_failed_events_of_a_deleted_topic_go_bit_by_bit_and_are_nowhere_meanwhile() {
+    let count = TICK_EVENTS_MAX + 1000;
+    let mut hub = with_ready(count);
+    hub.apply(Kind::DeleteTopic(DeleteTopic { name: "t".into(), ..DeleteTopic::default() }));
+    let stored = |hub: &Hub| [Table::Failures, Table::Ready].map(|t| hub.kv.rows(t) as u64);
+    assert_eq!(stored(&hub), [count - FAILURES_SWEPT_MAX as u64; 2]);
+    let gone = |hub: &Hub| {
+        let info = subscription(&hub.kv, "s").unwrap().unwrap();
+        assert_eq!(backlog::waiting(&hub.kv, &info).unwrap(), 0);
+        let retries = delivery::retries(&hub.kv, info.id, Default::default(), 9).unwrap();
+        assert_eq!((retries.len(), found(hub)), (0, (vec![], vec![])));
+    };
+    gone(&hub);
+    // A topic of the same name has nothing to do with it.
+    hub.apply(create_topic("t"));
+    gone(&hub);
+    assert!(tick(&mut hub).more);
+    let left = stored(&hub);
+    assert!(left[0] > 0 && left[0] == left[1], "one tick is not enough: {left:?}");
+    gone(&hub);
+    assert_eq!(tick_all(&mut hub), 1);
+    assert_eq!(stored(&hub), [0, 0]);
+    assert_eq!(hub.kv.rows(Table::Timers), 0);
 }

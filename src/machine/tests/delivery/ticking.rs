@@ -31,8 +31,11 @@ impl World {
         }
         due.retain(|(at, ..)| *at <= now);
         due.sort_unstable();
-        for sub in self.subscriptions.values_mut().filter(|sub| sub.placing) {
-            sub.place(&self.topics, usize::MAX);
+        for sub in self.subscriptions.values_mut() {
+            sub.unswept.clear();
+            if sub.placing {
+                sub.place(&self.topics, usize::MAX);
+            }
         }
         let before: BTreeMap<String, u64> =
             self.subscriptions.iter().map(|(n, s)| (n.clone(), s.counters.dead)).collect();

@@ -59,6 +59,9 @@ fn due<K: Kv>(machine: &Machine<'_, K>) -> Result<(Vec<Timer>, bool), Fault> {
     Ok((due, more))
 }
 
+/// Leases by topic.
+type Holders = BTreeMap<TopicId, Vec<(LeaseId, Ranges)>>;
+
 /// The subscriptions that one tick works on.
 #[derive(Default)]
 struct Tick {
@@ -67,8 +70,9 @@ struct Tick {
     /// All subscriptions, once something needs to know who takes a topic.
     patterns: Option<Vec<(SubscriptionId, TopicPattern)>>,
     takers: BTreeMap<TopicId, Vec<SubscriptionId>>,
-    /// Leases that were looked up by topic; some may have ended since.
-    holders: BTreeMap<(SubscriptionId, TopicId), Vec<(LeaseId, Ranges)>>,
+    /// Leases that no deadline cut short, of subscriptions for which they were looked up; some may have
+    /// ended since.
+    holders: BTreeMap<SubscriptionId, Holders>,
     events: u64,
     /// Something is due that had no timer when this began.
     more: bool,
@@ -231,10 +235,11 @@ impl Tick {
         id: SubscriptionId,
         (topic, offset): (TopicId, Offset),
     ) -> Result<(), Fault> {
-        if let Entry::Vacant(slot) = self.holders.entry((id, topic)) {
-            slot.insert(uncut_leases(machine, id, topic)?);
+        if let Entry::Vacant(slot) = self.holders.entry(id) {
+            slot.insert(uncut_leases(machine, id)?);
         }
-        let mut known = self.holders.get(&(id, topic)).into_iter().flatten();
+        let of_topic = self.holders.get(&id).and_then(|holders| holders.get(&topic));
+        let mut known = of_topic.into_iter().flatten();
         let Some((lease_id, _)) = known.find(|(_, events)| events.contains(offset)) else {
             return Ok(());
         };
@@ -284,19 +289,16 @@ fn retry<K: Kv>(
     Ok(())
 }
 
-/// The leases of a topic's events that no deadline cut short.
-fn uncut_leases<K: Kv>(
-    machine: &Machine<'_, K>,
-    id: SubscriptionId,
-    topic: TopicId,
-) -> Result<Vec<(LeaseId, Ranges)>, Fault> {
-    let mut found = Vec::new();
+/// The leases of a subscription that no deadline cut short.
+fn uncut_leases<K: Kv>(machine: &Machine<'_, K>, id: SubscriptionId) -> Result<Holders, Fault> {
+    let mut found = Holders::new();
     let low = leases::row_key(id, LeaseId(0));
     let high = leases::row_key(id.next(), LeaseId(0));
     machine.overlay().scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
         let lease = LeaseRecord::decode(value)?;
-        if lease.topic() == topic && lease.deadline_ms == 0 {
-            found.push((leases::lease_of(row)?, lease.events));
+        if lease.deadline_ms == 0 {
+            let leases = found.entry(lease.topic()).or_default();
+            leases.push((leases::lease_of(row)?, lease.events));
         }
         Ok(ControlFlow::Continue(()))
     })?;

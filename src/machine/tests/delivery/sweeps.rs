@@ -6,8 +6,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::cases::{Hub, event, plain};
-use super::policies::{found, nack_at_once, update};
-use super::random::create_topic;
+use super::policies::{found, nack_at_once, take, update};
+use super::random::{Timestamp, create_topic, publish_of};
 use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
@@ -15,9 +15,9 @@ use crate::machine::kv::{Kv, Order, Table, Visit};
 use crate::machine::mem::MemKv;
 use crate::machine::subscription::backlog;
 use crate::machine::subscription::query::subscription;
-use crate::model::command::delivery::{Action, Reject};
-use crate::model::command::{CommandBatch, DeleteTopic, Kind, Tick};
-use crate::model::delivery::Ticked;
+use crate::model::command::delivery::{Action, Extend, Reject, SettleItem};
+use crate::model::command::{CommandBatch, DeleteTopic, Kind, Settle, Tick};
+use crate::model::delivery::{Granted, Ticked};
 use crate::model::ids::LogIndex;
 use crate::model::limits::{FAILURES_SWEPT_MAX, TICK_EVENTS_MAX};
 use crate::model::outcome::Outcome;
@@ -135,9 +135,9 @@ fn a_policy_that_changes_back_meanwhile_holds_for_all() {
     assert_eq!(in_tiers(&hub), 0);
 }
 
-/// How many timers the next tick fires, and what it does to the dead letters: rows visited and scans.
-fn cost_of_letters(hub: &Hub) -> (u64, u64, u64) {
-    let counting = Counting::new(&hub.kv, Table::DeadLetters);
+/// How many timers the next tick fires, and what it does to a table: rows visited and scans.
+fn cost_of_tick(hub: &Hub, table: Table) -> (u64, u64, u64) {
+    let counting = Counting::new(&hub.kv, table);
     let mut machine = Machine::load(&counting).unwrap();
     let entry = CommandBatch { stamp_ms: hub.now_ms, commands: vec![Kind::Tick(Tick {}).into()] };
     let entry = Bytes::from(entry.encode_to_vec());
@@ -167,7 +167,7 @@ fn timers_of_dead_letters_that_are_gone_look_for_no_others() {
             hub.now_ms += 5000;
         }
         update(&mut hub, retention(10_000));
-        let (timers, rows, scans) = cost_of_letters(&hub);
+        let (timers, rows, scans) = cost_of_tick(&hub, Table::DeadLetters);
         assert_eq!(timers, if changed { 1 } else { 50 });
         // Each of those that go finds the next; the overlay passes over what this tick removed.
         assert_eq!((rows, scans), (50, 50), "changed: {changed}");
@@ -179,7 +179,7 @@ fn timers_of_dead_letters_that_are_gone_look_for_no_others() {
         // Timers by the retention of before find nothing, each by one look.
         assert_eq!(hub.kv.rows(Table::Timers), if changed { 51 } else { 0 });
         hub.now_ms += 100_000;
-        assert_eq!(cost_of_letters(&hub), (if changed { 51 } else { 0 }, 0, 0));
+        assert_eq!(cost_of_tick(&hub, Table::DeadLetters), (if changed { 51 } else { 0 }, 0, 0));
         tick_all(&mut hub);
         assert_eq!(hub.kv.rows(Table::Timers), 0);
     }
@@ -209,4 +209,32 @@ fn the_failed_events_of_a_deleted_topic_go_bit_by_bit_and_are_nowhere_meanwhile(
     assert_eq!(tick_all(&mut hub), 1);
     assert_eq!(stored(&hub), [0, 0]);
     assert_eq!(hub.kv.rows(Table::Timers), 0);
+}
+
+#[test]
+fn deadlines_in_many_topics_look_at_the_leases_of_a_subscription_once() {
+    let mut hub = Hub::new(SubscriptionConfig::defaults(">"));
+    let deadline = Some(Timestamp::of(50_000));
+    for n in 0..20 {
+        let name = format!("d{n:02}");
+        hub.apply(create_topic(&name));
+        hub.apply(Kind::Publish(publish_of(&name, &[event(|e| e.deadline = deadline.clone())])));
+    }
+    let grants = take(&mut hub, "");
+    assert_eq!(grants.len(), 20, "the deadline is further away than the leases last");
+    hub.now_ms = 35_000;
+    let extend = |grant: &Granted| SettleItem {
+        lease_id: grant.lease_id.get(),
+        term: hub.term,
+        topic_id: grant.topic_id.get(),
+        ranges: Vec::new(),
+        action: Some(Action::Extend(Extend { lease_ms: 30_000 })),
+    };
+    let items = grants.iter().map(extend).collect();
+    let (subscription, consumer) = ("s".to_owned(), "c".to_owned());
+    hub.apply(Kind::Settle(Settle { subscription, consumer, items }));
+    hub.now_ms = 50_000;
+    assert_eq!(cost_of_tick(&hub, Table::Leases), (20, 20, 1));
+    tick_all(&mut hub);
+    assert_eq!((hub.dead().len(), hub.kv.rows(Table::Leases)), (20, 0));
 }

@@ -429,6 +429,8 @@ pub const CONSUMER_BATCH_BYTES: usize = 512 << 10;
 
 /// A subscription for which more events wait than this is said to lag.
 pub const LAGGING_EVENTS: u64 = 100_000;
+/// Rows of topics and of what is done in them that one read looks at for that; one topic goes in any case.
+pub const LAGGING_ROWS: usize = 4096;
 /// How often the leader looks for subscriptions that lag, milliseconds.
 pub const LAGGING_LOOK_MS: u64 = 10_000;
 /// A limit of a service that is hit again and again is told once in so long, milliseconds.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::cases::{Hub, event, plain};
+use super::cases::{Hub, create, event, plain};
 use super::policies::{found, nack_at_once, take, update};
 use super::random::{Timestamp, create_topic, publish_of};
 use crate::machine::Fault;
@@ -13,11 +13,11 @@ use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
 use crate::machine::kv::{Kv, Order, Table, Visit};
 use crate::machine::mem::MemKv;
-use crate::machine::subscription::backlog;
-use crate::machine::subscription::query::subscription;
-use crate::model::command::delivery::{Action, Extend, Reject, SettleItem};
-use crate::model::command::{CommandBatch, DeleteTopic, Kind, Settle, Tick};
-use crate::model::delivery::{Granted, Ticked};
+use crate::machine::subscription::backlog::{self, Walk, waiting_for_some};
+use crate::machine::subscription::query::{subscription, subscriptions};
+use crate::model::command::delivery::{Ack, Action, Extend, Reject, SettleItem};
+use crate::model::command::{CommandBatch, DeleteSubscription, DeleteTopic, Kind, Settle, Tick};
+use crate::model::delivery::{Granted, SubscriptionInfo, Ticked};
 use crate::model::ids::LogIndex;
 use crate::model::limits::{FAILURES_SWEPT_MAX, TICK_EVENTS_MAX};
 use crate::model::outcome::Outcome;
@@ -237,4 +237,48 @@ fn deadlines_in_many_topics_look_at_the_leases_of_a_subscription_once() {
     assert_eq!(cost_of_tick(&hub, Table::Leases), (20, 20, 1));
     tick_all(&mut hub);
     assert_eq!((hub.dead().len(), hub.kv.rows(Table::Leases)), (20, 0));
+}
+
+#[test]
+fn what_waits_for_all_subscriptions_is_counted_in_steps_and_comes_to_the_same() {
+    let mut hub = Hub::plain();
+    hub.publish(&plain(5));
+    let lease = hub.lease(&[(1, 1)]).remove(0).lease_id;
+    assert_eq!(hub.settle(lease, Action::Ack(Ack {})), None);
+    for n in 0..30 {
+        let name = format!("many.{n:02}");
+        hub.apply(create_topic(&name));
+        hub.apply(Kind::Publish(publish_of(&name, &plain(1 + n % 3))));
+    }
+    for (name, pattern) in [("all", ">"), ("many", "many.*"), ("none", "x.*"), ("one", "many.07")] {
+        hub.apply(create(name, SubscriptionConfig::defaults(pattern), ""));
+    }
+    let each = subscriptions(&hub.kv, "", 99).unwrap();
+    let one =
+        |info: &SubscriptionInfo| (info.name.clone(), backlog::waiting(&hub.kv, info).unwrap());
+    let expected: Vec<_> = each.iter().map(one).collect();
+    let counts: Vec<_> = expected.iter().map(|(_, count)| *count).collect();
+    assert_eq!(counts[1..], [60, 0, 2, 4]);
+    let step = |kv: &MemKv, from: &Walk, rows: usize| {
+        let counting = Counting::new(kv, Table::Marks);
+        let step = waiting_for_some(&counting, from, rows).unwrap();
+        assert!(counting.scans.get() <= rows as u64, "each topic is a row at least");
+        step
+    };
+    for (rows, reads) in [(1, 60..999), (7, 10..60), (4096, 1..2)] {
+        let (mut walk, mut all, mut steps) = (Some(Walk::default()), Vec::new(), 0);
+        while let Some(from) = walk {
+            let (found, next) = step(&hub.kv, &from, rows);
+            all.extend(found);
+            (walk, steps) = (next, steps + 1);
+        }
+        assert_eq!(all, expected, "{rows} rows");
+        assert!(reads.contains(&steps), "{steps} steps of {rows} rows");
+    }
+    // One that is deleted in the middle is left out.
+    let (found, walk) = step(&hub.kv, &Walk::default(), 3);
+    assert!(found.is_empty());
+    let name = "all".to_owned();
+    hub.apply(Kind::DeleteSubscription(DeleteSubscription { name, request_id: String::new() }));
+    assert_eq!(step(&hub.kv, &walk.unwrap(), 4096).0, expected[1..]);
 }

@@ -138,6 +138,7 @@ pub(super) fn subscription(info: SubscriptionInfo) -> Subscription {
         in_flight: info.in_flight,
         dead_letters: info.dead_letters,
         counters: Some(counters(info.counters)),
+        reordering: info.reordering,
     }
 }
 

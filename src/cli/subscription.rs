@@ -295,6 +295,7 @@ fn subscription(subscription: Subscription) -> Value {
     put("paused", json!(paused(subscription.pause.as_ref())));
     put("in_flight", json!(subscription.in_flight.to_string()));
     put("dead_letters_kept", json!(subscription.dead_letters.to_string()));
+    put("reordering", json!(subscription.reordering));
     fields.extend(counters(&subscription.counters.unwrap_or_default()));
     fields.extend(print(&subscription.config.unwrap_or_default()));
     Value::Object(fields)

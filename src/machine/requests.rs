@@ -8,7 +8,7 @@ use super::kv::{Kv, Table};
 use super::record::{Kind, decode_message, encode_message};
 use super::registry::records::ServiceRecord;
 use super::subscription::record::SubscriptionRecord;
-use super::subscription::state::SubscriptionState;
+use super::subscription::state::{Placing, SubscriptionState};
 use super::topic::record::TopicRecord;
 use super::transaction::record::PartRecord;
 use super::{schema, transaction};
@@ -211,6 +211,7 @@ fn state_of(info: &SubscriptionInfo) -> SubscriptionState {
         counters: info.counters,
         in_flight: info.in_flight,
         dead_letters: info.dead_letters,
+        placing: info.reordering.then(Placing::default),
         ..SubscriptionState::default()
     }
 }

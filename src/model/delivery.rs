@@ -281,6 +281,8 @@ pub struct SubscriptionInfo {
     pub dead_letters: u64,
     /// What it did so far.
     pub counters: Counters,
+    /// Some of its failed events are still in the order of an earlier priority policy.
+    pub reordering: bool,
 }
 
 /// What a seek leads to.

@@ -195,16 +195,21 @@ pub(crate) fn time_first<K: Kv>(
     Ok(())
 }
 
-/// Forgets a dead letter.
+/// Forgets a dead letter with its timer, which is stale when the retention was changed since it was set:
+/// then it goes by itself.
 pub(crate) fn remove<K: Kv>(
     machine: &mut Machine<'_, K>,
     subscription: SubscriptionId,
-    number: DeadNumber,
-    letter: &DeadLetter,
+    (number, letter): (DeadNumber, &DeadLetter),
+    retention_ms: u64,
 ) {
     let overlay = machine.overlay_mut();
     overlay.delete(Table::DeadPlaces, place_key(subscription, number, letter));
     overlay.delete(Table::DeadLetters, row_key(subscription, number));
+    if retention_ms > 0 {
+        let at = UnixMs(letter.died_at_ms.saturating_add(retention_ms));
+        timers::clear(machine, at, Due::Forget(subscription, number));
+    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::schedule::rank::Rank;
 use crate::machine::schedule::specials::{self, SpecialRecord};
+use crate::machine::subscription::state::Placing;
 use crate::machine::{Fault, query};
 use crate::model::delivery::{Attempt, DeadReason, REASON_LEASE_EXPIRED};
 use crate::model::ids::{DeadNumber, Offset, TopicId, UnixMs};
 use crate::model::limits::{
-    NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX, PRIORITY_DEFAULT, READY_MOVED_MAX,
+    FAILURES_SWEPT_MAX, NACK_DETAIL_BYTES_MAX, NACK_REASON_BYTES_MAX, PRIORITY_DEFAULT,
     RETRY_AFTER_MS_MAX,
 };
 use crate::model::ranges::Ranges;
@@ -197,29 +198,51 @@ pub(crate) fn make_ready<K: Kv>(
     Ok(())
 }
 
-/// Places those that are ready anew, after the policy changed; at most `limits::READY_MOVED_MAX`. The
-/// others keep their places until they are delivered.
-pub(crate) fn place_ready<K: Kv>(
+/// Begins to place those that are ready anew, after the policy changed: ticks go on with what is left.
+pub(crate) fn begin_placing<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,
 ) -> Result<(), Fault> {
-    let (low, mut places) = (work.id.to_key().to_vec(), Vec::new());
-    let high = work.id.next().to_key();
-    machine.overlay().scan(Table::Ready, &low, &high, Order::Ascending, &mut |row, _| {
-        let key = ReadyKey::decode(row)?;
-        places.push((key.topic, key.offset));
-        let more = places.len() < READY_MOVED_MAX;
-        Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    work.state.placing = Some(Placing::default());
+    if place_some(machine, work, FAILURES_SWEPT_MAX)?.1 {
+        timers::set(machine, machine.now(), Due::Place(work.id));
+    }
+    Ok(())
+}
+
+/// Goes on placing: looks at so many failed events. How many it looked at, and whether more are left.
+/// What becomes ready meanwhile goes to its place by itself.
+pub(crate) fn place_some<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    limit: usize,
+) -> Result<(u64, bool), Fault> {
+    let Some(Placing { topic_id, offset }) = work.state.placing else { return Ok((0, false)) };
+    let low = failures::row_key(work.id, TopicId(topic_id), Offset(offset));
+    let high = failures::row_key(work.id.next(), TopicId(0), Offset(0));
+    let (mut seen, mut ready, mut next) = (0, Vec::new(), None);
+    machine.overlay().scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+        let place = failures::place_of(row)?;
+        if seen == limit {
+            next = Some(Placing { topic_id: place.0.get(), offset: place.1.get() });
+            return Ok(ControlFlow::Break(()));
+        }
+        seen += 1;
+        if FailureRecord::decode(value)?.stands() == Standing::Ready {
+            ready.push(place);
+        }
+        Ok(ControlFlow::Continue(()))
     })?;
-    for (topic, offset) in places {
-        let story = failures::get(machine.overlay(), work.id, topic, offset)?;
-        let Some(mut story) = story.filter(|s| s.stands() == Standing::Ready) else { continue };
-        if work.enter(machine, topic, None)? {
+    for (topic, offset) in ready {
+        if work.enter(machine, topic, None)?
+            && let Some(mut story) = failures::get(machine.overlay(), work.id, topic, offset)?
+        {
             unwait(machine, work, (topic, offset), &story);
             make_ready(machine, work, (topic, offset), &mut story)?;
         }
     }
-    Ok(())
+    work.state.placing = next;
+    Ok((seen as u64, next.is_some()))
 }
 
 /// The row of `Ready` of a failed event.
@@ -261,6 +284,41 @@ pub(crate) fn forget<K: Kv>(
     let row = failures::row_key(work.id, topic, offset);
     machine.overlay_mut().delete(Table::Failures, row);
     work.count_failures(topic, 0, 1)
+}
+
+/// Forgets failed events of a topic that was deleted, from an offset on: looks at so many. How many it
+/// looked at, and where to go on.
+pub(crate) fn sweep<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &Work,
+    (topic, from): (TopicId, Offset),
+    limit: usize,
+) -> Result<(usize, Option<Offset>), Fault> {
+    let low = failures::row_key(work.id, topic, from);
+    let mut high = failures::row_key(work.id, topic.next(), Offset(0));
+    let (mut seen, mut ready, mut next) = (0, Vec::new(), None);
+    machine.overlay().scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+        let place = failures::place_of(row)?;
+        if seen == limit {
+            next = Some(place.1);
+            return Ok(ControlFlow::Break(()));
+        }
+        seen += 1;
+        let story = FailureRecord::decode(value)?;
+        if story.stands() == Standing::Ready {
+            ready.push(ready_key(work, place, &story));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let overlay = machine.overlay_mut();
+    ready.into_iter().for_each(|row| overlay.delete(Table::Ready, row));
+    if let Some(next) = next {
+        high = failures::row_key(work.id, topic, next);
+    }
+    if seen > 0 {
+        overlay.delete_range(Table::Failures, low, high);
+    }
+    Ok((seen, next))
 }
 
 fn end<K: Kv>(

@@ -10,6 +10,7 @@ use crate::machine::Fault;
 use crate::machine::apply::Meta;
 use crate::machine::key::END;
 use crate::machine::kv::{Kv, Order, Table};
+use crate::machine::subscription::progress;
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
 
 /// A lease with its number and when it ends, a new leader's grace included.
@@ -52,7 +53,8 @@ pub fn leases(
 /// A failed event with its place.
 pub type Retry = (TopicId, Offset, FailureRecord);
 
-/// Failed events of a subscription from a place on, the place included.
+/// Failed events of a subscription from a place on, the place included. Those of topics that were deleted
+/// are none any more, whatever is still stored of them.
 ///
 /// # Errors
 /// See [`leases()`].
@@ -62,17 +64,28 @@ pub fn retries(
     from: (TopicId, Offset),
     limit: usize,
 ) -> Result<Vec<Retry>, Fault> {
-    let (low, mut found) = (failures::row_key(subscription, from.0, from.1), Vec::new());
+    let (mut from, mut found, mut gone) = (from, Vec::new(), None);
     let high = failures::row_key(subscription.next(), TopicId(0), Offset(0));
-    kv.scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
-        if found.len() == limit {
-            return Ok(ControlFlow::Break(()));
+    loop {
+        let (low, mut known) = (failures::row_key(subscription, from.0, from.1), None);
+        kv.scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
+            if found.len() == limit {
+                return Ok(ControlFlow::Break(()));
+            }
+            let (topic, offset) = failures::place_of(row)?;
+            if known != Some(topic) && progress::stored(kv, subscription, topic)?.is_none() {
+                gone = Some(topic);
+                return Ok(ControlFlow::Break(()));
+            }
+            known = Some(topic);
+            found.push((topic, offset, FailureRecord::decode(value)?));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        match gone.take() {
+            Some(topic) => from = (topic.next(), Offset(0)),
+            None => return Ok(found),
         }
-        let (topic, offset) = failures::place_of(row)?;
-        found.push((topic, offset, FailureRecord::decode(value)?));
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(found)
+    }
 }
 
 /// Hands out the dead letters of a subscription after one, the oldest first.

@@ -9,7 +9,6 @@ use std::ops::ControlFlow;
 use super::dead::{self, DeadLetter};
 use super::fail;
 use super::failures::FailureRecord;
-use super::timers::{self, Due};
 use super::work::Work;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
@@ -17,7 +16,7 @@ use crate::machine::subscription::record::not_found;
 use crate::machine::{Fault, query};
 use crate::model::command::{PurgeDead, Redrive};
 use crate::model::delivery::Moved;
-use crate::model::ids::{DeadNumber, Offset, SubscriptionId, TopicId, UnixMs};
+use crate::model::ids::{DeadNumber, Offset, SubscriptionId, TopicId};
 use crate::model::limits::DEAD_LETTERS_PER_COMMAND;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -158,12 +157,9 @@ fn remove<K: Kv>(
     number: DeadNumber,
     letter: &DeadLetter,
 ) {
-    dead::remove(machine, work.id, number, letter);
-    work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
     let retention_ms = work.record.config.dead_letters.retention_ms;
-    // The timer is stale when the retention was changed since; then it goes by itself.
-    let at = UnixMs(letter.died_at().get().saturating_add(retention_ms));
-    timers::clear(machine, at, Due::Forget(work.id, number));
+    dead::remove(machine, work.id, (number, letter), retention_ms);
+    work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
 }
 
 /// Times the one that comes after those that went, if nothing was left before them.

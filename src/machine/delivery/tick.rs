@@ -59,6 +59,9 @@ fn due<K: Kv>(machine: &Machine<'_, K>) -> Result<(Vec<Timer>, bool), Fault> {
     Ok((due, more))
 }
 
+/// Leases by topic.
+type Holders = BTreeMap<TopicId, Vec<(LeaseId, Ranges)>>;
+
 /// The subscriptions that one tick works on.
 #[derive(Default)]
 struct Tick {
@@ -67,8 +70,9 @@ struct Tick {
     /// All subscriptions, once something needs to know who takes a topic.
     patterns: Option<Vec<(SubscriptionId, TopicPattern)>>,
     takers: BTreeMap<TopicId, Vec<SubscriptionId>>,
-    /// Leases that were looked up by topic; some may have ended since.
-    holders: BTreeMap<(SubscriptionId, TopicId), Vec<(LeaseId, Ranges)>>,
+    /// Leases that no deadline cut short, of subscriptions for which they were looked up; some may have
+    /// ended since.
+    holders: BTreeMap<SubscriptionId, Holders>,
     events: u64,
     /// Something is due that had no timer when this began.
     more: bool,
@@ -84,6 +88,11 @@ impl Tick {
             Entry::Occupied(known) => known.into_mut().as_mut(),
             Entry::Vacant(slot) => slot.insert(Work::open_id(machine, id)?).as_mut(),
         })
+    }
+
+    /// How many events may still be moved; one in any case.
+    fn room(&self) -> usize {
+        usize::try_from(TICK_EVENTS_MAX.saturating_sub(self.events).max(1)).unwrap_or(usize::MAX)
     }
 
     fn fire<K: Kv>(&mut self, machine: &mut Machine<'_, K>, due: Due) -> Result<(), Fault> {
@@ -105,11 +114,33 @@ impl Tick {
             }
             Due::Deadline(topic, offset) => self.deadline(machine, topic, offset),
             Due::Forget(subscription, number) => {
-                let room = TICK_EVENTS_MAX.saturating_sub(self.events).max(1);
+                let room = self.room();
                 let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
                 let (count, more) = forget(machine, work, number, room)?;
                 self.events += count;
                 self.more |= more;
+                Ok(())
+            }
+            Due::Place(subscription) => {
+                let room = self.room();
+                let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
+                let (count, more) = fail::place_some(machine, work, room)?;
+                if more {
+                    timers::set(machine, machine.now(), due);
+                }
+                self.events += count;
+                self.more |= more;
+                Ok(())
+            }
+            Due::Sweep(subscription, topic, from) => {
+                let room = self.room();
+                let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
+                let (count, next) = fail::sweep(machine, work, (topic, from), room)?;
+                if let Some(next) = next {
+                    timers::set(machine, machine.now(), Due::Sweep(subscription, topic, next));
+                }
+                self.events += count as u64;
+                self.more |= next.is_some();
                 Ok(())
             }
             Due::Registry(number) => registry::health::due(machine, number),
@@ -204,10 +235,11 @@ impl Tick {
         id: SubscriptionId,
         (topic, offset): (TopicId, Offset),
     ) -> Result<(), Fault> {
-        if let Entry::Vacant(slot) = self.holders.entry((id, topic)) {
-            slot.insert(uncut_leases(machine, id, topic)?);
+        if let Entry::Vacant(slot) = self.holders.entry(id) {
+            slot.insert(uncut_leases(machine, id)?);
         }
-        let mut known = self.holders.get(&(id, topic)).into_iter().flatten();
+        let of_topic = self.holders.get(&id).and_then(|holders| holders.get(&topic));
+        let mut known = of_topic.into_iter().flatten();
         let Some((lease_id, _)) = known.find(|(_, events)| events.contains(offset)) else {
             return Ok(());
         };
@@ -257,19 +289,16 @@ fn retry<K: Kv>(
     Ok(())
 }
 
-/// The leases of a topic's events that no deadline cut short.
-fn uncut_leases<K: Kv>(
-    machine: &Machine<'_, K>,
-    id: SubscriptionId,
-    topic: TopicId,
-) -> Result<Vec<(LeaseId, Ranges)>, Fault> {
-    let mut found = Vec::new();
+/// The leases of a subscription that no deadline cut short.
+fn uncut_leases<K: Kv>(machine: &Machine<'_, K>, id: SubscriptionId) -> Result<Holders, Fault> {
+    let mut found = Holders::new();
     let low = leases::row_key(id, LeaseId(0));
     let high = leases::row_key(id.next(), LeaseId(0));
     machine.overlay().scan(Table::Leases, &low, &high, Order::Ascending, &mut |row, value| {
         let lease = LeaseRecord::decode(value)?;
-        if lease.topic() == topic && lease.deadline_ms == 0 {
-            found.push((leases::lease_of(row)?, lease.events));
+        if lease.deadline_ms == 0 {
+            let leases = found.entry(lease.topic()).or_default();
+            leases.push((leases::lease_of(row)?, lease.events));
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -297,16 +326,18 @@ fn expire_waiting<K: Kv>(
     if work.free(machine, topic, &one)?.is_empty() {
         return Ok(work.state.in_flight > 0 && !work.is_done(machine, topic, offset)?);
     }
-    if work.record.config.order() == DeliveryOrder::ByKey
-        && !eligible::is_next(machine, work, &mut Predecessors::default(), (topic, offset))?
-    {
-        // Who comes to it in its turn buries it: once it is done, the next of its key may go.
+    let filter = eligible::filter_of(work)?;
+    let passes = eligible::passes(machine, filter.as_ref(), topic, offset)?;
+    let in_turn = work.record.config.order() != DeliveryOrder::ByKey
+        || eligible::is_next(machine, work, &mut Predecessors::default(), (topic, offset))?;
+    let ends = in_turn || (passes && eligible::note_early(machine, work, topic, offset)?);
+    if !ends {
+        // Who comes to it in its turn skips or buries it.
         return Ok(false);
     }
     work.done(machine, topic, &one)?;
     work.wakes = true;
-    let filter = eligible::filter_of(work)?;
-    if eligible::passes(machine, filter.as_ref(), topic, offset)? {
+    if passes {
         bury(machine, work, (topic, offset), FailureRecord::default(), DeadReason::Expired)?;
     } else {
         work.state.counters.filtered += 1;
@@ -320,21 +351,27 @@ fn forget<K: Kv>(
     machine: &mut Machine<'_, K>,
     work: &mut Work,
     number: DeadNumber,
-    limit: u64,
+    limit: usize,
 ) -> Result<(u64, bool), Fault> {
     let retention_ms = work.record.config.dead_letters.retention_ms;
-    let (mut next, mut count) = (number, 0);
-    while retention_ms > 0
-        && let Some((number, letter)) = dead::first(machine.overlay(), work.id, next)?
-    {
+    if retention_ms == 0 {
+        return Ok((0, false));
+    }
+    // Where it is gone, whoever removed it timed the oldest: to look for that from here would pass over
+    // all that went, timer by timer.
+    let own = dead::get(machine.overlay(), work.id, number)?;
+    let (mut next, mut count) = (own.map(|letter| (number, letter)), 0);
+    while let Some((number, letter)) = next {
         let over = letter.died_at().get().saturating_add(retention_ms) <= machine.now().get();
-        if !over || count == limit {
+        if !over || count == limit as u64 {
             dead::time(machine, work.id, (number, letter.died_at()), retention_ms);
             return Ok((count, over));
         }
-        dead::remove(machine, work.id, number, &letter);
+        dead::remove(machine, work.id, (number, &letter), retention_ms);
         work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
-        (next, count) = (DeadNumber(number.get().saturating_add(1)), count + 1);
+        count += 1;
+        let after = DeadNumber(number.get().saturating_add(1));
+        next = dead::first(machine.overlay(), work.id, after)?;
     }
     Ok((count, false))
 }

@@ -29,6 +29,10 @@ pub enum Due {
     Registry(u64),
     /// A staged transaction expires.
     Transaction(TransactionId),
+    /// The placing of failed events goes on, after the priority policy changed.
+    Place(SubscriptionId),
+    /// Failed events of a topic that was deleted are forgotten, from one on.
+    Sweep(SubscriptionId, TopicId, Offset),
 }
 
 /// A row's key, taken apart.
@@ -52,6 +56,8 @@ impl Timer {
             Due::Forget(subscription, number) => (5, [subscription.0, number.0, 0]),
             Due::Registry(number) => (6, [number, 0, 0]),
             Due::Transaction(id) => (7, [id.0, 0, 0]),
+            Due::Place(subscription) => (8, [subscription.0, 0, 0]),
+            Due::Sweep(subscription, topic, offset) => (9, [subscription.0, topic.0, offset.0]),
         };
         let mut row = Vec::with_capacity(33);
         row.extend_from_slice(&self.at.to_key());
@@ -77,6 +83,8 @@ impl Timer {
             5 => Due::Forget(SubscriptionId(a), DeadNumber(b)),
             6 => Due::Registry(a),
             7 => Due::Transaction(TransactionId(a)),
+            8 => Due::Place(SubscriptionId(a)),
+            9 => Due::Sweep(SubscriptionId(a), TopicId(b), Offset(c)),
             _ => {
                 let what = format!("timer of kind {kind}");
                 return Err(Fault::Corrupt { record: Kind::Timer, what });
@@ -116,6 +124,8 @@ mod tests {
             Due::Forget(s, DeadNumber(1)),
             Due::Registry(1),
             Due::Transaction(TransactionId(1)),
+            Due::Place(s),
+            Due::Sweep(s, t, o),
         ];
         let timers: Vec<_> =
             [1, 300].iter().flat_map(|at| dues.map(|due| Timer { at: UnixMs(*at), due })).collect();

@@ -6,6 +6,7 @@ use super::search::{Retry, Search};
 use super::streams::next_key;
 use crate::machine::delivery::budget::Budget;
 use crate::machine::kv::Kv;
+use crate::machine::subscription::state;
 
 /// Of one stream of failed events, in a search that has no retries left.
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ impl Held {
         stream: &StreamId,
         at: &mut Vec<u8>,
     ) -> Self {
-        if !search.is_out_of_retries() {
+        if !search.is_out_of_retries() || is_placing(search) {
             return Self::default();
         }
         let window = Budget::window_of(search.now);
@@ -55,4 +56,11 @@ impl Held {
             cursor.hold(stream.clone(), window, place);
         }
     }
+}
+
+/// Whether failed events are being placed anew: one that is within any budget may come to stand before
+/// others then. Where that cannot be read, whoever reads next meets the fault.
+fn is_placing<K: Kv>(search: &Search<'_, K>) -> bool {
+    let state = state::get(search.kv, search.record.subscription_id());
+    state.is_ok_and(|state| state.is_some_and(|state| state.placing.is_some()))
 }

@@ -1,6 +1,7 @@
 //! Order by key in a search: an event may go when the one of its key before it is done, or will
-//! never be delivered and would be in turn itself. The latter are cancelled, or the filter does not
-//! let them through; they may be delayed, so that no stream comes to them for long.
+//! never be delivered and would be in turn itself. The latter died before their turn, are cancelled,
+//! or the filter does not let them through; they may be delayed, so that no stream comes to them for
+//! long.
 //!
 //! In that order nothing is skipped before it is in turn: what is done lets the next one go.
 
@@ -53,7 +54,12 @@ impl<K: Kv> Search<'_, K> {
             let view = self.topic(topic)?;
             let Some(before) = view.before(kv, at)? else { break true };
             if view.is_done(kv, before)? {
-                break true;
+                if !view.progress.is_early(before) {
+                    break true;
+                }
+                self.spend(1);
+                at = before;
+                continue;
             }
             // The streams that come to those further ahead go on.
             let tired = self.rows == 0 && between.len() >= STEPS_MIN;

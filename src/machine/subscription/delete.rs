@@ -8,19 +8,27 @@ use std::ops::ControlFlow;
 use super::progress;
 use super::record::not_found;
 use crate::machine::apply::Machine;
-use crate::machine::delivery::failures::{self, FailureRecord, Standing};
 use crate::machine::delivery::leases::{self, LeaseRecord};
+use crate::machine::delivery::timers::{self, Due};
 use crate::machine::delivery::work::Work;
 use crate::machine::delivery::{fail, loads};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::lifecycle::Report;
 use crate::machine::{Fault, requests};
 use crate::model::command::DeleteSubscription;
-use crate::model::ids::{LeaseId, SubscriptionId, TopicId};
+use crate::model::ids::{LeaseId, Offset, SubscriptionId, TopicId};
+use crate::model::limits::FAILURES_SWEPT_MAX;
 use crate::model::outcome::Outcome;
 
-/// What a subscription has by topic.
-const BY_TOPIC: [Table; 3] = [Table::Progress, Table::Marks, Table::Failures];
+/// What a subscription has beside its settings, its state and its dead letters.
+const TABLES: [Table; 6] = [
+    Table::Progress,
+    Table::Marks,
+    Table::Failures,
+    Table::Ready,
+    Table::Leases,
+    Table::ConsumerLoads,
+];
 
 pub(crate) fn apply<K: Kv>(
     machine: &mut Machine<'_, K>,
@@ -57,32 +65,36 @@ pub(crate) fn forget_progress<K: Kv>(
     for (_, lease) in leases_of(machine, id, None)? {
         loads::count_service(machine, &lease.service, (0, 0), lease.events.count())?;
     }
-    let others = [Table::Leases, Table::ConsumerLoads, Table::Ready];
-    for table in BY_TOPIC.into_iter().chain(others) {
+    for table in TABLES {
         let range = (id.to_key().to_vec(), id.next().to_key().to_vec());
         machine.overlay_mut().delete_range(table, range.0, range.1);
     }
     Ok(())
 }
 
-/// Removes what subscriptions have of a topic that is being deleted; dead letters stay.
+/// Removes what subscriptions have of a topic that is being deleted; dead letters stay. Where many of its
+/// events failed, ticks go on with these: without progress there, nobody comes to them.
 pub(crate) fn forget_topic<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: TopicId,
     name: &str,
 ) -> Result<(), Fault> {
+    let mut room = FAILURES_SWEPT_MAX;
     for id in super::query::ids_of_topic(machine.overlay(), name)? {
-        if progress::stored(machine.overlay(), id, topic)?.is_none() {
-            continue;
-        }
+        let Some(progress) = progress::stored(machine.overlay(), id, topic)? else { continue };
         let Some(mut work) = Work::open_id(machine, id)? else { continue };
         end_leases(machine, &mut work, topic)?;
-        let ready = ready_of(machine, &work, topic)?;
-        let overlay = machine.overlay_mut();
-        ready.into_iter().for_each(|row| overlay.delete(Table::Ready, row));
-        for table in BY_TOPIC {
+        for table in [Table::Progress, Table::Marks] {
             let low = progress::row_key(id, topic);
-            overlay.delete_range(table, low, progress::row_key(id, topic.next()));
+            let high = progress::row_key(id, topic.next());
+            machine.overlay_mut().delete_range(table, low, high);
+        }
+        if progress.failures > 0 {
+            let (seen, next) = fail::sweep(machine, &work, (topic, Offset(0)), room)?;
+            room -= seen;
+            if let Some(next) = next {
+                timers::set(machine, machine.now(), Due::Sweep(id, topic, next));
+            }
         }
         work.finish(machine)?;
     }
@@ -119,22 +131,4 @@ fn leases_of<K: Kv>(
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)
-}
-
-/// The rows of `Ready` of one topic, found by its failed events: those of other topics may be many.
-fn ready_of<K: Kv>(
-    machine: &Machine<'_, K>,
-    work: &Work,
-    topic: TopicId,
-) -> Result<Vec<Vec<u8>>, Fault> {
-    let (low, mut rows) = (progress::row_key(work.id, topic), Vec::new());
-    let high = progress::row_key(work.id, topic.next());
-    machine.overlay().scan(Table::Failures, &low, &high, Order::Ascending, &mut |row, value| {
-        let story = FailureRecord::decode(value)?;
-        if story.stands() == Standing::Ready {
-            rows.push(fail::ready_key(work, failures::place_of(row)?, &story));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(rows)
 }

@@ -7,6 +7,7 @@ use crate::machine::record::{Kind, decode_message, encode_message};
 use crate::machine::{Fault, key, query};
 use crate::model::ids::{Offset, Position, SubscriptionId, TopicId};
 use crate::model::outcome::TopicInfo;
+use crate::model::ranges::Ranges;
 
 /// Progress as stored. Where there is no row, the floor follows from where the subscription starts.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -20,6 +21,10 @@ pub struct ProgressRecord {
     /// Rows of this topic in `Failures`.
     #[prost(uint64, tag = "3")]
     pub failures: u64,
+    /// In order by key, events that died before it was their turn: they are done, and who comes after them
+    /// waits for who came before them. At most `limits::EARLY_DEAD_MAX`.
+    #[prost(message, optional, tag = "4")]
+    pub early: Option<Ranges>,
 }
 
 impl ProgressRecord {
@@ -35,6 +40,12 @@ impl ProgressRecord {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         encode_message(Kind::Progress, self)
+    }
+
+    /// Whether an event died before it was its turn.
+    #[must_use]
+    pub fn is_early(&self, offset: Offset) -> bool {
+        self.early.as_ref().is_some_and(|early| early.contains(offset))
     }
 }
 
@@ -84,7 +95,7 @@ pub fn load(
     }
     let floor =
         if start == Position(0) { Offset(0) } else { query::offset_of_position(kv, topic, start)? };
-    Ok(ProgressRecord { topic: topic.name.clone(), floor: floor.get(), failures: 0 })
+    Ok(ProgressRecord { topic: topic.name.clone(), floor: floor.get(), failures: 0, early: None })
 }
 
 #[cfg(test)]

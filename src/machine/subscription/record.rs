@@ -70,6 +70,7 @@ impl SubscriptionRecord {
             in_flight: state.in_flight,
             dead_letters: state.dead_letters,
             counters: state.counters,
+            reordering: state.placing.is_some(),
         }
     }
 }

@@ -148,7 +148,7 @@ fn target_offset(
     };
     let Some(topic) = query::topic(kv, name)? else { return Ok(Err(no_topic(name))) };
     let floor = offset.min(topic.next_offset.get());
-    let progress = ProgressRecord { topic: name.to_owned(), floor, failures: 0 };
+    let progress = ProgressRecord { topic: name.to_owned(), floor, failures: 0, early: None };
     Ok(Ok(Target { start: end, offset: Some((topic.id, progress)) }))
 }
 

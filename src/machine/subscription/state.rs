@@ -10,6 +10,17 @@ use crate::machine::record::{Kind, decode_message, encode_message};
 use crate::model::delivery::{Counters, Pause};
 use crate::model::ids::SubscriptionId;
 
+/// Where the placing of failed events goes on, after the priority policy changed.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Placing {
+    /// With those of this topic.
+    #[prost(uint64, tag = "1")]
+    pub topic_id: u64,
+    /// And of those with this one.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+
 /// A subscription's state as stored.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct SubscriptionState {
@@ -40,6 +51,9 @@ pub struct SubscriptionState {
     /// Recent deliveries.
     #[prost(message, required, tag = "9")]
     pub budget: Budget,
+    /// Failed events are being placed by a changed priority policy; none: all are where they belong.
+    #[prost(message, optional, tag = "10")]
+    pub placing: Option<Placing>,
 }
 
 impl SubscriptionState {

@@ -4,7 +4,7 @@
 //! `max_attempts` kills an event at its next failure, a lowered bound in flight lets nothing new out
 //! until enough came back, a new filter judges what is not done yet, a new retention holds for the
 //! dead letters that are kept. Failed events keep their due time and their rank; whether priorities
-//! come before it is for the policy of today to say. A subscription that waits for its target resumes when it has none any more.
+//! come before it is for the policy of today to say, and many of them are placed by it bit by bit. A subscription that waits for its target resumes when it has none any more.
 
 use super::pause::is_down;
 use super::record::{self, not_found};
@@ -84,7 +84,7 @@ fn follow<K: Kv>(
         dead::time_first(machine, work.id, DeadNumber(0), retention_ms)?;
     }
     if now.priority_mode != before.priority_mode {
-        fail::place_ready(machine, work)?;
+        fail::begin_placing(machine, work)?;
     }
     if work.record.config.target.is_none() && is_down(work) {
         pauses::resume(machine, work);

@@ -1,8 +1,9 @@
 //! Deleting a topic with everything in it.
 //!
-//! A topic's number is never used again, so its rows can be removed as ranges. The rows of
-//! `Positions` are shared by all topics: those of a deleted topic stay, and readers pass over them. So are those of
-//! `Correlations`, which housekeeping sweeps.
+//! A topic's number is never used again, so its rows can be removed as ranges. What subscriptions have of
+//! its failed events lies among that of others: many of them go bit by bit. The rows of
+//! `Positions` are shared by all topics: those of a deleted topic stay, and readers pass over them. So are
+//! those of `Correlations`, which housekeeping sweeps.
 
 use super::record::not_found;
 use crate::machine::Fault;

@@ -312,10 +312,14 @@ pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;
 pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
 /// Dead letters that a search for some of them looks at.
 pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
+/// Events of a topic that a subscription in order by key buries before their turn, and remembers until all
+/// before are done; others are buried in their turn.
+pub const EARLY_DEAD_MAX: u64 = if SMALL { 2 } else { 1024 };
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
-/// Failed events that are ready and placed anew when the priority policy changes.
-pub const READY_MOVED_MAX: usize = 4096;
+/// Failed events that a command looks at, to place them anew after it changed a priority policy, or to
+/// forget them as it deletes their topic. Ticks go on with what is left.
+pub const FAILURES_SWEPT_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 /// Topics that one seek counts.
 pub const SEEK_TOPICS_MAX: usize = 1024;
 /// Topics that one search for events to deliver looks at.
@@ -427,6 +431,8 @@ pub const CONSUMER_BATCH_BYTES: usize = 512 << 10;
 
 /// A subscription for which more events wait than this is said to lag.
 pub const LAGGING_EVENTS: u64 = 100_000;
+/// Rows of topics and of what is done in them that one read looks at for that; one topic goes in any case.
+pub const LAGGING_ROWS: usize = 4096;
 /// How often the leader looks for subscriptions that lag, milliseconds.
 pub const LAGGING_LOOK_MS: u64 = 10_000;
 /// A limit of a service that is hit again and again is told once in so long, milliseconds.

@@ -3,6 +3,7 @@ use prost::Message as _;
 use super::*;
 use crate::machine::kv::{Table, Write};
 use crate::machine::mem::MemKv;
+use crate::machine::subscription::progress::ProgressRecord;
 use crate::model::delivery::Attempt;
 use crate::model::event::EventView;
 use crate::proto::v1::Event;
@@ -115,6 +116,11 @@ fn retries_come_in_pages() {
             })
             .into(),
     );
+    let progress = |topic| {
+        let row = progress::row_key(ID, TopicId(topic));
+        Write::Put(Table::Progress, row, ProgressRecord::default().encode())
+    };
+    kv.write(vec![progress(1), progress(2)]);
     let page = |from, limit| {
         let (page, next) = retries(&kv, ID, from, limit).unwrap();
         let places = page.into_iter().map(|r| (r.place.0.get(), r.place.1.get()));

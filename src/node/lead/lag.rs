@@ -6,15 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::super::Node;
-use crate::machine::Fault;
-use crate::machine::kv::Kv;
-use crate::machine::subscription::{backlog, query};
+use crate::machine::subscription::backlog::{Walk, waiting_for_some};
 use crate::model::command::{Kind, Notice, NoticeKind};
-use crate::model::limits::{LAGGING_EVENTS, LAGGING_LOOK_MS};
+use crate::model::limits::{LAGGING_EVENTS, LAGGING_LOOK_MS, LAGGING_ROWS};
 use crate::runtime::tasks;
-
-/// Subscriptions that are looked at between two pauses.
-const PAGE: usize = 256;
 
 /// Starts the task. It ends with the node.
 pub(super) fn start(node: &Arc<Node>) {
@@ -37,15 +32,14 @@ pub(super) fn start(node: &Arc<Node>) {
     });
 }
 
-/// Looks at all subscriptions, and tells of those that began or ceased to lag.
+/// Looks at all subscriptions, a bounded bit per read, and tells of those that began or ceased to lag.
 async fn look(node: &Node, lagging: &mut BTreeSet<String>) {
-    let (mut after, mut seen) = (String::new(), BTreeSet::new());
-    loop {
-        let from = after.clone();
-        let Ok(page) = node.read(move |db| waiting(db, &from)).await else { return };
-        let Some((last, _)) = page.last() else { break };
-        after.clone_from(last);
-        for (name, waiting) in page {
+    let (mut walk, mut seen) = (Some(Walk::default()), BTreeSet::new());
+    while let Some(from) = walk {
+        let read = node.read(move |db| waiting_for_some(db, &from, LAGGING_ROWS)).await;
+        let Ok((found, next)) = read else { return };
+        walk = next;
+        for (name, waiting) in found {
             seen.insert(name.clone());
             let Some(kind) = change(lagging.contains(&name), waiting) else { continue };
             match kind {
@@ -69,15 +63,6 @@ fn change(lags: bool, waiting: u64) -> Option<NoticeKind> {
         true if waiting < LAGGING_EVENTS / 2 => Some(NoticeKind::CaughtUp),
         _ => None,
     }
-}
-
-fn waiting(kv: &impl Kv, after: &str) -> Result<Vec<(String, u64)>, Fault> {
-    let mut found = Vec::new();
-    for subscription in query::subscriptions(kv, after, PAGE)? {
-        let waiting = backlog::waiting(kv, &subscription)?;
-        found.push((subscription.name, waiting));
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

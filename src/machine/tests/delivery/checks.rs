@@ -104,6 +104,7 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
     let open = waiting + expected.leased + expected.retrying;
     assert_eq!(backlog::waiting(kv, &info).unwrap(), open, "{context}");
     assert_eq!(info.counters, sub.counters, "{context}");
+    assert_eq!(info.reordering, sub.placing, "{context}");
     assert_eq!((info.revision, info.start.get()), (sub.revision, sub.start), "{context}");
     let pause = info.pause.map(|p| (p.reason(), p.resume_at_ms));
     assert_eq!(pause, sub.pause, "{context}");
@@ -202,14 +203,15 @@ fn is_void(sub: &Subscription, topic: &Topic, offset: u64) -> bool {
     sub.story(topic, offset).status == Status::Free && (event.cancelled || !passes(sub, event))
 }
 
-/// Whether all of its key before it is done, but for what nobody will get.
+/// Whether all of its key before it is done, but for what nobody will get or died before its turn.
 fn comes_next(sub: &Subscription, topic: &Topic, offset: u64) -> bool {
     let key = &topic.events[offset as usize].key;
     if !sub.by_key() || key.is_empty() {
         return true;
     }
     let same = |o: &u64| topic.events[*o as usize].key == *key;
-    let before = (0..offset).rev().filter(same).find(|o| !is_void(sub, topic, *o));
+    let passed_over = |o: u64| is_void(sub, topic, o) || sub.died_early(topic, o);
+    let before = (0..offset).rev().filter(same).find(|o| !passed_over(*o));
     before.is_none_or(|o| sub.story(topic, o).status == Status::Done)
 }
 

@@ -11,6 +11,7 @@ mod policies;
 pub(super) mod random;
 mod rounds;
 mod searches;
+mod sweeps;
 mod targets;
 mod ticking;
 mod world;
@@ -120,6 +121,7 @@ fn run(seed: u64, tally: &mut BTreeMap<String, u64>) {
         let expected = world.apply(&entry);
         let outcomes = apply(&mut kv, std::slice::from_ref(&entry), n + 1).remove(0);
         compare(&expected, &outcomes, (seed, &entry));
+        count_unfinished(&world, tally);
         if dice.below(3) == 0 {
             let context = format!("seed {seed}, entry {n}");
             checks::check(&world, &kv, &mut cursors, &mut dice, &context);
@@ -132,6 +134,16 @@ fn run(seed: u64, tally: &mut BTreeMap<String, u64>) {
     assert_eq!(outcomes, apart, "seed {seed}: outcomes depend on how entries are grouped");
     assert_eq!(together, kv, "seed {seed}: state depends on how entries are grouped");
     count(&world, &apart, tally);
+}
+
+/// What an entry leaves to later ones.
+fn count_unfinished(world: &World, tally: &mut BTreeMap<String, u64>) {
+    let mut add = |what: &str, n: usize| *tally.entry(what.to_owned()).or_default() += n as u64;
+    for sub in world.subscriptions.values() {
+        add("dead before their turn", sub.early.len());
+        add("being placed anew", usize::from(sub.placing));
+        add("left of deleted topics", sub.unswept.len());
+    }
 }
 
 /// What happened: a generator that does not come to something tests nothing of it.

@@ -6,6 +6,7 @@ use crate::machine::delivery::retry;
 use crate::model::command::subscription::{At, Place};
 use crate::model::delivery::{Counters, DeadReason, PauseReason};
 use crate::model::ids::{Offset, SubscriptionId, TopicId};
+use crate::model::limits::{EARLY_DEAD_MAX, FAILURES_SWEPT_MAX};
 use crate::model::quota::QuotaLimits;
 use crate::model::rejection::Reason;
 use crate::model::subscription::{DeliveryOrder, PriorityMode, SubscriptionConfig};
@@ -118,6 +119,12 @@ pub(super) struct Subscription {
     pub(super) outcomes: Vec<(u64, bool)>,
     /// Outcomes before the command that is being done: a resumption forgets these.
     pub(super) outcomes_before: usize,
+    /// By topic and offset, what died before its turn.
+    pub(super) early: BTreeSet<(u64, u64)>,
+    /// By topic and offset, failed events of deleted topics that are still stored.
+    pub(super) unswept: BTreeSet<(u64, u64)>,
+    /// Failed events are left to be placed by a changed policy.
+    pub(super) placing: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -219,8 +226,20 @@ impl Subscription {
         let same = config.priority_mode == self.config.priority_mode;
         self.config = config;
         self.revision += 1;
-        for ((topic, offset), story) in self.stories.clone() {
-            if story.status == Status::Ready && !same {
+        if !same {
+            self.place(topics, FAILURES_SWEPT_MAX);
+        }
+    }
+
+    /// Places the first so many failed events by the policy.
+    pub(super) fn place(&mut self, topics: &BTreeMap<String, Topic>, limit: usize) {
+        let failing = self.stories.iter().filter(|(_, story)| story.failing);
+        let stored: BTreeSet<_> =
+            failing.map(|(place, _)| *place).chain(self.unswept.iter().copied()).collect();
+        self.placing = stored.len() > limit;
+        for (topic, offset) in stored.into_iter().take(limit) {
+            let story = self.stories.get(&(topic, offset)).cloned();
+            if let Some(story) = story.filter(|story| story.status == Status::Ready) {
                 let (_, topic) = topic_of(topics, topic).unwrap();
                 self.make_ready(topic, offset, story);
             }
@@ -245,8 +264,31 @@ impl Subscription {
         if !self.by_key() || key.is_empty() {
             return true;
         }
-        let before = (0..offset).rev().find(|o| topic.events[*o as usize].key == *key);
+        let same = |o: &u64| topic.events[*o as usize].key == *key;
+        let before = (0..offset).rev().filter(same).find(|o| !self.died_early(topic, *o));
         before.is_none_or(|o| self.story(topic, o).status == Status::Done)
+    }
+
+    /// Whether an event is done for having died before its turn.
+    pub(super) fn died_early(&self, topic: &Topic, offset: u64) -> bool {
+        self.early.contains(&(topic.id, offset)) && self.story(topic, offset).status == Status::Done
+    }
+
+    /// Remembers an event that dies before its turn, unless there are too many such.
+    pub(super) fn note_early(&mut self, topic: &Topic, offset: u64) -> bool {
+        let of = |early: &BTreeSet<(u64, u64)>| {
+            early.range((topic.id, 0)..(topic.id + 1, 0)).count() as u64
+        };
+        if of(&self.early) >= EARLY_DEAD_MAX {
+            let end = topic.events.len() as u64;
+            let open = (0..end).find(|o| self.story(topic, *o).status != Status::Done);
+            self.early.retain(|(t, o)| *t != topic.id || *o >= open.unwrap_or(end));
+        }
+        let room = of(&self.early) < EARLY_DEAD_MAX;
+        if room {
+            self.early.insert((topic.id, offset));
+        }
+        room
     }
 
     pub(super) fn in_flight(&self, consumer: Option<&str>) -> u64 {

@@ -1,18 +1,16 @@
 //! Single cases of what holds over many events: shares, settings that change, the work that it takes.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::cases::{Hub, create, event, plain};
-use super::random::{Timestamp, create_topic, publish_of};
-use crate::machine::Fault;
+use super::random::{TestEvent, Timestamp, create_topic, publish_of};
+use super::sweeps::Counting;
 use crate::machine::apply::Machine;
 use crate::machine::delivery::query as delivery;
-use crate::machine::kv::{Kv, Order, Table, Visit, Write};
-use crate::machine::mem::MemKv;
+use crate::machine::kv::{Table, Write};
 use crate::machine::schedule::candidates::{Candidates, candidates, candidates_within};
 use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::backlog;
@@ -26,43 +24,18 @@ use crate::model::command::{
 use crate::model::delivery::{DeadReason, Granted};
 use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::ids::{DeadNumber, LeaseId, LogIndex, Offset, UnixMs};
+use crate::model::limits::EARLY_DEAD_MAX;
 use crate::model::outcome::Outcome;
 use crate::model::subscription::{
     DeadLetterPatch, DeliveryOrder, PriorityMode, SubscriptionConfig, SubscriptionPatch,
 };
-
-/// Counts the rows of subscriptions that are visited.
-struct Counting<'k> {
-    kv: &'k MemKv,
-    rows: Cell<u64>,
-}
-
-impl Kv for Counting<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        self.kv.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: &[u8],
-        order: Order,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Fault> {
-        self.kv.scan(table, start, end, order, &mut |row, value| {
-            self.rows.set(self.rows.get() + u64::from(table == Table::Subscriptions));
-            visit(row, value)
-        })
-    }
-}
 
 fn look(hub: &Hub, cursor: &mut Cursor, events: u64) -> Candidates {
     candidates(&hub.kv, "s", UnixMs(hub.now_ms), cursor, events).unwrap().unwrap()
 }
 
 /// The offsets that a new search finds, and those that it skips.
-fn found(hub: &Hub) -> (Vec<u64>, Vec<u64>) {
+pub(super) fn found(hub: &Hub) -> (Vec<u64>, Vec<u64>) {
     let found = look(hub, &mut Cursor::default(), 99);
     let [picks, skips] = [found.picks, found.skips]
         .map(|picks| picks.iter().flat_map(|pick| pick.ranges.iter().map(Offset::get)).collect());
@@ -70,7 +43,7 @@ fn found(hub: &Hub) -> (Vec<u64>, Vec<u64>) {
 }
 
 /// Leases what a new search finds.
-fn take(hub: &mut Hub, service: &str) -> Vec<Granted> {
+pub(super) fn take(hub: &mut Hub, service: &str) -> Vec<Granted> {
     let found = look(hub, &mut Cursor::default(), 99);
     let lease = Lease {
         subscription: "s".into(),
@@ -88,14 +61,14 @@ fn take(hub: &mut Hub, service: &str) -> Vec<Granted> {
     }
 }
 
-fn update(hub: &mut Hub, patch: SubscriptionPatch) {
+pub(super) fn update(hub: &mut Hub, patch: SubscriptionPatch) {
     let name = "s".to_owned();
     let updated = UpdateSubscription { name, patch, ..UpdateSubscription::default() };
     let outcome = hub.apply(Kind::UpdateSubscription(updated));
     assert!(matches!(outcome, Outcome::Subscription(_)), "{outcome:?}");
 }
 
-fn nack_at_once() -> Action {
+pub(super) fn nack_at_once() -> Action {
     Action::Nack(Nack { retry_after_ms: Some(0), ..Nack::default() })
 }
 
@@ -104,7 +77,7 @@ fn only_a() -> Option<Filter> {
     Some(Filter { test: Some(Test::Exact(comparison)) })
 }
 
-fn by_key(filter: Option<Filter>) -> Hub {
+pub(super) fn by_key(filter: Option<Filter>) -> Hub {
     let order = DeliveryOrder::ByKey as i32;
     Hub::new(SubscriptionConfig { order, filter, ..SubscriptionConfig::defaults("t") })
 }
@@ -144,7 +117,7 @@ fn deadlines_of_what_is_done_cost_little() {
     }
     let lease = hub.lease(&[(0, 50)]).remove(0).lease_id;
     assert_eq!(hub.settle(lease, Action::Ack(Ack {})), None);
-    let counting = Counting { kv: &hub.kv, rows: Cell::new(0) };
+    let counting = Counting::new(&hub.kv, Table::Subscriptions);
     let mut machine = Machine::load(&counting).unwrap();
     let entry = CommandBatch { stamp_ms: 60_000, commands: vec![Kind::Tick(Tick {}).into()] };
     let entry = Bytes::from(entry.encode_to_vec());
@@ -214,21 +187,59 @@ fn nothing_is_skipped_before_it_is_its_keys_turn() {
     assert_eq!(found(&hub), (vec![3], vec![1, 2]));
 }
 
-#[test]
-fn an_event_that_expires_before_its_keys_turn_lets_nobody_overtake() {
-    let mut hub = by_key(None);
-    let keyed = |deadline: Option<u64>| {
+/// Events of one key, with deadlines or without.
+fn of_one_key(deadlines: &[Option<u64>]) -> Vec<TestEvent> {
+    let one = |deadline: &Option<u64>| {
         event(|e| (e.key, e.deadline) = ("k".into(), deadline.map(Timestamp::of)))
     };
-    hub.publish(&[keyed(None), keyed(Some(12_000)), keyed(None)]);
+    deadlines.iter().map(one).collect()
+}
+
+#[test]
+fn an_event_that_expires_before_its_keys_turn_is_dead_at_once_and_lets_nobody_overtake() {
+    let mut hub = by_key(None);
+    hub.publish(&of_one_key(&[None, Some(12_000), Some(12_000), None]));
     let first = take(&mut hub, "").remove(0);
     hub.now_ms = 12_000;
     hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.dead(), [DeadReason::Expired; 2]);
     assert_eq!(found(&hub), (vec![], vec![]), "the first is in flight");
+    assert!(hub.lease(&[(3, 1)]).is_empty());
+    let later = Nack { retry_after_ms: Some(1000), ..Nack::default() };
+    assert_eq!(hub.settle(first.lease_id, Action::Nack(later)), None);
+    assert_eq!(found(&hub), (vec![], vec![]), "the first waits to be tried again");
+    assert!(hub.lease(&[(3, 1)]).is_empty());
+    hub.now_ms = 13_000;
+    hub.apply(Kind::Tick(Tick {}));
+    let first = take(&mut hub, "").remove(0);
+    assert_eq!((first.ranges.iter().next(), &first.attempts[..]), (Some(Offset(0)), &[2][..]));
     assert_eq!(hub.settle(first.lease_id, Action::Ack(Ack {})), None);
-    assert!(take(&mut hub, "").is_empty());
-    assert_eq!(hub.dead(), [DeadReason::Expired]);
-    assert_eq!(found(&hub).0, [2]);
+    assert_eq!(found(&hub).0, [3]);
+    assert_eq!(hub.lease(&[(3, 1)]).len(), 1);
+    assert_eq!(subscription(&hub.kv, "s").unwrap().unwrap().counters.dead, 2);
+}
+
+#[test]
+fn of_many_that_expire_before_their_turn_some_are_buried_in_it() {
+    let mut hub = by_key(None);
+    let count = EARLY_DEAD_MAX + 2;
+    let dated = vec![Some(12_000); count as usize];
+    hub.publish(&of_one_key(&[vec![None], dated, vec![None]].concat()));
+    let first = take(&mut hub, "").remove(0);
+    hub.now_ms = 12_000;
+    hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.dead().len() as u64, EARLY_DEAD_MAX);
+    assert_eq!(hub.settle(first.lease_id, Action::Ack(Ack {})), None);
+    assert_eq!(found(&hub).0, [EARLY_DEAD_MAX + 1]);
+    assert!(take(&mut hub, "").is_empty() && take(&mut hub, "").is_empty());
+    assert_eq!(hub.dead().len() as u64, count);
+    let last = take(&mut hub, "").remove(0);
+    assert_eq!(last.ranges.iter().map(Offset::get).collect::<Vec<_>>(), [count + 1]);
+    // Those that died before count no more, others may.
+    hub.publish(&of_one_key(&[Some(14_000)]));
+    hub.now_ms = 14_000;
+    hub.apply(Kind::Tick(Tick {}));
+    assert_eq!(hub.dead().len() as u64, count + 1);
 }
 
 #[test]

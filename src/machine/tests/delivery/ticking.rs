@@ -31,6 +31,12 @@ impl World {
         }
         due.retain(|(at, ..)| *at <= now);
         due.sort_unstable();
+        for sub in self.subscriptions.values_mut() {
+            sub.unswept.clear();
+            if sub.placing {
+                sub.place(&self.topics, usize::MAX);
+            }
+        }
         let before: BTreeMap<String, u64> =
             self.subscriptions.iter().map(|(n, s)| (n.clone(), s.counters.dead)).collect();
         let mut expired = BTreeMap::new();
@@ -117,10 +123,13 @@ impl World {
                 }
                 continue;
             }
-            if story.status == Status::Free && !sub.in_turn(&topic, offset) {
+            let passes = story.failing || passes(sub, &topic.events[offset as usize]);
+            let in_turn = story.status != Status::Free || sub.in_turn(&topic, offset);
+            let ends = in_turn || (passes && sub.note_early(&topic, offset));
+            if !ends {
                 continue;
             }
-            if !story.failing && !passes(sub, &topic.events[offset as usize]) {
+            if !passes {
                 sub.set(&topic, offset, Story::new(Status::Done));
                 sub.counters.filtered += 1;
             } else {

@@ -1,6 +1,6 @@
 //! Commands over the naive model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::leasing::{lease, settle};
 use super::model::{Event, Status, Story, Subscription, Topic, World, topic_of};
@@ -9,6 +9,7 @@ use crate::model::command::{CommandBatch, CreateSubscription, Kind, Publish, Red
 use crate::model::delivery::{Counters, DeadReason, Moved, PauseReason, Sought};
 use crate::model::event_run;
 use crate::model::ids::{DeadNumber, Position};
+use crate::model::limits::FAILURES_SWEPT_MAX;
 use crate::model::outcome::Outcome;
 use crate::model::pattern::TopicPattern;
 use crate::model::ranges::OffsetRange;
@@ -70,9 +71,17 @@ impl World {
             }
             Kind::DeleteTopic(c) => {
                 let topic = self.topics.remove(&c.name).ok_or(Reason::TopicNotFound)?;
+                let mut room = FAILURES_SWEPT_MAX;
                 for sub in self.subscriptions.values_mut() {
+                    let of_topic =
+                        |((t, _), s): &(&(u64, u64), &Story)| *t == topic.id && s.failing;
+                    let failing = sub.stories.iter().filter(of_topic).map(|(place, _)| *place);
+                    let failing: Vec<_> = failing.collect();
+                    sub.unswept.extend(failing.iter().skip(room));
+                    room = room.saturating_sub(failing.len());
                     sub.stories.retain(|(t, _), _| *t != topic.id);
                     sub.leases.retain(|_, l| l.topic != topic.id);
+                    sub.early.retain(|(t, _)| *t != topic.id);
                 }
                 Ok(Said::Exactly(Outcome::Done))
             }
@@ -148,6 +157,9 @@ impl World {
             deliveries: Vec::new(),
             outcomes: Vec::new(),
             outcomes_before: 0,
+            early: BTreeSet::new(),
+            unswept: BTreeSet::new(),
+            placing: false,
         };
         start_at(&mut sub, &self.topics, offset);
         self.subscriptions.insert(c.name, sub);
@@ -265,6 +277,8 @@ impl World {
         let old = sub.clone();
         sub.stories.clear();
         sub.leases.clear();
+        sub.early.clear();
+        sub.unswept.clear();
         sub.start = start;
         sub.revision += 1;
         start_at(sub, &self.topics, offset);

@@ -25,8 +25,6 @@ use crate::machine::kv::{Kv, Order, Table, Visit, Write};
 const BLOB_BYTES_MIN: u64 = 4 << 10;
 /// The same for what is scanned rather than read one by one: neighbours in few large reads.
 const SCANNED_BLOB_BYTES_MIN: u64 = 64 << 10;
-/// A block of a table whose rows are read one after the other.
-const SCANNED_BLOCK_BYTES: usize = 64 << 10;
 /// Reads ahead of long scans.
 const READAHEAD_BYTES: usize = 256 << 10;
 
@@ -206,13 +204,12 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
     match table {
         Table::Batches | Table::Stripes => {
             options.set_enable_blob_files(true);
-            let mut least = BLOB_BYTES_MIN;
-            if table == Table::Stripes {
-                // Dispatch reads them one after the other: several are read, checked and found at once.
-                least = SCANNED_BLOB_BYTES_MIN;
-                blocks.set_block_size(SCANNED_BLOCK_BYTES);
-            }
-            options.set_min_blob_size(least);
+            let scanned = table == Table::Stripes;
+            options.set_min_blob_size(if scanned {
+                SCANNED_BLOB_BYTES_MIN
+            } else {
+                BLOB_BYTES_MIN
+            });
             options.set_blob_file_size(256 << 20);
             options.set_blob_compression_type(compression);
             options.set_enable_blob_gc(true);

@@ -128,6 +128,19 @@ pub struct Renewal {
     pub incarnation: u64,
 }
 
+/// A service as it is at one moment.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The service.
+    pub service: ServiceInfo,
+    /// Its instances, in the order of their ids.
+    pub instances: Vec<InstanceInfo>,
+    /// What it needs, transitively.
+    pub tree: graph::Node,
+    /// The registry's revision.
+    pub revision: u64,
+}
+
 fn check_count(count: usize, what: &str) -> Result<(), Rejection> {
     if (1..=INSTANCES_PER_CALL_MAX).contains(&count) {
         return Ok(());
@@ -180,23 +193,27 @@ impl Node {
         }
     }
 
-    /// A service with its instances, and the registry's revision that this shows.
+    /// A service with its instances and what it needs.
     ///
     /// # Errors
     /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
-    pub async fn service(
-        &self,
-        name: &str,
-        wanted: Consistency,
-    ) -> Result<(ServiceInfo, Vec<InstanceInfo>, u64), Rejection> {
+    pub async fn service(&self, name: &str, wanted: Consistency) -> Result<Shown, Rejection> {
         check_service(name)?;
         self.fresh(wanted, self.deadline()).await?;
         let known = name.to_owned();
         let found = self
-            .read(move |db| Ok(query::infos(db, &known)?.zip(Some(changes::revision(db)?))))
+            .read(move |db| {
+                let found = query::infos(db, &known)?.zip(graph::tree(db, &known)?);
+                let revision = changes::revision(db)?;
+                Ok(found.map(|((service, instances), tree)| Shown {
+                    service,
+                    instances,
+                    tree,
+                    revision,
+                }))
+            })
             .await?;
-        let ((info, instances), revision) = found.ok_or_else(|| service_not_found(name))?;
-        Ok((info, instances, revision))
+        found.ok_or_else(|| service_not_found(name))
     }
 
     /// Services after a name, and the registry's revision that this shows.

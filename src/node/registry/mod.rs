@@ -370,12 +370,21 @@ impl Node {
     /// `NO_INSTANCE`.
     pub async fn resolve_service(&self, wanted: &Wanted) -> Result<Resolved, Rejection> {
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let found = self.registry.choose(wanted, dice, self.now(), clock::now())?;
-        let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
-        if self.registry.waits(name) {
-            self.held(name).await?;
+        let mut found = self.registry.choose(wanted, dice, self.now(), clock::now())?;
+        let next = std::mem::take(&mut found.next);
+        self.held_unless_ready(&found, wanted).await?;
+        for pool in next {
+            if self.held_unless_ready(&pool, wanted).await.is_err() {
+                break;
+            }
+            found.next.push(pool);
         }
         Ok(found)
+    }
+
+    async fn held_unless_ready(&self, found: &Resolved, wanted: &Wanted) -> Result<(), Rejection> {
+        let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
+        if self.registry.waits(name) { self.held(name).await } else { Ok(()) }
     }
 
     /// Refuses a service that waits for what it requires.

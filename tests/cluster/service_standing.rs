@@ -154,21 +154,43 @@ async fn a_brake_is_told_when_it_is_pulled_and_when_it_is_let_go() {
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
-async fn who_falls_silent_is_given_up_however_long_it_takes_to_look_how_services_stand() {
+async fn who_falls_silent_is_given_up_however_long_it_takes_to_look_how_services_stand_and_to_tell()
+{
+    use message_hub::client::ClientOptions;
+    use message_hub::proto::v1::{CallOutcome, ReportOutcomesRequest};
     let mut cluster = Cluster::start(3, &[]);
     for node in &mut cluster.nodes {
         node.kill();
-        node.set("FAILPOINTS", "registry::standings=sleep(2500)");
+        node.set("FAILPOINTS", "registry::standings=sleep(2500);registry::tells=sleep(2500)");
         node.start();
     }
     cluster.await_serving();
     let client = client(&cluster);
     register(&client, "shop", &["i"], 1000).await;
+    // So that each node has calls to tell of all the time.
+    let pinned = ClientOptions { pinned: true, ..ClientOptions::default() };
+    let callers = cluster.nodes.iter().map(|node| {
+        let caller = Client::with_options([node.endpoint()], pinned.clone()).unwrap();
+        tokio::spawn(async move {
+            let (service, instance) = ("shop".to_owned(), "i".to_owned());
+            let call = CallOutcome { service, instance, ok: 1, ..CallOutcome::default() };
+            loop {
+                let outcomes = vec![call.clone()];
+                caller.report_outcomes(ReportOutcomesRequest { outcomes }).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    });
+    let callers: Vec<_> = callers.collect();
     let is_down = || {
         // So that there is something to look at all the time.
         cluster.admin(&["service", "register", "other"]).succeeds();
         told(&cluster, "down", "shop") == 1
     };
     assert!(poll(SOON, is_down));
+    for caller in callers {
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled(), "it called until now");
+    }
     cluster.verify();
 }

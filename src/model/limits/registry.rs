@@ -81,6 +81,8 @@ pub const BRAKE_INSTANCES_MIN: usize = 2;
 pub const BRAKE_MS_MAX: u64 = 300_000;
 /// A leader looks for silent instances so often, milliseconds.
 pub const RENEWALS_LOOK_MS: u64 = 200;
+/// Looks whose silent instances are being told of at once.
+pub const SILENT_TELLS_MAX: usize = 16;
 /// A leader looks how services stand at most so often, milliseconds.
 pub const STANDINGS_LOOK_MS: u64 = 500;
 /// What it tells of them at once; the rest is for the next look.

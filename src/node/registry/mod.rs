@@ -10,6 +10,7 @@ mod reports;
 mod resolve;
 mod samples;
 mod standings;
+mod tells;
 mod upkeep;
 mod view;
 mod watch;
@@ -28,6 +29,7 @@ use self::reports::Untold;
 pub use self::resolve::{Resolved, Wanted};
 pub use self::samples::ServiceSample;
 use self::samples::Transitions;
+use self::tells::Telling;
 use self::view::View;
 pub use self::view::{Change, Known};
 pub use self::watch::{Watch, WatchPart};
@@ -63,6 +65,7 @@ pub(super) struct Registry {
     egress: Arc<Egress>,
     watchers: Arc<Semaphore>,
     transitions: Transitions,
+    telling: Telling,
 }
 
 impl Registry {
@@ -77,6 +80,7 @@ impl Registry {
             egress: Arc::new(egress),
             watchers: Arc::new(Semaphore::new(REGISTRY_WATCHERS_MAX)),
             transitions: Transitions::default(),
+            telling: Telling::default(),
         }
     }
 

@@ -4,16 +4,13 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-
 use super::Registry;
 use super::renewals::{Brake, Silent};
 use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::records::ServiceRecord;
-use crate::model::command::{HealthChange, Kind, Notice, NoticeKind, SetHealth};
 use crate::model::ids::Term;
-use crate::model::limits::{HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS, STANDINGS_TOLD_MAX};
+use crate::model::limits::RENEWALS_LOOK_MS;
 use crate::node::Node;
 use crate::raft::hints::Interest;
 use crate::runtime::{clock, tasks};
@@ -35,10 +32,10 @@ pub(super) fn start(node: &Arc<Node>) {
             if node.registry.renewals().term() != term {
                 node.begin_term(term);
             }
-            if term.is_some() {
-                node.give_up_silent().await;
+            if let Some(term) = term {
+                node.give_up_silent(term);
             }
-            node.tell_calls().await;
+            node.tell_calls();
             drop(node);
             tokio::select! {
                 () = hints.hear() => {}
@@ -103,7 +100,7 @@ impl Node {
     }
 
     /// Proposes to give those up who fell silent, and says when it does not.
-    async fn give_up_silent(&self) {
+    fn give_up_silent(self: &Arc<Self>, term: Term) {
         let (found, brakes) = self.registry.look(clock::now());
         for (service, brake) in found.braked {
             tracing::warn!(%service, silent = brake.silent, instances = brake.instances,
@@ -112,34 +109,8 @@ impl Node {
         for service in found.released {
             tracing::info!(%service, "instances that fall silent are given up again");
         }
-        let told =
-            found.changes.chunks(HEALTH_CHANGES_MAX).map(|some| self.tell_health(some.to_vec()));
-        join_all(told).await;
-        // What cannot be told is told again.
-        let some = brakes.into_iter().take(STANDINGS_TOLD_MAX);
-        join_all(some.map(|(service, brake)| self.tell_brake(service, brake))).await;
-    }
-
-    /// Tells the state that a brake was pulled or let go.
-    async fn tell_brake(&self, service: String, brake: Option<Brake>) {
-        let (kind, value) = match brake {
-            Some(brake) => (NoticeKind::BrakeEngaged, brake.silent as u64),
-            None => (NoticeKind::BrakeReleased, 0),
-        };
-        let notice =
-            Notice { about: service.clone(), kind: kind as i32, value, ..Notice::default() };
-        match self.execute(Kind::Notice(notice)).await {
-            Ok(_) => self.registry.renewals().brake_told(&service, brake, clock::now()),
-            Err(rejection) => tracing::debug!(%rejection, "a brake is not told yet"),
-        }
-    }
-
-    pub(super) async fn tell_health(&self, changes: Vec<HealthChange>) {
-        let told = self.execute(Kind::SetHealth(SetHealth { changes: changes.clone() })).await;
-        if let Err(rejection) = told {
-            tracing::debug!(%rejection, "silent instances are not told yet");
-            self.registry.renewals().untold(&changes);
-        }
+        self.tell_silent(found.changes, term);
+        self.tell_brakes(brakes);
     }
 }
 

@@ -207,8 +207,11 @@ impl Renewals {
     /// What was to be given up and could not be told: it is looked at again.
     pub(super) fn untold(&mut self, changes: &[HealthChange]) {
         for change in changes {
-            if let Some(known) = self.tracked.get_mut(&change.incarnation) {
+            let known = self.tracked.get_mut(&change.incarnation);
+            if let Some(known) = known.filter(|known| known.expiring) {
                 known.expiring = false;
+                // It does not count twice.
+                self.lost.get_mut(&known.service).and_then(VecDeque::pop_back);
             }
         }
     }

@@ -465,8 +465,8 @@ async fn watch(
             Watched::Changes(part) => {
                 if part.stale != stale {
                     stale = part.stale;
-                    let text =
-                        if stale { "hears of no leader: this may be old" } else { "is up to date" };
+                    let old = "hears of no leader, or has not caught up: this may be old";
+                    let text = if stale { old } else { "is up to date" };
                     output::complain(&format!("the node {text}"));
                 }
                 for changed in part.changes.iter().take(usize::try_from(left).unwrap_or(usize::MAX))

@@ -63,6 +63,10 @@ pub struct ServiceRecord {
     /// Since when that one is, Unix milliseconds.
     #[prost(uint64, tag = "16")]
     pub failed_over_at_ms: u64,
+    /// Until when renewals by an earlier, longer time will do, Unix milliseconds: whoever renews by it may not have
+    /// heard of the shorter one.
+    #[prost(uint64, tag = "17")]
+    pub grace_until_ms: u64,
 }
 
 impl ServiceRecord {

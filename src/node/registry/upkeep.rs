@@ -9,7 +9,7 @@ use super::renewals::{Brake, Silent};
 use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::records::ServiceRecord;
-use crate::model::ids::Term;
+use crate::model::ids::{Term, UnixMs};
 use crate::model::limits::RENEWALS_LOOK_MS;
 use crate::node::Node;
 use crate::raft::hints::Interest;
@@ -83,20 +83,7 @@ impl Node {
 
     /// Begins to lead, or ceases to.
     fn begin_term(&self, term: Option<Term>) {
-        let (mut instances, mut braked) = (Vec::new(), Vec::new());
-        for (name, known) in self.registry.view.all().into_iter().filter(|_| term.is_some()) {
-            let Some(service) = &known.service else { continue };
-            if service.braked_at_ms > 0 {
-                braked.push(name);
-            }
-            for record in &known.instances {
-                let ttl = Duration::from_millis(record.ttl_ms(&service.config));
-                instances.push(((**record).clone(), ttl));
-            }
-        }
-        self.registry.renewals().begin(term, instances, braked, clock::now());
-        self.registry.breakers().clear();
-        self.registry.verdicts().clear();
+        self.registry.begin(term, self.now(), clock::now());
     }
 
     /// Proposes to give those up who fell silent, and says when it does not.
@@ -115,6 +102,29 @@ impl Node {
 }
 
 impl Registry {
+    /// Begins to lead, or ceases to.
+    fn begin(&self, term: Option<Term>, hub_now: UnixMs, now: Instant) {
+        let (mut instances, mut braked) = (Vec::new(), Vec::new());
+        for (name, known) in self.view.all().into_iter().filter(|_| term.is_some()) {
+            let Some(service) = &known.service else { continue };
+            // This node may not have been there when they became shorter.
+            let grace = Duration::from_millis(UnixMs(service.grace_until_ms).since(hub_now));
+            if !grace.is_zero() {
+                self.renewals().shorten(&name, grace, now);
+            }
+            if service.braked_at_ms > 0 {
+                braked.push(name);
+            }
+            for record in &known.instances {
+                let ttl = Duration::from_millis(record.ttl_ms(&service.config));
+                instances.push(((**record).clone(), ttl));
+            }
+        }
+        self.renewals().begin(term, instances, braked, now);
+        self.breakers().clear();
+        self.verdicts().clear();
+    }
+
     /// Who fell silent, and which brakes the state does not know of or knows of in vain: both as of one instant.
     fn look(&self, now: Instant) -> (Silent, Vec<(String, Option<Brake>)>) {
         let mut renewals = self.renewals();
@@ -201,7 +211,6 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::machine::registry::records::InstanceRecord;
-    use crate::model::ids::UnixMs;
     use crate::model::registry::{BreakerState, Health, InstanceSpec, ServiceConfig};
     use crate::model::rejection::Reason;
     use crate::node::registry::Wanted;
@@ -288,6 +297,26 @@ mod tests {
         };
         assert_eq!(given_up(&heard, 14_999), 0);
         assert_eq!(given_up(&heard, 15_000), 1);
+    }
+
+    #[test]
+    fn a_leader_that_did_not_see_a_time_become_shorter_grants_the_time_before() {
+        let mut heard = Heard::new();
+        heard.service(|service| {
+            (service.config.health.ttl_ms, service.grace_until_ms) = (3000, 110_000);
+        });
+        let silent = |hub_now, ms| {
+            // It was started anew, and reads what is there.
+            let registry = Registry::new(Egress::default());
+            let known = heard.registry.view.all().into_iter().collect();
+            registry.view.replace(heard.revision, known);
+            registry.begin(Some(Term(2)), UnixMs(hub_now), heard.now);
+            let found = registry.renewals().look(heard.now + Duration::from_millis(ms)).changes;
+            found.iter().map(|change| change.incarnation).collect::<Vec<_>>()
+        };
+        assert_eq!((silent(100_000, 9999), silent(100_000, 10_000)), (vec![], vec![1]));
+        // Longer ago, nobody renews by it any more.
+        assert_eq!((silent(110_000, 2999), silent(110_000, 3000)), (vec![], vec![1]));
     }
 
     #[test]

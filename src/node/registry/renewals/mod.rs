@@ -158,8 +158,8 @@ impl Renewals {
         }
     }
 
-    /// The renewals of a service last shorter from now on than before. Whoever has not heard of it yet
-    /// renews by that time.
+    /// The renewals of a service last shorter from now on than before, or did so so much earlier that this is left
+    /// of it. Whoever has not heard of it yet renews by that time.
     pub(super) fn shorten(&mut self, service: &str, before: Duration, now: Instant) {
         self.graces.retain(|_, until| *until > now);
         let grace = self.graces.entry(service.to_owned()).or_insert(now);

@@ -2,6 +2,7 @@
 //! at once. Another client, and each node, has as many of its own.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::model::limits::PROBES_RETRY_MS;
 use crate::model::rejection::{Reason, Rejection};
@@ -9,6 +10,12 @@ use crate::proto::v1::{BreakerState, Instance, ResolveResponse};
 
 fn is_tried(instance: &Instance) -> bool {
     instance.breaker.as_ref().is_some_and(|breaker| breaker.state() == BreakerState::HalfOpen)
+}
+
+/// What an answer tells to choose from: each when those before it have no room.
+pub(super) fn pools(mut answer: ResolveResponse) -> Arc<[ResolveResponse]> {
+    let next = std::mem::take(&mut answer.next);
+    std::iter::once(answer).chain(next).collect()
 }
 
 /// Which instances one call more may go to, when so many are under way to each.
@@ -21,12 +28,13 @@ pub(super) fn with_room(answer: &ResolveResponse, under_way: &[u32]) -> Vec<bool
 }
 
 /// Instances that are being tried since an earlier answer: calls from before it do not count.
-pub(super) fn newly_tried(before: &ResolveResponse, after: &ResolveResponse) -> Vec<u64> {
-    let tried = |answer: &ResolveResponse| -> HashSet<u64> {
+pub(super) fn newly_tried(before: &[ResolveResponse], after: &[ResolveResponse]) -> Vec<u64> {
+    let of = |answer: &ResolveResponse| {
         let all = answer.instances.iter();
         let some = all.filter(|instance| answer.service_half_open || is_tried(instance));
-        some.map(|instance| instance.incarnation).collect()
+        some.map(|instance| instance.incarnation).collect::<Vec<_>>()
     };
+    let tried = |pools: &[ResolveResponse]| -> HashSet<u64> { pools.iter().flat_map(of).collect() };
     let (known, now) = (tried(before), tried(after));
     now.into_iter().filter(|number| !known.contains(number)).collect()
 }

@@ -73,10 +73,10 @@ struct Shared {
     untold: Mutex<HashMap<(String, String), CallOutcome>>,
 }
 
-/// The answer of the hub that is gone by.
+/// The answer of the hub that is gone by: pools to choose from, each when those before it have no room.
 #[derive(Debug)]
 struct Known {
-    answer: Arc<ResolveResponse>,
+    pools: Arc<[ResolveResponse]>,
     /// Why there is nobody.
     nobody: Option<Rejection>,
     /// The hub answered last; it does not now.
@@ -88,8 +88,9 @@ struct Known {
 #[must_use = "say how the call went: done(ok)"]
 pub struct Chosen {
     shared: Arc<Shared>,
-    answer: Arc<ResolveResponse>,
-    at: usize,
+    pools: Arc<[ResolveResponse]>,
+    /// Which of a pool.
+    place: (usize, usize),
     began: Instant,
     told: bool,
 }
@@ -105,8 +106,7 @@ impl Resolver {
         service: &str,
         options: ResolverOptions,
     ) -> Result<Self, Rejection> {
-        let nothing = ResolveResponse::default();
-        let known = Known { answer: Arc::new(nothing), nobody: None, unreachable: false };
+        let known = Known { pools: Arc::default(), nobody: None, unreachable: false };
         let shared = Arc::new(Shared {
             client: client.clone(),
             service: service.to_owned(),
@@ -126,33 +126,37 @@ impl Resolver {
     ///
     /// # Errors
     /// `NO_INSTANCE`, `SERVICE_NOT_FOUND`: as the hub answered last. `NO_INSTANCE` with a time to come again
-    /// while breakers are being tried by as many calls of this resolver as they let through.
+    /// while breakers are being tried by as many calls of this resolver as they let through, and nobody is
+    /// left in other zones and in the services of the failover list.
     pub fn pick(&self, key: &str) -> Result<Chosen, Rejection> {
-        let (answer, nobody) = {
+        let (pools, nobody) = {
             let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
-            (Arc::clone(&known.answer), known.nobody.clone())
+            (Arc::clone(&known.pools), known.nobody.clone())
         };
         if let Some(rejection) = nobody {
             return Err(rejection);
         }
-        let at = self.shared.choose(&answer, key).ok_or_else(|| {
+        let mut places = pools.iter().enumerate();
+        let place = places.find_map(|(n, pool)| Some((n, self.shared.choose(pool, key)?)));
+        let place = place.ok_or_else(|| {
             let service = &self.shared.service;
-            if !answer.instances.is_empty() {
+            if pools.iter().any(|pool| !pool.instances.is_empty()) {
                 return probes::refused(service);
             }
             let text = format!("no instance of {service} is known; register one, or wait for it");
             Rejection::new(Reason::NoInstance, text).with("service", service)
         })?;
-        let began = now();
-        self.shared.stats.resolved(answer.instances[at].incarnation, began);
-        Ok(Chosen { shared: Arc::clone(&self.shared), answer, at, began, told: false })
+        let (shared, began) = (Arc::clone(&self.shared), now());
+        let chosen = Chosen { shared, pools, place, began, told: false };
+        self.shared.stats.resolved(chosen.instance().incarnation, began);
+        Ok(chosen)
     }
 
     /// The instances that are chosen from.
     #[must_use]
     pub fn instances(&self) -> Vec<Instance> {
         let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.answer.instances.clone()
+        known.pools.first().map(|pool| pool.instances.clone()).unwrap_or_default()
     }
 
     /// Whether what is known may be old: the hub could not be reached, or the node that answered had no
@@ -160,7 +164,7 @@ impl Resolver {
     #[must_use]
     pub fn is_stale(&self) -> bool {
         let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.unreachable || known.answer.stale
+        known.unreachable || known.pools.first().is_some_and(|pool| pool.stale)
     }
 }
 
@@ -168,7 +172,8 @@ impl Chosen {
     /// The instance.
     #[must_use]
     pub fn instance(&self) -> &Instance {
-        &self.answer.instances[self.at]
+        let (pool, at) = self.place;
+        &self.pools[pool].instances[at]
     }
 
     /// Its address of a protocol, as HOST:PORT.
@@ -188,8 +193,7 @@ impl Chosen {
         if std::mem::replace(&mut self.told, true) {
             return;
         }
-        let instance = &self.answer.instances[self.at];
-        let ended = now();
+        let (instance, ended) = (self.instance(), now());
         let took = u64::try_from((ended - self.began).as_micros()).unwrap_or(u64::MAX).max(1);
         let latency_us = if ok == Some(true) { took } else { 0 };
         self.shared.stats.reported(instance.incarnation, 1, latency_us, ended);
@@ -294,8 +298,7 @@ impl Shared {
         };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if matches!(rejection.reason, Reason::NoInstance | Reason::ServiceNotFound) {
-            let answer = Arc::new(ResolveResponse::default());
-            *known = Known { answer, nobody: Some(rejection), unreachable: false };
+            *known = Known { pools: Arc::default(), nobody: Some(rejection), unreachable: false };
             return Ok(());
         }
         known.unreachable = true;
@@ -304,11 +307,12 @@ impl Shared {
 
     /// Goes by an answer from now on.
     fn take(&self, answer: ResolveResponse) {
+        let pools = probes::pools(answer);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        for number in probes::newly_tried(&known.answer, &answer) {
+        for number in probes::newly_tried(&known.pools, &pools) {
             self.stats.settle(number);
         }
-        *known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
+        *known = Known { pools, nobody: None, unreachable: false };
     }
 
     /// Tells the hub how calls went.
@@ -394,7 +398,7 @@ mod tests {
     }
 
     fn resolver(answer: ResolveResponse) -> Resolver {
-        let known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
+        let known = Known { pools: probes::pools(answer), nobody: None, unreachable: false };
         let shared = Arc::new(Shared {
             client: fake::client(&[&fake::nobody()], 100),
             service: "s".to_owned(),
@@ -435,6 +439,43 @@ mod tests {
         let resolver = self::resolver(unbounded);
         let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
         assert_eq!(calls.len(), 30);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_for_those_that_are_tried_goes_to_the_next_as_the_hub_tells() {
+        let other = |from: u64, state| {
+            let mut next = answer(false, [state, state]);
+            next.failed_over_to = "t".into();
+            (from..).zip(&mut next.instances).for_each(|(n, instance)| instance.incarnation = n);
+            next
+        };
+        for (of_service, of_instances, probes) in [
+            (false, [HALF_OPEN, HALF_OPEN], 6),
+            (true, [CLOSED, CLOSED], 3),
+            (true, [HALF_OPEN, HALF_OPEN], 3),
+        ] {
+            let next = vec![other(11, HALF_OPEN), other(21, CLOSED)];
+            let first = ResolveResponse { next, ..answer(of_service, of_instances) };
+            let resolver = resolver(first.clone());
+            let mut calls: Vec<_> =
+                (0..probes + 6 + 20).map(|_| resolver.pick("").unwrap()).collect();
+            let tens =
+                calls.iter().map(|call| call.instance().incarnation / 10).collect::<Vec<_>>();
+            let wanted = [vec![0; probes], vec![1; 6], vec![2; 20]].concat();
+            assert_eq!(tens, wanted);
+            // One is over: it is for the first again.
+            calls.remove(0).done(true);
+            let again = resolver.pick("").unwrap();
+            assert_eq!(again.instance().incarnation / 10, 0);
+            assert_eq!(resolver.pick("").unwrap().instance().incarnation / 10, 2);
+            assert_eq!(resolver.instances(), first.instances);
+            // Where all are tried, one more is refused.
+            let next = vec![other(11, HALF_OPEN)];
+            let all_tried = ResolveResponse { next, ..first };
+            resolver.shared.take(all_tried);
+            let refused = resolver.pick("").unwrap_err();
+            assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
+        }
     }
 
     #[tokio::test]

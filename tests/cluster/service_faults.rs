@@ -233,6 +233,38 @@ async fn ten_thousand_watchers_hear_of_a_change() {
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
+async fn who_begins_to_watch_a_node_that_has_not_caught_up_is_told_so() {
+    use message_hub::proto::v1::ListServicesRequest;
+    let mut cluster = Cluster::start(3, &[]);
+    let instances = vec![spec("a", 600_000)];
+    client(&cluster).register_instances(RegisterInstancesRequest { instances }).await.unwrap();
+    let behind = cluster.nodes.len() - 1;
+    cluster.nodes[behind].kill();
+    // It takes its time to read what it has.
+    cluster.nodes[behind].set("FAILPOINTS", "registry::news=1*sleep(5000)");
+    cluster.nodes[behind].start();
+    cluster.await_answering(behind);
+    let left = pinned(&cluster, behind);
+    // It hears of the leader.
+    let listed = left.services(ListServicesRequest::default()).await.unwrap();
+    assert_eq!(listed.services.len(), 1);
+    let request = ResolveRequest { service: "shop".into(), count: 1, ..Default::default() };
+    let unknown = left.resolve(request).await.unwrap_err();
+    assert_eq!(unknown.reason, Reason::ServiceNotFound, "it knows too much to try it");
+    let (mut watch, mut named) = (left.watch_services(vec!["shop".to_owned()], None), 0);
+    loop {
+        let Watched::Changes(part) = watch.next().await.unwrap() else { panic!("begun anew") };
+        named += part.changes.iter().filter(|change| change.instance_after.is_some()).count();
+        if !part.stale {
+            break;
+        }
+    }
+    assert_eq!(named, 1, "what is told as up to date has everybody");
+    cluster.verify();
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_has_to_read_everything_anew_knows_it_all() {
     let mut cluster = Cluster::start(3, &[]);
     // Whenever it hears of a change it reads the whole registry.

@@ -158,8 +158,8 @@ impl Renewals {
         }
     }
 
-    /// The renewals of a service last shorter from now on than before. Whoever has not heard of it yet
-    /// renews by that time.
+    /// The renewals of a service last shorter from now on than before, or did so so much earlier that this is left
+    /// of it. Whoever has not heard of it yet renews by that time.
     pub(super) fn shorten(&mut self, service: &str, before: Duration, now: Instant) {
         self.graces.retain(|_, until| *until > now);
         let grace = self.graces.entry(service.to_owned()).or_insert(now);
@@ -207,8 +207,11 @@ impl Renewals {
     /// What was to be given up and could not be told: it is looked at again.
     pub(super) fn untold(&mut self, changes: &[HealthChange]) {
         for change in changes {
-            if let Some(known) = self.tracked.get_mut(&change.incarnation) {
+            let known = self.tracked.get_mut(&change.incarnation);
+            if let Some(known) = known.filter(|known| known.expiring) {
                 known.expiring = false;
+                // It does not count twice.
+                self.lost.get_mut(&known.service).and_then(VecDeque::pop_back);
             }
         }
     }

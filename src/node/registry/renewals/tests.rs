@@ -159,6 +159,22 @@ fn a_brake_is_not_taken_back_while_renewals_by_a_longer_time_will_do() {
     assert_eq!(renewals.brake_news(start + TTL), [("s".to_owned(), None)]);
 }
 
+#[test]
+fn who_is_told_of_in_vain_is_told_of_again_and_counts_once() {
+    let (mut renewals, start) = leading(10);
+    let (almost, now) = (start + TTL - Duration::from_millis(1), start + TTL);
+    pass(&mut renewals, (start, almost), 1..=9);
+    for _ in 0..9 {
+        let found = renewals.look(now);
+        assert_eq!(found.changes.iter().map(|c| c.incarnation).collect::<Vec<_>>(), [10]);
+        assert_eq!(found.braked, []);
+        assert!(renewals.look(now).changes.is_empty(), "it is on its way");
+        renewals.untold(&found.changes);
+        // That it is not on its way any more is told once.
+        renewals.untold(&found.changes);
+    }
+}
+
 const SHORT: Duration = Duration::from_secs(3);
 
 /// Looks every second from one to another; who was given up, and in which second.

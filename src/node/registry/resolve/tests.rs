@@ -48,11 +48,15 @@ fn resolve(registry: &Registry, change: impl FnOnce(&mut Wanted)) -> Result<Stri
     let mut wanted = Wanted { service: "s".into(), count: 1000, ..Wanted::default() };
     change(&mut wanted);
     let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now());
-    let found = found.map_err(|rejection| rejection.reason)?;
+    found.map(|found| text(&found)).map_err(|rejection| rejection.reason)
+}
+
+/// The service that it was failed over to, the ids, and whether it is a panic.
+fn text(found: &Resolved) -> String {
     let mut ids: Vec<_> = found.instances.iter().map(|i| i.spec.id.as_str()).collect();
     ids.sort_unstable();
     let panic = if found.panic { "!" } else { "" };
-    Ok(format!("{}{}{panic}", found.failed_over_to.unwrap_or_default(), ids.join(",")))
+    format!("{}{}{panic}", found.failed_over_to.as_deref().unwrap_or_default(), ids.join(","))
 }
 
 use Health::{Critical, Passing};
@@ -105,11 +109,20 @@ fn the_callers_zone_comes_first() {
 
 /// Gives the instances of `s` the numbers from 100 on, and changes them.
 fn renumber(registry: &Registry, change: impl Fn(&mut InstanceRecord)) {
-    let known = registry.view.service("s").unwrap();
-    for (number, record) in (100..).zip(&known.instances) {
+    renumber_of(registry, "s", 100, change);
+}
+
+fn renumber_of(
+    registry: &Registry,
+    service: &str,
+    from: u64,
+    change: impl Fn(&mut InstanceRecord),
+) {
+    let known = registry.view.service(service).unwrap();
+    for (number, record) in (from..).zip(&known.instances) {
         let mut record = InstanceRecord { number, ..(**record).clone() };
         change(&mut record);
-        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let (service, instance) = (service.to_owned(), record.spec.id.clone());
         let instance_after = Some(record);
         let change = ChangeRecord { service, instance, instance_after, service_after: None };
         registry.view.add((number, change));
@@ -392,6 +405,86 @@ fn all_are_told_without_counting_as_called() {
     assert_eq!((found.probes, found.service_half_open), (3, false));
     let tried = tried_registry(BreakerState::HalfOpen, BreakerState::Closed);
     assert!(tried.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap().service_half_open);
+}
+
+/// Whom from who chooses by itself is told to choose, in its order; and whom single calls of a node go to,
+/// each when those before are tried by enough of them.
+fn told_and_called(registry: &Registry) -> [Vec<String>; 2] {
+    let choose = |all| {
+        let of = Wanted { service: "s".into(), zone: "x".into(), count: 1, ..Wanted::default() };
+        registry.choose(&Wanted { all, ..of }, 7, UnixMs(100_000), clock::now()).unwrap()
+    };
+    let found = choose(true);
+    let told = std::iter::once(&found).chain(&found.next).map(text).collect();
+    let mut called: Vec<_> = (0..20).map(|_| text(&choose(false))).collect();
+    called.dedup();
+    [told, called]
+}
+
+#[test]
+fn who_chooses_by_itself_is_told_whom_a_node_comes_to_when_others_are_being_tried() {
+    use BreakerState::{Closed, HalfOpen};
+    let back_up = |c: &mut ServiceConfig| {
+        c.failover =
+            ["y", "", ""].map(|zone| Failover { zone: zone.into(), service: String::new() }).into();
+        (c.failover[1].service, c.failover[2].service) = ("t".into(), "u".into());
+    };
+    let three =
+        &[Instance("a", "x", Passing), Instance("b", "y", Passing), Instance("c", "z", Passing)];
+    let registry_of = |of_service: BreakerState, of_instances: BreakerState, recovered_at_ms| {
+        let (d, e) = (&[Instance("d", "x", Passing)], &[Instance("e", "z", Passing)]);
+        let registry = registry(&[("s", back_up, three), ("t", |_| (), d), ("u", |_| (), e)]);
+        let mut service = registry.view.service("s").unwrap().service.clone().unwrap();
+        service.breaker.state = of_service as i32;
+        service.recovered_at_ms = recovered_at_ms;
+        let service_after = Some(service);
+        let change = ChangeRecord { service: "s".into(), service_after, ..ChangeRecord::default() };
+        registry.view.add((99, change));
+        renumber(&registry, |record| record.breaker.state = of_instances as i32);
+        renumber_of(&registry, "t", 200, |r| r.breaker.state = HalfOpen as i32);
+        renumber_of(&registry, "u", 300, |_| ());
+        registry
+    };
+    for (of_service, of_instances, recovered_at_ms, wanted) in [
+        (Closed, Closed, 0, &["a"][..]),
+        (Closed, HalfOpen, 0, &["a", "b", "c", "td", "ue"]),
+        (HalfOpen, Closed, 0, &["a", "td", "ue"]),
+        (HalfOpen, HalfOpen, 0, &["a", "td", "ue"]),
+        (Closed, HalfOpen, 95_000, &["td", "ue"]),
+    ] {
+        let registry = registry_of(of_service, of_instances, recovered_at_ms);
+        assert_eq!(told_and_called(&registry), [wanted; 2]);
+    }
+    // Nobody answers: in the end those who do not are called.
+    let to_t = |c: &mut ServiceConfig| {
+        c.failover = vec![Failover { service: "t".into(), zone: String::new() }];
+    };
+    let (a, d) = (&[Instance("a", "x", Critical)], &[Instance("d", "", Passing)]);
+    let registry = registry(&[("s", to_t, a), ("t", |_| (), d)]);
+    renumber(&registry, |_| ());
+    renumber_of(&registry, "t", 200, |r| r.breaker.state = HalfOpen as i32);
+    assert_eq!(told_and_called(&registry), [["td", "a!"]; 2]);
+}
+
+#[test]
+fn no_more_instances_are_told_than_one_answer_takes() {
+    let (registry, many) = (registry(&[("s", |_| (), &[])]), RESOLVE_INSTANCES_MAX as u64);
+    for number in 1..=many + 10 {
+        let zone = if number <= many - 5 { "x" } else { "y" }.to_owned();
+        let (service, id, weight_milli) = ("s".to_owned(), number.to_string(), 1000);
+        let spec = InstanceSpec { service, id, zone, weight_milli, ..InstanceSpec::default() };
+        let mut record = InstanceRecord { number, spec, ..InstanceRecord::default() };
+        (record.health, record.breaker.state) = (Passing as i32, BreakerState::HalfOpen as i32);
+        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let instance_after = Some(record);
+        let change = ChangeRecord { service, instance, instance_after, service_after: None };
+        registry.view.add((number + 1, change));
+    }
+    let wanted = Wanted { service: "s".into(), zone: "x".into(), count: 1, ..Wanted::default() };
+    let wanted = Wanted { all: true, ..wanted };
+    let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap();
+    let counts: Vec<_> = found.next.iter().map(|next| next.instances.len()).collect();
+    assert_eq!((found.instances.len(), counts), (RESOLVE_INSTANCES_MAX - 5, vec![5]));
 }
 
 #[test]

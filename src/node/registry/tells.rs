@@ -76,8 +76,8 @@ impl Node {
         });
     }
 
-    /// Tells the state which brakes were pulled or let go. What cannot be told is told again.
-    pub(super) fn tell_brakes(self: &Arc<Self>, brakes: Vec<(String, Option<Brake>)>) {
+    /// Tells the state which brakes were pulled or let go in a term. What cannot be told is told again.
+    pub(super) fn tell_brakes(self: &Arc<Self>, brakes: Vec<(String, Option<Brake>)>, term: Term) {
         if brakes.is_empty() {
             return;
         }
@@ -85,11 +85,11 @@ impl Node {
         let node = Arc::clone(self);
         beside(self, permit, async move {
             let some = brakes.into_iter().take(STANDINGS_TOLD_MAX);
-            join_all(some.map(|(service, brake)| node.tell_brake(service, brake))).await;
+            join_all(some.map(|(service, brake)| node.tell_brake(service, brake, term))).await;
         });
     }
 
-    async fn tell_brake(&self, service: String, brake: Option<Brake>) {
+    async fn tell_brake(&self, service: String, brake: Option<Brake>, term: Term) {
         let (kind, value) = match brake {
             Some(brake) => (NoticeKind::BrakeEngaged, brake.silent as u64),
             None => (NoticeKind::BrakeReleased, 0),
@@ -97,7 +97,9 @@ impl Node {
         let notice =
             Notice { about: service.clone(), kind: kind as i32, value, ..Notice::default() };
         match self.execute(Kind::Notice(notice)).await {
-            Ok(_) => self.registry.renewals().brake_told(&service, brake, clock::now()),
+            Ok(_) => {
+                self.registry.renewals().brake_told(term, &service, brake, clock::now());
+            }
             Err(rejection) => tracing::debug!(%rejection, "a brake is not told yet"),
         }
     }

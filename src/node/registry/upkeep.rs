@@ -97,20 +97,20 @@ impl Node {
             tracing::info!(%service, "instances that fall silent are given up again");
         }
         self.tell_silent(found.changes, term);
-        self.tell_brakes(brakes);
+        self.tell_brakes(brakes, term);
     }
 }
 
 impl Registry {
     /// Begins to lead, or ceases to.
     fn begin(&self, term: Option<Term>, hub_now: UnixMs, now: Instant) {
-        let (mut instances, mut braked) = (Vec::new(), Vec::new());
+        let (mut instances, mut braked, mut graces) = (Vec::new(), Vec::new(), Vec::new());
         for (name, known) in self.view.all().into_iter().filter(|_| term.is_some()) {
             let Some(service) = &known.service else { continue };
-            // This node may not have been there when they became shorter.
+            // This node may not have led, or not have been there, when they became shorter.
             let grace = Duration::from_millis(UnixMs(service.grace_until_ms).since(hub_now));
             if !grace.is_zero() {
-                self.renewals().shorten(&name, grace, now);
+                graces.push((name.clone(), grace));
             }
             if service.braked_at_ms > 0 {
                 braked.push(name);
@@ -120,7 +120,7 @@ impl Registry {
                 instances.push(((**record).clone(), ttl));
             }
         }
-        self.renewals().begin(term, instances, braked, now);
+        self.renewals().begin(term, instances, braked, graces, now);
         self.breakers().clear();
         self.verdicts().clear();
     }
@@ -179,6 +179,8 @@ impl Registry {
     fn heed_service(&self, name: &str, after: Option<&ServiceRecord>, now: Instant) {
         if after.is_some_and(|after| after.braked_at_ms > 0) {
             self.renewals().braked(name, now);
+        } else {
+            self.renewals().unbraked(name);
         }
         let Some(known) = self.view.service(name) else { return };
         let (Some(before), Some(after)) = (&known.service, after) else { return };
@@ -189,20 +191,18 @@ impl Registry {
         self.retime(name, &known, (before.config.health.ttl_ms, after.config.health.ttl_ms), now);
     }
 
-    /// The renewals of a service last longer or shorter from now on. Also nodes that do not lead take note:
-    /// they may, before all instances have heard of it.
+    /// The renewals of a service last longer or shorter from now on. Who does not lead yet takes it from what is
+    /// kept of the service: a node that starts hears of changes from long ago.
     fn retime(&self, name: &str, known: &Known, (before_ms, after_ms): (u64, u64), now: Instant) {
-        if before_ms == after_ms {
+        let mut renewals = self.renewals();
+        if before_ms == after_ms || renewals.term().is_none() {
             return;
         }
-        let mut renewals = self.renewals();
         if after_ms < before_ms {
             renewals.shorten(name, Duration::from_millis(before_ms), now);
         }
-        if renewals.term().is_some() {
-            for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
-                renewals.track(record, Duration::from_millis(after_ms), now);
-            }
+        for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
+            renewals.track(record, Duration::from_millis(after_ms), now);
         }
     }
 }
@@ -226,9 +226,13 @@ mod tests {
     impl Heard {
         /// Leads, and knows a service with two instances, 1 and 2; the second has its own time.
         fn new() -> Self {
+            Self::of(Some(Term(1)))
+        }
+
+        fn of(term: Option<Term>) -> Self {
             let registry = Registry::new(Egress::default());
             let now = clock::now();
-            registry.renewals().begin(Some(Term(1)), [], [], now);
+            registry.renewals().begin(term, [], [], [], now);
             let mut heard = Self { registry, revision: 0, now };
             heard.service(|_| ());
             for (number, ttl_ms) in [(1, 0), (2, 60_000)] {
@@ -320,6 +324,31 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_starts_grants_no_time_that_was_long_ago() {
+        let silent = |hub_now, ms| {
+            // It hears of all changes that are kept, before it leads.
+            let mut heard = Heard::of(None);
+            heard.service(|service| {
+                (service.config.health.ttl_ms, service.grace_until_ms) = (3000, 110_000);
+            });
+            heard.registry.begin(Some(Term(2)), UnixMs(hub_now), heard.now);
+            let at = heard.now + Duration::from_millis(ms);
+            let found = heard.registry.renewals().look(at).changes;
+            found.iter().map(|change| change.incarnation).collect::<Vec<_>>()
+        };
+        assert_eq!((silent(110_000, 2999), silent(110_000, 3000)), (vec![], vec![1]));
+        assert_eq!((silent(100_000, 9999), silent(100_000, 10_000)), (vec![], vec![1]));
+        // Neither does who led before it.
+        let mut heard = Heard::new();
+        heard.service(|service| {
+            (service.config.health.ttl_ms, service.grace_until_ms) = (3000, 110_000);
+        });
+        heard.registry.begin(Some(Term(2)), UnixMs(110_000), heard.now);
+        let found = heard.registry.renewals().look(heard.now + Duration::from_millis(3000));
+        assert_eq!(found.changes.len(), 1);
+    }
+
+    #[test]
     fn a_brake_that_the_state_has_is_taken_back_whoever_told_it() {
         let mut heard = Heard::new();
         let news = |heard: &Heard, ms| heard.registry.look(heard.now + Duration::from_millis(ms)).1;
@@ -327,10 +356,11 @@ mod tests {
         heard.service(|service| service.braked_at_ms = 1);
         assert_eq!(news(&heard, 59_999), []);
         assert_eq!(news(&heard, 60_000), [("s".to_owned(), None)]);
-        heard.registry.renewals().brake_told("s", None, heard.now);
+        // Somebody took it back.
+        heard.service(|service| service.braked_at_ms = 0);
         assert_eq!(news(&heard, 60_000), []);
         // Who does not lead takes nothing back.
-        heard.registry.renewals().begin(None, [], [], heard.now);
+        heard.registry.renewals().begin(None, [], [], [], heard.now);
         heard.service(|service| service.braked_at_ms = 2);
         assert_eq!(news(&heard, 120_000), []);
     }

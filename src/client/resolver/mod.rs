@@ -13,6 +13,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,10 @@ struct Shared {
     options: ResolverOptions,
     known: RwLock<Known>,
     stats: CallStats,
+    /// Which instances were being tried when they were told of last.
+    tried: Mutex<HashMap<u64, bool>>,
+    /// The node that is watched may not know what the hub knows.
+    watch_is_stale: AtomicBool,
     /// Calls that the hub was not told of yet, by service and instance.
     untold: Mutex<HashMap<(String, String), CallOutcome>>,
 }
@@ -113,6 +118,8 @@ impl Resolver {
             options,
             known: RwLock::new(known),
             stats: CallStats::default(),
+            tried: Mutex::default(),
+            watch_is_stale: AtomicBool::new(false),
             untold: Mutex::default(),
         });
         shared.refresh().await?;
@@ -244,6 +251,10 @@ impl Shared {
                 (place, candidate)
             })
             .unzip();
+        if candidates.is_empty() {
+            // A turn is for who may be chosen.
+            return None;
+        }
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
         let chosen = choose(policy, &candidates, &Draw { dice, turn: self.stats.turn(), key });
         chosen.map(|at| places[at])
@@ -288,16 +299,27 @@ impl Shared {
             all: true,
             ..ResolveRequest::default()
         };
-        let answer = self.client.resolve(request).await;
-        let rejection = match answer {
+        match self.client.resolve(request).await {
             Ok(answer) => {
                 self.take(answer);
-                return Ok(());
+                Ok(())
             }
-            Err(rejection) => rejection,
-        };
+            Err(rejection) => self.go_on_without(rejection),
+        }
+    }
+
+    /// Goes by what a refusal says, or by what is known, where it says nothing of who may be called.
+    fn go_on_without(&self, rejection: Rejection) -> Result<(), Rejection> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(rejection.reason, Reason::NoInstance | Reason::ServiceNotFound) {
+        let says = match rejection.reason {
+            Reason::NoInstance => true,
+            // A node that knows less than this client denies what it has not heard of.
+            Reason::ServiceNotFound => {
+                known.pools.is_empty() || !self.watch_is_stale.load(Ordering::Relaxed)
+            }
+            _ => false,
+        };
+        if says {
             *known = Known { pools: Arc::default(), nobody: Some(rejection), unreachable: false };
             return Ok(());
         }
@@ -307,9 +329,11 @@ impl Shared {
 
     /// Goes by an answer from now on.
     fn take(&self, answer: ResolveResponse) {
-        let pools = probes::pools(answer);
+        let (pools, at) = (probes::pools(answer), now());
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        for number in probes::newly_tried(&known.pools, &pools) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_called = |number| self.stats.of(std::iter::once(number), at)[0].1 > 0;
+        for number in probes::newly_tried(&mut tried, &pools, is_called) {
             self.stats.settle(number);
         }
         *known = Known { pools, nobody: None, unreachable: false };
@@ -355,6 +379,7 @@ async fn keep(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
             heard = watch.next() => match heard {
                 Ok(Watched::Restarted) => {}
                 Ok(Watched::Changes(answer)) => {
+                    shared.watch_is_stale.store(answer.stale, Ordering::Relaxed);
                     let wanted = shared.watched(&answer.changes);
                     if let Some(wanted) = wanted.filter(|wanted| *wanted != watched) {
                         watched = wanted;
@@ -375,122 +400,4 @@ async fn keep(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::fake;
-    use crate::model::limits::PROBES_RETRY_MS;
-    use crate::proto::v1::{Breaker, BreakerState, InstanceSpec};
-
-    /// Two instances, whose breakers stand as told; three calls may try one.
-    fn answer(service_half_open: bool, states: [BreakerState; 2]) -> ResolveResponse {
-        let instance = |(incarnation, state): (u64, BreakerState)| {
-            let id = format!("i{incarnation}");
-            let breaker = Breaker { state: state.into(), ..Breaker::default() };
-            Instance {
-                spec: Some(InstanceSpec { service: "s".into(), id, ..InstanceSpec::default() }),
-                incarnation,
-                breaker: Some(breaker),
-                ..Instance::default()
-            }
-        };
-        let instances = (1..).zip(states).map(instance).collect();
-        ResolveResponse { instances, probes: 3, service_half_open, ..ResolveResponse::default() }
-    }
-
-    fn resolver(answer: ResolveResponse) -> Resolver {
-        let known = Known { pools: probes::pools(answer), nobody: None, unreachable: false };
-        let shared = Arc::new(Shared {
-            client: fake::client(&[&fake::nobody()], 100),
-            service: "s".to_owned(),
-            options: ResolverOptions::default(),
-            known: RwLock::new(known),
-            stats: CallStats::default(),
-            untold: Mutex::default(),
-        });
-        Resolver { shared, _stop: watch::channel(()).0 }
-    }
-
-    const CLOSED: BreakerState = BreakerState::Closed;
-    const HALF_OPEN: BreakerState = BreakerState::HalfOpen;
-
-    #[tokio::test]
-    async fn breakers_that_are_tried_get_few_calls_of_a_client() {
-        for (of_service, of_instances, probes) in [
-            (false, [HALF_OPEN, HALF_OPEN], 6),
-            (true, [CLOSED, CLOSED], 3),
-            (true, [HALF_OPEN, HALF_OPEN], 3),
-        ] {
-            let resolver = resolver(answer(of_service, of_instances));
-            let mut calls: Vec<_> = (0..probes).map(|_| resolver.pick("").unwrap()).collect();
-            let refused = resolver.pick("").unwrap_err();
-            assert_eq!(refused.reason, Reason::NoInstance);
-            assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
-            // One is over: another one may go.
-            calls.pop().unwrap().done(true);
-            calls.push(resolver.pick("").unwrap());
-            assert!(resolver.pick("").is_err());
-        }
-        // The others get what one that is tried may not have.
-        let resolver = resolver(answer(false, [HALF_OPEN, CLOSED]));
-        let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
-        let of_one = calls.iter().filter(|call| call.instance().incarnation == 1).count();
-        assert!(of_one <= 3, "{of_one}");
-        let unbounded = ResolveResponse { probes: 0, ..answer(true, [HALF_OPEN, HALF_OPEN]) };
-        let resolver = self::resolver(unbounded);
-        let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
-        assert_eq!(calls.len(), 30);
-    }
-
-    #[tokio::test]
-    async fn what_is_too_much_for_those_that_are_tried_goes_to_the_next_as_the_hub_tells() {
-        let other = |from: u64, state| {
-            let mut next = answer(false, [state, state]);
-            next.failed_over_to = "t".into();
-            (from..).zip(&mut next.instances).for_each(|(n, instance)| instance.incarnation = n);
-            next
-        };
-        for (of_service, of_instances, probes) in [
-            (false, [HALF_OPEN, HALF_OPEN], 6),
-            (true, [CLOSED, CLOSED], 3),
-            (true, [HALF_OPEN, HALF_OPEN], 3),
-        ] {
-            let next = vec![other(11, HALF_OPEN), other(21, CLOSED)];
-            let first = ResolveResponse { next, ..answer(of_service, of_instances) };
-            let resolver = resolver(first.clone());
-            let mut calls: Vec<_> =
-                (0..probes + 6 + 20).map(|_| resolver.pick("").unwrap()).collect();
-            let tens =
-                calls.iter().map(|call| call.instance().incarnation / 10).collect::<Vec<_>>();
-            let wanted = [vec![0; probes], vec![1; 6], vec![2; 20]].concat();
-            assert_eq!(tens, wanted);
-            // One is over: it is for the first again.
-            calls.remove(0).done(true);
-            let again = resolver.pick("").unwrap();
-            assert_eq!(again.instance().incarnation / 10, 0);
-            assert_eq!(resolver.pick("").unwrap().instance().incarnation / 10, 2);
-            assert_eq!(resolver.instances(), first.instances);
-            // Where all are tried, one more is refused.
-            let next = vec![other(11, HALF_OPEN)];
-            let all_tried = ResolveResponse { next, ..first };
-            resolver.shared.take(all_tried);
-            let refused = resolver.pick("").unwrap_err();
-            assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
-        }
-    }
-
-    #[tokio::test]
-    async fn calls_from_before_a_breaker_is_tried_take_no_place() {
-        for (of_service, of_instances, probes) in
-            [(false, [HALF_OPEN, HALF_OPEN], 6), (true, [CLOSED, CLOSED], 3)]
-        {
-            let resolver = resolver(answer(false, [CLOSED, CLOSED]));
-            let mut calls: Vec<_> = (0..20).map(|_| resolver.pick("").unwrap()).collect();
-            resolver.shared.take(answer(of_service, of_instances));
-            calls.extend((0..probes).map(|_| resolver.pick("").unwrap()));
-            assert!(resolver.pick("").is_err());
-            // An answer that tells nothing new frees none.
-            resolver.shared.take(answer(of_service, of_instances));
-            assert!(resolver.pick("").is_err());
-        }
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 mod breakers;
 mod checks;
 pub mod egress;
+mod freshness;
 mod probe;
 mod renewals;
 mod reports;
@@ -24,6 +25,7 @@ use self::breakers::Breakers;
 pub use self::breakers::CallOutcome;
 use self::checks::Verdicts;
 use self::egress::Egress;
+use self::freshness::Freshness;
 use self::renewals::Renewals;
 use self::reports::Untold;
 pub use self::resolve::{Resolved, Wanted};
@@ -66,6 +68,7 @@ pub(super) struct Registry {
     watchers: Arc<Semaphore>,
     transitions: Transitions,
     telling: Telling,
+    freshness: Freshness,
 }
 
 impl Registry {
@@ -81,6 +84,7 @@ impl Registry {
             watchers: Arc::new(Semaphore::new(REGISTRY_WATCHERS_MAX)),
             transitions: Transitions::default(),
             telling: Telling::default(),
+            freshness: Freshness::default(),
         }
     }
 
@@ -116,6 +120,7 @@ impl Registry {
 /// Starts what runs for as long as the node does.
 pub(super) fn start(node: &Arc<Node>) {
     upkeep::start(node);
+    freshness::start(node);
     standings::start(node);
     reports::start(node);
     checks::start(node);
@@ -371,10 +376,13 @@ impl Node {
     ///
     /// # Errors
     /// `INVALID_CONFIG` for a requirement that is none, `INVALID_REQUEST`, `SERVICE_NOT_FOUND`,
-    /// `NO_INSTANCE`.
+    /// `NO_INSTANCE`; `NO_LEADER`, `NO_QUORUM`: this node has not caught up since it started.
     pub async fn resolve_service(&self, wanted: &Wanted) -> Result<Resolved, Rejection> {
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let mut found = self.registry.choose(wanted, dice, self.now(), clock::now())?;
+        let has_caught_up = self.registry.freshness.has_caught_up();
+        let found = self.registry.choose(wanted, dice, self.now(), clock::now());
+        let mut found =
+            if has_caught_up { found? } else { freshness::vouched(found, self.is_cut_off())? };
         let next = std::mem::take(&mut found.next);
         self.held_unless_ready(&found, wanted).await?;
         for pool in next {

@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{Change, Consistency};
 use crate::machine::registry::changes::ChangeRecord;
-use crate::machine::registry::watch::{changes, revision as newest};
-use crate::model::limits::{REGISTRY_PAGE, WATCH_FRESH_MS, WATCH_STALE_LOOK_MS};
+use crate::machine::registry::watch::changes;
+use crate::model::limits::{REGISTRY_PAGE, WATCH_STALE_LOOK_MS};
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::Node;
-use crate::runtime::clock;
 
 /// What a watcher is told at once.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +46,9 @@ pub struct Watch {
     stale: bool,
     /// While it is stale: what has to be told before it is not any more; `None`: that is not known yet.
     up_to: Option<u64>,
+    /// Which answer will tell it.
+    asked: Option<u64>,
+    answers: watch::Receiver<(u64, u64)>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -82,29 +84,10 @@ impl Node {
             behind: false,
             stale: false,
             up_to: None,
+            asked: None,
+            answers: self.registry.freshness.answers(),
             _permit: permit,
         })
-    }
-
-    /// Waits until this node knows what the hub knows now, for as long as who begins to watch may wait; up to which
-    /// revision that is, if it could be told.
-    async fn catch_up_to(&self) -> Option<u64> {
-        let deadline = clock::now() + Duration::from_millis(WATCH_FRESH_MS);
-        let up_to = self.newest_revision(deadline).await?;
-        let mut revisions = self.registry.revisions();
-        let known = revisions.wait_for(|revision| *revision >= up_to);
-        // Where it does not come in time, what is there may be old.
-        drop(tokio::time::timeout_at(deadline.into(), known).await);
-        Some(up_to)
-    }
-
-    /// The revision that the hub is at, be it known here or not; `None`: this node cannot tell in time.
-    async fn newest_revision(&self, deadline: Instant) -> Option<u64> {
-        if self.is_cut_off() {
-            return None;
-        }
-        self.fresh(Consistency::Linearizable, deadline).await.ok()?;
-        self.read(|db| newest(db)).await.ok()
     }
 }
 
@@ -127,7 +110,7 @@ impl Watch {
             return Ok(self.part(changes));
         }
         loop {
-            let stale = self.is_stale().await;
+            let stale = self.is_stale();
             if stale != self.stale {
                 self.stale = stale;
                 return Ok(self.part(Vec::new()));
@@ -150,6 +133,8 @@ impl Watch {
                         return Ok(self.part(changes));
                     }
                 }
+                // Now it may be known what is missing.
+                _ = self.answers.changed(), if self.stale => {}
                 () = tokio::time::sleep(look) => {}
                 () = shutdown.wait() => return Err(crate::node::lead::stopping()),
             }
@@ -187,14 +172,15 @@ impl Watch {
 
     /// Whether what was told may be old. Once it may be, it is until all was told that the hub knew when this node
     /// asked.
-    async fn is_stale(&mut self) -> bool {
+    fn is_stale(&mut self) -> bool {
         if self.node.is_cut_off() {
-            self.up_to = None;
+            (self.up_to, self.asked) = (None, None);
             return true;
         }
         if self.stale && self.up_to.is_none() {
-            let deadline = clock::now() + Duration::from_millis(WATCH_FRESH_MS);
-            self.up_to = self.node.newest_revision(deadline).await;
+            let asked = *self.asked.get_or_insert_with(|| self.node.registry.freshness.ask());
+            let (answered, up_to) = *self.answers.borrow_and_update();
+            self.up_to = (answered >= asked).then_some(up_to);
         }
         self.stale && self.up_to.is_none_or(|up_to| self.revision < up_to)
     }

@@ -1,5 +1,6 @@
 //! Telling all that would be chosen from, to who chooses by itself.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -45,17 +46,21 @@ impl Registry {
             let warmth_milli = some.iter().map(|member| warmth_milli(member, slow, now)).collect();
             Some(Resolved { warmth_milli, ..pool.tell(service, wanted, &some, revision) })
         };
-        let first = self.pool(wanted, now, None)?;
-        let mut found = tell(&first).ok_or_else(|| service_not_found(&wanted.service))?;
-        if first.fills() {
-            for pool in self.pools(wanted, now).iter().skip(1) {
-                found.next.extend(tell(pool));
-                if !pool.fills() {
-                    break;
-                }
+        let pools = self.pools(wanted, now);
+        let mut told = Vec::new();
+        for pool in &pools {
+            told.extend(tell(pool));
+            if !pool.fills() {
+                break;
             }
         }
-        Ok(found)
+        let mut told = told.into_iter();
+        let Some(first) = told.next() else {
+            // Why there is nobody.
+            let refused = self.pool(wanted, now, None).err();
+            return Err(refused.unwrap_or_else(|| service_not_found(&wanted.service)));
+        };
+        Ok(Resolved { next: told.collect(), ..first })
     }
 
     /// The instances that are chosen from, and after them whom `pool` comes to when those before have
@@ -67,7 +72,11 @@ impl Registry {
         let own = self.shapes(name, &known, wanted);
         let is_down = own.is_empty();
         let steps = service.config.failover.iter().filter(|step| !step.service.is_empty());
+        let mut names = BTreeSet::new();
         let others = steps.filter_map(|step| {
+            if !names.insert(&step.service) {
+                return None;
+            }
             let known = self.view.service(&step.service)?;
             Some(self.shapes(&step.service, &known, wanted))
         });
@@ -78,8 +87,10 @@ impl Registry {
         };
         if is_down && panics(service, wanted) {
             let members = unshut(&known, wanted);
-            let known = Arc::clone(&known);
-            pools.push(Pool { name: name.to_owned(), known, members, panic: true });
+            let (name, known) = (name.to_owned(), Arc::clone(&known));
+            if !members.is_empty() {
+                pools.push(Pool { name, known, members, panic: true });
+            }
         }
         pools
     }

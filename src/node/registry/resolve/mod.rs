@@ -42,7 +42,7 @@ pub struct Wanted {
     pub healthy_only: bool,
     /// Incarnations that will not do: others are taken, of other zones where need be, but not of other services.
     pub except: Vec<u64>,
-    /// All that would be chosen from, up to a bound; nothing counts as a call, and `except` does not matter.
+    /// All that would be chosen from, up to a bound, also those that are excepted; nothing counts as a call.
     pub all: bool,
 }
 

@@ -48,6 +48,7 @@ pub fn plans() -> Vec<Plan> {
             "no-deduplication" => (Workload::Log, &[Membership], &["set-full", "equal states"]),
             "half-quorum" => (Workload::Log, &[Partition], LOG),
             "applied-apart" => (Workload::Log, &[Kill], LOG),
+            "write-skew" => (Workload::Transactions, &[Partition], &["strictly serializable"]),
             // no-fencing, stale-token, and any that is new.
             _ => (Workload::Queue, &[Pause], &["fencing"]),
         }

@@ -12,13 +12,13 @@ use crate::model::registry::{
     self as model, BreakerState, BreakerStatus, CheckKind, Health, InstanceInfo, Mode, ServiceInfo,
 };
 use crate::model::rejection::Rejection;
-use crate::node::registry::{CallOutcome, Change, Renewal, Resolved, Wanted, WatchPart};
+use crate::node::registry::{CallOutcome, Change, Renewal, Resolved, Shown, Wanted, WatchPart};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::{
-    self, Address, BalancePolicy, Breaker, DependencyEdge, DependencyNode, HealthTransition,
-    Instance, InstanceHealth, InstanceMode, InstanceResult, InstanceSpec, Readiness,
-    ReadinessCause, RenewResponse, ResolveRequest, ResolveResponse, Service, ServiceChange,
-    ServiceConfig, WatchServicesResponse, instance_result,
+    self, Address, BalancePolicy, Breaker, DependencyEdge, DependencyNode, GetServiceResponse,
+    HealthTransition, Instance, InstanceHealth, InstanceMode, InstanceResult, InstanceSpec,
+    Readiness, ReadinessCause, RenewResponse, ResolveRequest, ResolveResponse, Service,
+    ServiceChange, ServiceConfig, WatchServicesResponse, instance_result,
 };
 
 fn unknown(what: &str) -> Rejection {
@@ -170,6 +170,9 @@ pub(super) fn service(info: ServiceInfo) -> Service {
         down_since_ms: info.down_since.map_or(0, UnixMs::get),
         recovered_at_ms: info.recovered_at.map_or(0, UnixMs::get),
         breaker: Some(breaker(&info.breaker)),
+        braked_since_ms: info.braked_since.map_or(0, UnixMs::get),
+        failed_over_to: info.failed_over_to,
+        failed_over_since_ms: info.failed_over_since.map_or(0, UnixMs::get),
     }
 }
 
@@ -334,6 +337,7 @@ pub(super) fn resolved(found: Resolved, stale: bool) -> ResolveResponse {
         warmth_milli: found.warmth_milli,
         probes: found.probes,
         service_half_open: found.service_half_open,
+        next: found.next.into_iter().map(|next| resolved(next, stale)).collect(),
     }
 }
 
@@ -381,21 +385,40 @@ fn lack(known: Option<&Lack>) -> v1::Lack {
     }
 }
 
-pub(super) fn readiness(tree: graph::Node) -> Readiness {
-    let cause = |chain: Vec<&graph::Node>| ReadinessCause {
-        lack: lack(chain.last().and_then(|node| node.lack.as_ref())) as i32,
+fn versions(known: Option<&Lack>) -> Vec<String> {
+    match known {
+        Some(Lack::Incompatible(versions)) => versions.clone(),
+        _ => Vec::new(),
+    }
+}
+
+fn cause(chain: Vec<&graph::Node>) -> ReadinessCause {
+    let last = chain.last().and_then(|node| node.lack.as_ref());
+    ReadinessCause {
+        lack: lack(last) as i32,
+        versions: versions(last),
         services: chain.into_iter().map(|node| node.service.clone()).collect(),
-    };
+    }
+}
+
+pub(super) fn readiness(tree: graph::Node) -> Readiness {
     let causes = tree.causes().into_iter().map(cause).collect();
     Readiness { ready: tree.is_ready(), causes, tree: Some(node(tree)) }
 }
 
+pub(super) fn shown(shown: Shown) -> GetServiceResponse {
+    GetServiceResponse {
+        service: Some(service(shown.service)),
+        instances: shown.instances.into_iter().map(instance).collect(),
+        revision: shown.revision,
+        ready: shown.tree.is_ready(),
+        not_ready: shown.tree.causes().into_iter().next().map(cause),
+    }
+}
+
 fn node(known: graph::Node) -> DependencyNode {
     let told = lack(known.lack.as_ref());
-    let versions = match known.lack {
-        Some(Lack::Incompatible(versions)) => versions,
-        _ => Vec::new(),
-    };
+    let versions = versions(known.lack.as_ref());
     let declared = known.dependency.unwrap_or_default();
     DependencyNode {
         service: known.service,

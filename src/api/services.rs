@@ -50,12 +50,7 @@ impl Services for ServicesService {
     ) -> Result<Response<GetServiceResponse>, Status> {
         let GetServiceRequest { name, options } = request.into_inner();
         let found = self.0.service(&name, consistency(options)).await;
-        let (info, instances, revision) = found.map_err(|r| to_status(&r))?;
-        Ok(Response::new(GetServiceResponse {
-            service: Some(convert::service(info)),
-            instances: instances.into_iter().map(convert::instance).collect(),
-            revision,
-        }))
+        found.map(|shown| Response::new(convert::shown(shown))).map_err(|r| to_status(&r))
     }
 
     async fn list_services(

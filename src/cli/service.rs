@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::output::{self, Output};
 use super::read::ConsistencyArg;
-use super::service_config::{SETTINGS, balance, change, dependency, failover, print};
+use super::service_config::{SETTINGS, balance, change, dependency, failover};
 use super::service_graph as graph;
 use super::service_handle::{self, HandleArgs};
-use super::service_print::{COLUMNS, INSTANCE_COLUMNS, change_line, instance, summary, weight};
+use super::service_print::{
+    COLUMNS, INSTANCE_COLUMNS, change_line, instance, show, summary, weight,
+};
 use super::value::duration;
 use super::{Done, Failure, Global, confirm, key_value};
 use crate::client::{Client, ServiceHandle, ServiceNews, Watched};
@@ -17,10 +19,10 @@ use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::status::from_call_error;
 use crate::proto::v1::{
     Address, BalancePolicy, BreakerState, DeleteServiceRequest, Dependency,
-    DeregisterInstancesRequest, Failover, GetReadinessRequest, GetServiceRequest,
-    GetServiceResponse, Instance, InstanceMode, InstanceName, InstanceSpec, InstancesResponse,
-    ListServicesRequest, PutServiceRequest, RegisterInstancesRequest, ResolveRequest, Service,
-    SetBreakerRequest, SetInstanceModeRequest, instance_result,
+    DeregisterInstancesRequest, Failover, GetReadinessRequest, GetServiceRequest, Instance,
+    InstanceMode, InstanceName, InstanceSpec, InstancesResponse, ListServicesRequest,
+    PutServiceRequest, RegisterInstancesRequest, ResolveRequest, Service, SetBreakerRequest,
+    SetInstanceModeRequest, instance_result,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -57,7 +59,8 @@ pub(super) enum ServiceCommand {
         #[arg(long, default_value = "linearizable")]
         consistency: ConsistencyArg,
     },
-    /// Show a service with its settings and instances.
+    /// Show a service with its settings and instances, and how it stands: ready or why not, which service is
+    /// called in its place, whether silent instances are given up.
     #[command(after_help = "Example:\n  mhub service info billing -o json")]
     Info {
         /// The service.
@@ -444,26 +447,6 @@ async fn list(client: &Client, consistency: ConsistencyArg) -> Result<Vec<Value>
     }
 }
 
-fn show(found: &GetServiceResponse, output: Output) -> Result<(), Failure> {
-    let service = found.service.clone().unwrap_or_default();
-    let (mut all, instances) = (summary(&service), found.instances.iter().map(instance));
-    let instances: Vec<_> = instances.collect();
-    all["breaker_state"] = all["breaker"].take(); // A setting has the same name.
-    if let (Value::Object(all), Value::Object(settings)) =
-        (&mut all, print(&service.config.unwrap_or_default()))
-    {
-        all.extend(settings);
-        all.insert("instances".to_owned(), Value::Array(instances.clone()));
-        all.insert("registry_revision".to_owned(), json!(found.revision.to_string()));
-    }
-    output::item(output, &all)?;
-    if output == Output::Table && !instances.is_empty() {
-        output::line("")?;
-        output::list(output, &INSTANCE_COLUMNS, &instances)?;
-    }
-    Ok(())
-}
-
 async fn watch(
     client: &Client,
     names: Vec<String>,
@@ -482,8 +465,8 @@ async fn watch(
             Watched::Changes(part) => {
                 if part.stale != stale {
                     stale = part.stale;
-                    let text =
-                        if stale { "hears of no leader: this may be old" } else { "is up to date" };
+                    let old = "hears of no leader, or has not caught up: this may be old";
+                    let text = if stale { old } else { "is up to date" };
                     output::complain(&format!("the node {text}"));
                 }
                 for changed in part.changes.iter().take(usize::try_from(left).unwrap_or(usize::MAX))

@@ -10,18 +10,27 @@ use crate::model::rejection::Exit;
 use crate::model::rejection::Reason;
 use crate::proto::v1::{
     Dependency, DependencyEdge, DependencyNode, GetDependenciesRequest, GetReadinessRequest, Lack,
-    Readiness,
+    Readiness, ReadinessCause,
 };
 
 fn lack(node: &DependencyNode) -> String {
-    match node.lack() {
+    print_lack(node.lack(), &node.versions)
+}
+
+fn print_lack(lack: Lack, versions: &[String]) -> String {
+    match lack {
         Lack::Unspecified => "ready".to_owned(),
         Lack::Missing => "missing".to_owned(),
         Lack::Unhealthy => "no healthy instance".to_owned(),
-        Lack::Incompatible => format!("only versions {}", node.versions.join(", ")),
+        Lack::Incompatible => format!("only versions {}", versions.join(", ")),
         Lack::NotReady => "not ready".to_owned(),
         Lack::ShutOff => "shut off by breakers".to_owned(),
     }
+}
+
+/// The chain of services to one that is the cause, and what is wrong with that.
+pub(super) fn cause(cause: &ReadinessCause) -> String {
+    format!("{}: {}", cause.services.join(" -> "), print_lack(cause.lack(), &cause.versions))
 }
 
 fn declared(node: &DependencyNode) -> String {
@@ -124,15 +133,12 @@ pub(super) fn ready(readiness: &Readiness, output: Output) -> Done {
             output::line(&format!("{} is ready", tree.service))?;
         } else {
             output::line(&format!("{} is not ready:", tree.service))?;
-            for cause in &readiness.causes {
-                let last = cause.services.last().map(String::as_str);
-                let node = find(&tree, last.unwrap_or_default());
-                let why = node.map(lack).unwrap_or_default();
-                output::line(&format!("  {}: {why}", cause.services.join(" -> ")))?;
+            for one in &readiness.causes {
+                output::line(&format!("  {}", cause(one)))?;
             }
         }
     } else {
-        let cause = |cause: &crate::proto::v1::ReadinessCause| {
+        let cause = |cause: &ReadinessCause| {
             let lack = cause.lack().as_str_name().trim_start_matches("LACK_");
             json!({ "services": cause.services, "lack": lack.to_ascii_lowercase() })
         };
@@ -146,13 +152,6 @@ pub(super) fn ready(readiness: &Readiness, output: Output) -> Done {
         output::item(output, &told)?;
     }
     Ok(if readiness.ready { Exit::Ok } else { Exit::Unhealthy })
-}
-
-fn find<'t>(tree: &'t DependencyNode, service: &str) -> Option<&'t DependencyNode> {
-    if tree.service == service {
-        return Some(tree);
-    }
-    tree.needs.iter().find_map(|need| find(need, service))
 }
 
 fn node(known: &DependencyNode) -> Value {

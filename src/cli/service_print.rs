@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::output::instant;
-use super::service_config::print_dependency;
+use super::Failure;
+use super::output::{self, Output, instant};
+use super::service_config::{print, print_dependency};
+use super::service_graph::cause;
 use super::value::format_age;
 use crate::proto::v1::{
-    Breaker, BreakerState, Instance, InstanceHealth, InstanceMode, Service, ServiceChange,
-    ServiceConfig,
+    Breaker, BreakerState, GetServiceResponse, Instance, InstanceHealth, InstanceMode, Service,
+    ServiceChange, ServiceConfig,
 };
 
 /// A weight in thousandths.
@@ -41,6 +43,9 @@ pub(super) fn summary(service: &Service) -> Value {
         "depends": config.dependencies.iter().map(print_dependency).collect::<Vec<_>>(),
         "down_since": since(service.down_since_ms),
         "recovered_at": since(service.recovered_at_ms),
+        "failed_over_to": text(&service.failed_over_to),
+        "failed_over_since": since(service.failed_over_since_ms),
+        "braked_since": since(service.braked_since_ms),
         "created_at": instant(service.created_at_ms),
         "updated_at": instant(service.updated_at_ms),
         "revision": service.revision.to_string(),
@@ -49,6 +54,33 @@ pub(super) fn summary(service: &Service) -> Value {
 
 fn since(ms: u64) -> Value {
     if ms == 0 { Value::Null } else { Value::String(instant(ms)) }
+}
+
+fn text(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { Value::String(text.to_owned()) }
+}
+
+/// A service with its settings, how it stands, and its instances.
+pub(super) fn show(found: &GetServiceResponse, output: Output) -> Result<(), Failure> {
+    let service = found.service.clone().unwrap_or_default();
+    let (mut all, instances) = (summary(&service), found.instances.iter().map(instance));
+    let instances: Vec<_> = instances.collect();
+    all["breaker_state"] = all["breaker"].take(); // A setting has the same name.
+    all["ready"] = json!(found.ready);
+    all["not_ready_as"] = found.not_ready.as_ref().map(cause).into();
+    if let (Value::Object(all), Value::Object(settings)) =
+        (&mut all, print(&service.config.unwrap_or_default()))
+    {
+        all.extend(settings);
+        all.insert("instances".to_owned(), Value::Array(instances.clone()));
+        all.insert("registry_revision".to_owned(), json!(found.revision.to_string()));
+    }
+    output::item(output, &all)?;
+    if output == Output::Table && !instances.is_empty() {
+        output::line("")?;
+        output::list(output, &INSTANCE_COLUMNS, &instances)?;
+    }
+    Ok(())
 }
 
 fn breaker(breaker: Option<&Breaker>) -> String {

@@ -1,7 +1,8 @@
 //! Breakers that are being tried, as one client sees them: so many of its calls may be under way to them
 //! at once. Another client, and each node, has as many of its own.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::model::limits::PROBES_RETRY_MS;
 use crate::model::rejection::{Reason, Rejection};
@@ -9,6 +10,12 @@ use crate::proto::v1::{BreakerState, Instance, ResolveResponse};
 
 fn is_tried(instance: &Instance) -> bool {
     instance.breaker.as_ref().is_some_and(|breaker| breaker.state() == BreakerState::HalfOpen)
+}
+
+/// What an answer tells to choose from: each when those before it have no room.
+pub(super) fn pools(mut answer: ResolveResponse) -> Arc<[ResolveResponse]> {
+    let next = std::mem::take(&mut answer.next);
+    std::iter::once(answer).chain(next).collect()
 }
 
 /// Which instances one call more may go to, when so many are under way to each.
@@ -20,15 +27,23 @@ pub(super) fn with_room(answer: &ResolveResponse, under_way: &[u32]) -> Vec<bool
     each.map(|(instance, calls)| !(all_full || (is_tried(instance) && is_full(*calls)))).collect()
 }
 
-/// Instances that are being tried since an earlier answer: calls from before it do not count.
-pub(super) fn newly_tried(before: &ResolveResponse, after: &ResolveResponse) -> Vec<u64> {
-    let tried = |answer: &ResolveResponse| -> HashSet<u64> {
-        let all = answer.instances.iter();
-        let some = all.filter(|instance| answer.service_half_open || is_tried(instance));
-        some.map(|instance| instance.incarnation).collect()
+/// Takes note of which instances are being tried, and names those that were not when they were told of last:
+/// calls from before do not count. Those that nobody tells of any more are kept in mind while they are called.
+pub(super) fn newly_tried(
+    known: &mut HashMap<u64, bool>,
+    pools: &[ResolveResponse],
+    is_called: impl Fn(u64) -> bool,
+) -> Vec<u64> {
+    let of = |pool: &ResolveResponse| {
+        let tried = |one: &Instance| pool.service_half_open || is_tried(one);
+        pool.instances.iter().map(|one| (one.incarnation, tried(one))).collect::<Vec<_>>()
     };
-    let (known, now) = (tried(before), tried(after));
-    now.into_iter().filter(|number| !known.contains(number)).collect()
+    let told: HashMap<u64, bool> = pools.iter().flat_map(of).collect();
+    let newly = told.iter().filter(|(number, tried)| **tried && known.get(number) != Some(&true));
+    let newly = newly.map(|(number, _)| *number).collect();
+    known.retain(|number, _| !told.contains_key(number) && is_called(*number));
+    known.extend(told);
+    newly
 }
 
 /// The refusal when all that is known is being tried by enough calls.

@@ -25,6 +25,8 @@ pub mod transaction;
 
 pub mod housekeeping;
 pub mod nodes;
+#[cfg(feature = "planted")]
+mod planted;
 pub mod producers;
 pub mod requests;
 

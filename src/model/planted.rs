@@ -26,6 +26,8 @@ pub enum Bug {
     AppliedApart = 8,
     /// A settlement by a lease that has run out is answered as if it were done.
     StaleToken = 9,
+    /// What a call expects of a key that it does not write is not looked at.
+    WriteSkew = 10,
 }
 
 /// All of them: name, bug, what it does.
@@ -47,6 +49,11 @@ pub const ALL: &[(&str, Bug, &str)] = &[
     ("half-quorum", Bug::HalfQuorum, "peers that do not answer count as if they agreed"),
     ("applied-apart", Bug::AppliedApart, "the applied id is written in a batch of its own"),
     ("stale-token", Bug::StaleToken, "a lease that has run out is still accepted"),
+    (
+        "write-skew",
+        Bug::WriteSkew,
+        "what a call expects of a key that it does not write is not looked at",
+    ),
 ];
 
 impl Bug {

@@ -233,6 +233,82 @@ async fn ten_thousand_watchers_hear_of_a_change() {
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_not_caught_up_says_so_to_who_watches_and_denies_no_service() {
+    use message_hub::proto::v1::ListServicesRequest;
+    let mut cluster = Cluster::start(3, &[]);
+    let instances = vec![spec("a", 600_000)];
+    client(&cluster).register_instances(RegisterInstancesRequest { instances }).await.unwrap();
+    let behind = cluster.nodes.len() - 1;
+    cluster.nodes[behind].kill();
+    // It does not read what it has before it is told to go on.
+    let go = cluster.nodes[behind].data_dir().with_file_name("go");
+    let hold = format!("registry::news={}", go.display());
+    cluster.nodes[behind].set("MHUB_TEST_HOLD_AT", hold);
+    cluster.nodes[behind].start();
+    cluster.await_answering(behind);
+    let left = pinned(&cluster, behind);
+    // It hears of the leader.
+    let listed = left.services(ListServicesRequest::default()).await.unwrap();
+    assert_eq!(listed.services.len(), 1);
+    // By a client that does not ask again.
+    let endpoint = format!("http://{}", cluster.nodes[behind].endpoint());
+    let mut services = ServicesClient::connect(endpoint).await.unwrap();
+    let request = ResolveRequest { service: "shop".into(), count: 1, ..Default::default() };
+    let unknown = services.resolve(request.clone()).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::Unavailable, "{unknown:?}");
+    assert!(unknown.message().contains("has not caught up"), "{unknown:?}");
+    // Any other node knows.
+    let all = [behind, 0].map(|index| cluster.nodes[index].endpoint());
+    let found = Client::new(all).unwrap().resolve(request.clone()).await.unwrap();
+    assert_eq!(found.instances.len(), 1);
+    let (mut watch, mut named) = (left.watch_services(vec!["shop".to_owned()], None), 0);
+    let mut hear = async || {
+        let Watched::Changes(part) = watch.next().await.unwrap() else { panic!("begun anew") };
+        named += part.changes.iter().filter(|change| change.instance_after.is_some()).count();
+        (part.stale, named)
+    };
+    assert_eq!(hear().await, (true, 0));
+    std::fs::write(&go, "").unwrap();
+    let named = loop {
+        if let (false, named) = hear().await {
+            break named;
+        }
+    };
+    assert_eq!(named, 1, "what is told as up to date has everybody");
+    assert!(!left.resolve(request).await.unwrap().stale);
+    cluster.verify();
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_a_node_that_cannot_tell_whether_it_has_caught_up_hears_of_changes_at_once() {
+    let mut cluster = Cluster::start(3, &[]);
+    let behind = cluster.nodes.len() - 1;
+    cluster.nodes[behind].kill();
+    cluster.nodes[behind].set("FAILPOINTS", "registry::newest=return");
+    cluster.nodes[behind].start();
+    cluster.await_answering(behind);
+    let mut watch = pinned(&cluster, behind).watch_services(vec!["shop".to_owned()], None);
+    let mut hear = async || {
+        let Watched::Changes(part) = watch.next().await.unwrap() else { panic!("begun anew") };
+        assert!(part.stale);
+        part.changes.into_iter().map(|change| change.instance).collect::<Vec<_>>()
+    };
+    assert!(hear().await.is_empty());
+    let (client, began) = (client(&cluster), Instant::now());
+    for n in 0..5 {
+        let id = format!("i-{n}");
+        let instances = vec![spec(&id, 600_000)];
+        client.register_instances(RegisterInstancesRequest { instances }).await.unwrap();
+        while !hear().await.contains(&id) {}
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    cluster.verify();
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_has_to_read_everything_anew_knows_it_all() {
     let mut cluster = Cluster::start(3, &[]);
     // Whenever it hears of a change it reads the whole registry.

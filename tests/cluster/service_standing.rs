@@ -7,6 +7,7 @@ use message_hub::proto::v1::{
     Address, Dependency, Failover, InstanceSpec, PutServiceRequest, RegisterInstancesRequest,
     ServiceConfig,
 };
+use serde_json::{Value, json};
 
 use crate::delivery::client;
 use crate::process::get;
@@ -88,12 +89,33 @@ async fn what_a_breaker_shuts_off_is_not_ready_and_is_failed_over_as_all_nodes_t
     }
     let over = || service(&["resolve", "shop", "-o", "json"]).stdout().contains("other");
     assert!(poll(SOON, over), "another service is called");
+    // Who asks of a service is told all of that.
+    let info = |name: &str| service(&["info", name, "-o", "json"]).json();
+    let (shop, web, spare) = (info("shop"), info("web"), info("spare"));
+    let stands = |info: &Value| (info["ready"].clone(), info["not_ready_as"].clone());
+    assert_eq!(stands(&shop), (json!(false), json!("shop: shut off by breakers")));
+    assert_eq!(stands(&web), (json!(false), json!("web -> shop: shut off by breakers")));
+    assert_eq!(stands(&spare), (json!(true), Value::Null));
+    assert_eq!(shop["failed_over_to"], "spare");
+    assert!(shop["failed_over_since"].is_string(), "{shop:#}");
+    assert_eq!((&web["failed_over_to"], &web["failed_over_since"]), (&Value::Null, &Value::Null));
+    let table = service(&["info", "shop"]).stdout();
+    for (name, value) in [("ready", "false"), ("failed_over_to", "spare"), ("braked_since", "")] {
+        let shows =
+            |line: &str| line.split_once(' ').map(|(n, v)| (n, v.trim())) == Some((name, value));
+        assert!(table.lines().any(shows), "{name} {value}: {table}");
+    }
+    assert!(table.contains("shop: shut off by breakers"), "{table}");
     // And back, a while after it is.
     service(&["breaker", "shop", "i", "auto"]).succeeds();
     service(&["ready", "web"]).succeeds();
     assert!(poll(SOON, || told(&cluster, "failed_back", "shop") == 1));
     assert!(poll(SOON, || all_measure(&cluster, "mhub_service_failed_over{service=\"shop\"} 0")));
     assert!(poll(SOON, || !over()));
+    let shop = info("shop");
+    assert_eq!(stands(&shop), (json!(true), Value::Null));
+    let over = (&shop["failed_over_to"], &shop["failed_over_since"]);
+    assert_eq!(over, (&Value::Null, &Value::Null));
     cluster.verify();
 }
 
@@ -107,38 +129,77 @@ async fn a_brake_is_told_when_it_is_pulled_and_when_it_is_let_go() {
     assert!(poll(SOON, || told(&cluster, "brake_engaged", "many") == 1));
     let engaged = "mhub_service_braked{service=\"many\"} 1";
     assert!(poll(SOON, || all_measure(&cluster, engaged)));
+    let braked_since = |cluster: &Cluster| {
+        let info = cluster.admin(&["service", "info", "many", "-o", "json"]).json();
+        info["braked_since"].clone()
+    };
+    let since = braked_since(&cluster);
+    assert!(since.is_string(), "{since}");
     // The next leader goes on with it.
     let leader = cluster.leader();
     cluster.nodes[leader].kill();
     cluster.nodes[leader].start();
     cluster.await_serving();
+    assert_eq!(braked_since(&cluster), since);
     for id in &ids[1..] {
         cluster.admin(&["service", "deregister", "many", id, "--force"]).succeeds();
     }
     // Of one, nobody says that it is too many.
     assert!(poll(SOON, || told(&cluster, "brake_released", "many") == 1));
     assert!(poll(SOON, || all_measure(&cluster, "mhub_service_braked{service=\"many\"} 0")));
+    assert_eq!(braked_since(&cluster), Value::Null);
     assert_eq!(told(&cluster, "brake_engaged", "many"), 1, "{}", feed(&cluster));
     cluster.verify();
 }
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
-async fn who_falls_silent_is_given_up_however_long_it_takes_to_look_how_services_stand() {
+async fn who_falls_silent_is_given_up_however_long_it_takes_to_look_how_services_stand_and_to_tell()
+{
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use message_hub::client::ClientOptions;
+    use message_hub::proto::v1::{CallOutcome, ReportOutcomesRequest};
     let mut cluster = Cluster::start(3, &[]);
     for node in &mut cluster.nodes {
         node.kill();
-        node.set("FAILPOINTS", "registry::standings=sleep(2500)");
+        node.set("FAILPOINTS", "registry::standings=sleep(2500);registry::tells=sleep(2500)");
         node.start();
     }
     cluster.await_serving();
     let client = client(&cluster);
     register(&client, "shop", &["i"], 1000).await;
+    // So that each node has calls to tell of all the time.
+    let pinned = ClientOptions { pinned: true, ..ClientOptions::default() };
+    let reported = Arc::new(AtomicU64::new(0));
+    let callers = cluster.nodes.iter().map(|node| {
+        let caller = Client::with_options([node.endpoint()], pinned.clone()).unwrap();
+        let reported = Arc::clone(&reported);
+        tokio::spawn(async move {
+            let (service, instance) = ("shop".to_owned(), "i".to_owned());
+            let call = CallOutcome { service, instance, ok: 1, ..CallOutcome::default() };
+            loop {
+                let outcomes = vec![call.clone()];
+                // One that is lost is no matter: there are more.
+                if caller.report_outcomes(ReportOutcomesRequest { outcomes }).await.is_ok() {
+                    reported.fetch_add(1, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    });
+    let callers: Vec<_> = callers.collect();
     let is_down = || {
         // So that there is something to look at all the time.
         cluster.admin(&["service", "register", "other"]).succeeds();
         told(&cluster, "down", "shop") == 1
     };
     assert!(poll(SOON, is_down));
+    for caller in callers {
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled(), "it called until now");
+    }
+    assert!(reported.load(Ordering::Relaxed) > 10, "{reported:?}");
     cluster.verify();
 }

@@ -15,7 +15,7 @@ use message_hub::model::command::{
 use message_hub::model::delivery::Pick;
 use message_hub::model::event_run;
 use message_hub::model::filter::{Comparison, Filter, Filters, Test};
-use message_hub::model::ranges::OffsetRange;
+use message_hub::model::ranges::{OffsetRange, Ranges};
 use message_hub::model::subscription::SubscriptionConfig;
 use message_hub::model::topic::{TopicConfig, TopicPatch};
 use message_hub::proto::{peer, v1};
@@ -119,7 +119,7 @@ fn lease(ranges: Vec<OffsetRange>) -> Kind {
         picks: vec![Pick {
             topic: "orders.created".to_owned(),
             topic_id: TOPIC_ID,
-            ranges,
+            ranges: Ranges::from_unsorted(&ranges),
             seen: None,
         }],
         skips: Vec::new(),

@@ -14,6 +14,7 @@ use message_hub::model::command::subscription::At;
 use message_hub::model::delivery::Settled;
 use message_hub::model::expectation::Expect;
 use message_hub::model::ids::{KeyVersion, NodeId};
+use message_hub::model::ranges::OffsetRange;
 use message_hub::model::rejection::{Reason, Rejection};
 use message_hub::model::subscription::{
     DeadLetterPatch, DeliveryOrder, RetryPatch, SubscriptionPatch,
@@ -28,6 +29,7 @@ use prost::Message as _;
 use crate::dice::Dice;
 use crate::oracle::{Held, Op, SUBSCRIPTIONS, TOPICS};
 use crate::shared::{Phase, Shared};
+use crate::{schemas, transactions};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) const LEASE_MS: u64 = 1000;
@@ -39,6 +41,7 @@ pub(crate) async fn prepare(node: &Arc<Node>, seed: u64) -> anyhow::Result<()> {
     for topic in TOPICS {
         node.create_topic(topic, &TopicPatch::default(), String::new()).await.map_err(refused)?;
     }
+    schemas::prepare(node).await.map_err(refused)?;
     for (number, (name, pattern)) in SUBSCRIPTIONS.iter().enumerate() {
         let order = if number % 2 == 1 { DeliveryOrder::ByKey } else { DeliveryOrder::None };
         let patch = SubscriptionPatch {
@@ -72,27 +75,29 @@ pub(crate) async fn run(id: u64, node: &Arc<Node>, shared: &Shared) {
         publish_all(id, node, shared, 3),
         consume_all(id, node, shared, 4),
         consume_all(id, node, shared, 5),
+        transactions::transact_all(id, node, shared, 7),
+        schemas::write_all(id, node, shared, 8),
         meddle(id, node, shared),
     );
 }
 
-fn dice(id: u64, shared: &Shared, stream: u64) -> Dice {
+pub(crate) fn dice(id: u64, shared: &Shared, stream: u64) -> Dice {
     // Another life of the node, other dice: the time tells them apart.
     let world = shared.get();
     let life = u64::try_from(world.trace.now.as_millis()).unwrap();
     Dice::new(world.seed ^ life.rotate_left(32), id * 100 + stream)
 }
 
-async fn pause(dice: &mut Dice, ms_max: u64) {
+pub(crate) async fn pause(dice: &mut Dice, ms_max: u64) {
     tokio::time::sleep(Duration::from_millis(dice.between(1, ms_max))).await;
 }
 
 /// Who does not lead is asked now and then all the same.
-fn worth_asking(node: &Node, dice: &mut Dice) -> bool {
+pub(crate) fn worth_asking(node: &Node, dice: &mut Dice) -> bool {
     node.raft().is_leader() || dice.chance(2)
 }
 
-fn faults_are_over(shared: &Shared) -> bool {
+pub(crate) fn faults_are_over(shared: &Shared) -> bool {
     shared.get().phase == Phase::Healing
 }
 
@@ -115,8 +120,8 @@ async fn publish_all(id: u64, node: &Arc<Node>, shared: &Shared, stream: u64) {
 
 async fn publish(id: u64, node: &Arc<Node>, shared: &Shared, op: Op) {
     let outcome = match validate::publish(request(&op, node), node.now()) {
-        Ok(publish) => tokio::time::timeout(PATIENCE, node.publish("sim", publish)).await,
-        Err(rejection) => Ok(Err(rejection)),
+        Ok(publish) => ask(node.publish("sim", publish)).await,
+        Err(rejection) => Err(rejection),
     };
     let mut world = shared.change();
     let (oracle, trace) = {
@@ -124,21 +129,16 @@ async fn publish(id: u64, node: &Arc<Node>, shared: &Shared, op: Op) {
         (&mut world.oracle, &mut world.trace)
     };
     let told = match outcome {
-        Ok(Ok(published)) => {
+        Ok(published) => {
             trace.say(format!("caller of {id}"), format!("{op} is at {}", published.first_offset));
             oracle.published(&op, &published)
         }
-        Ok(Err(rejection)) if may_be_asked_again(rejection.reason) => {
+        Err(rejection) if may_be_asked_again(rejection.reason) => {
             trace.say(format!("caller of {id}"), format!("{op}: {}", rejection.reason.as_str()));
             oracle.unanswered(&op);
             Ok(())
         }
-        Ok(Err(rejection)) => Err(format!("{op} is refused: {rejection}")),
-        Err(_) => {
-            trace.say(format!("caller of {id}"), format!("{op}: no answer"));
-            oracle.unanswered(&op);
-            Ok(())
-        }
+        Err(rejection) => Err(format!("{op} is refused: {rejection}")),
     };
     drop(world);
     if let Err(wrong) = told {
@@ -176,8 +176,16 @@ fn request(op: &Op, node: &Node) -> PublishRequest {
     }
 }
 
+/// An answer, if it comes in time.
+pub(crate) async fn ask<T>(
+    asked: impl Future<Output = Result<T, Rejection>>,
+) -> Result<T, Rejection> {
+    let none = |_| Err(Rejection::new(Reason::OutcomeUnknown, "no answer"));
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(none)
+}
+
 /// Refusals that say nothing about the call itself.
-fn may_be_asked_again(reason: Reason) -> bool {
+pub(crate) fn may_be_asked_again(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::NotLeader
@@ -190,6 +198,36 @@ fn may_be_asked_again(reason: Reason) -> bool {
     )
 }
 
+/// What a subscription has ready for one of its consumers; `None`: no answer.
+pub(crate) async fn pull(
+    id: u64,
+    node: &Arc<Node>,
+    shared: &Shared,
+    dice: &mut Dice,
+    max_events: u64,
+) -> Option<Vec<Held>> {
+    let (subscription, _) = dice.pick(&SUBSCRIPTIONS);
+    let consumer = format!("consumer-{}", dice.below(4));
+    let request = PullRequest {
+        service: String::new(),
+        subscription: subscription.to_owned(),
+        consumer: consumer.clone(),
+        max_events,
+        max_bytes: usize::MAX,
+        lease_ms: 0,
+        wait: Duration::from_millis(dice.below(300)),
+    };
+    match ask(node.pull(request)).await {
+        Ok(deliveries) => Some(hold(id, shared, subscription, &consumer, &deliveries)),
+        Err(rejection) => {
+            if !may_be_asked_again(rejection.reason) {
+                shared.wrong(format!("a pull is refused: {rejection}"));
+            }
+            None
+        }
+    }
+}
+
 async fn consume_all(id: u64, node: &Arc<Node>, shared: &Shared, stream: u64) {
     let mut dice = dice(id, shared, stream);
     loop {
@@ -197,25 +235,9 @@ async fn consume_all(id: u64, node: &Arc<Node>, shared: &Shared, stream: u64) {
         if shared.get().phase == Phase::Forming || !worth_asking(node, &mut dice) {
             continue;
         }
-        let (subscription, _) = dice.pick(&SUBSCRIPTIONS);
-        let consumer = format!("consumer-{}", dice.below(4));
-        let request = PullRequest {
-            service: String::new(),
-            subscription: subscription.to_owned(),
-            consumer: consumer.clone(),
-            max_events: if faults_are_over(shared) { 64 } else { dice.between(1, 12) },
-            max_bytes: usize::MAX,
-            lease_ms: 0,
-            wait: Duration::from_millis(dice.below(300)),
-        };
-        let Ok(pulled) = tokio::time::timeout(PATIENCE, node.pull(request)).await else { continue };
-        match pulled {
-            Ok(deliveries) => {
-                let held = hold(id, shared, subscription, &consumer, &deliveries);
-                settle_some(id, node, shared, held, &mut dice).await;
-            }
-            Err(rejection) if may_be_asked_again(rejection.reason) => {}
-            Err(rejection) => shared.wrong(format!("a pull is refused: {rejection}")),
+        let max_events = if faults_are_over(shared) { 64 } else { dice.between(1, 12) };
+        if let Some(held) = pull(id, node, shared, &mut dice, max_events).await {
+            settle_some(id, node, shared, held, &mut dice).await;
         }
     }
 }
@@ -288,19 +310,23 @@ async fn settle_some(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>
     }
 }
 
-/// Settles what one consumer got of one subscription, in one call.
-async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, action: Action) {
-    let item = |held: &Held| SettleItem {
+/// What is to become of an event.
+pub(crate) fn item(held: &Held, action: Action) -> SettleItem {
+    SettleItem {
         lease_id: held.lease_id,
         term: held.term,
         topic_id: held.topic_id,
-        ranges: vec![message_hub::model::ranges::OffsetRange { first: held.offset, count: 1 }],
-        action: Some(action.clone()),
-    };
+        ranges: vec![OffsetRange { first: held.offset, count: 1 }],
+        action: Some(action),
+    }
+}
+
+/// Settles what one consumer got of one subscription, in one call.
+async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, action: Action) {
     let (subscription, consumer) = (held[0].subscription.to_owned(), held[0].consumer.clone());
     let handed_on: Vec<_> = held.iter().map(|held| shared.get().oracle.handed_on(held)).collect();
-    let asked = node.settle(subscription, consumer, held.iter().map(item).collect());
-    let outcome = tokio::time::timeout(PATIENCE, asked).await;
+    let items = held.iter().map(|held| item(held, action.clone())).collect();
+    let outcome = ask(node.settle(subscription, consumer, items)).await;
     let what = match &action {
         Action::Ack(_) => "ack",
         Action::Nack(_) => "nack",
@@ -312,7 +338,7 @@ async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, act
         let mut world = shared.change();
         let oracle = &mut world.oracle;
         let (said, told) = match &outcome {
-            Ok(Ok(settled)) => match settled.get(number) {
+            Ok(settled) => match settled.get(number) {
                 Some(one) if one.done.count() > 0 => match handed_on[number] {
                     Some(lease) => ("done", Err(format!("{what} of {held} comes after {lease}"))),
                     None => ("done", oracle.settled(held, &action)),
@@ -320,11 +346,10 @@ async fn settle(id: u64, node: &Arc<Node>, shared: &Shared, held: Vec<Held>, act
                 Some(Settled { refused: Some(reason), .. }) => (reason.as_str(), Ok(())),
                 Some(_) | None => ("", Err(format!("{what} of {held} is not done nor refused"))),
             },
-            Ok(Err(rejection)) if may_be_asked_again(rejection.reason) => {
+            Err(rejection) if may_be_asked_again(rejection.reason) => {
                 (rejection.reason.as_str(), Ok(()))
             }
-            Ok(Err(rejection)) => ("", Err(format!("{what} of {held} is refused: {rejection}"))),
-            Err(_) => ("no answer", Ok(())),
+            Err(rejection) => ("", Err(format!("{what} of {held} is refused: {rejection}"))),
         };
         world.trace.say(format!("consumer of {id}"), format!("{what} {held}: {said}"));
         drop(world);

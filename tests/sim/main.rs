@@ -28,14 +28,20 @@
 mod clients;
 mod dice;
 mod disk;
+mod errand;
+mod events;
 mod faults;
 mod host;
 mod invariants;
+mod ledger;
 mod oracle;
 mod run;
+mod schemas;
 mod seeds;
 mod shared;
+mod subject;
 mod trace;
+mod transactions;
 
 use std::process::ExitCode;
 

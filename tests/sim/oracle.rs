@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use message_hub::model::command::Producer;
-use message_hub::model::command::delivery::Action;
+use message_hub::model::command::delivery::{Ack, Action};
 use message_hub::model::outcome::Published;
+use message_hub::model::rejection::{Reason, Rejection};
 
 use crate::dice::Dice;
+use crate::errand::Errand;
+use crate::ledger::{Ledger, Transaction};
+use crate::subject::{JUDGED, Subject, Writing};
 
 pub(crate) const TOPICS: [&str; 3] = ["orders.created", "orders.paid", "stock"];
 /// Names and patterns. Every second one is ordered by key.
@@ -79,10 +83,7 @@ impl fmt::Display for Held {
 #[derive(Default)]
 struct Caller {
     sequence: u64,
-    /// Asked for, and not answered yet.
-    open: Option<Op>,
-    /// At which node it is being asked.
-    at: Option<u64>,
+    errand: Errand<Op>,
 }
 
 /// A place in a topic as a subscription sees it.
@@ -100,6 +101,8 @@ pub(crate) struct Oracle {
     handed_out: BTreeMap<Place, u64>,
     left: Vec<Held>,
     pub(crate) deliveries: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) subject: Subject,
 }
 
 impl Oracle {
@@ -112,26 +115,26 @@ impl Oracle {
             handed_out: BTreeMap::new(),
             left: Vec::new(),
             deliveries: 0,
+            ledger: Ledger::default(),
+            subject: Subject::default(),
         }
     }
 
     /// The next thing to ask a node for: what some producer has no answer to, or something new.
     pub(crate) fn begin(&mut self, node: u64, dice: &mut Dice, fresh: bool) -> Option<Op> {
         let idle: Vec<usize> = (0..PRODUCERS)
-            .filter(|p| self.callers[*p].at.is_none())
-            .filter(|p| fresh || self.callers[*p].open.is_some())
+            .filter(|p| self.callers[*p].errand.is_idle())
+            .filter(|p| fresh || !self.callers[*p].errand.is_done())
             .collect();
         if idle.is_empty() {
             return None;
         }
         let producer = dice.pick(&idle);
-        if self.callers[producer].open.is_none() {
-            let op = self.invent(producer, dice);
-            self.callers[producer].open = Some(op);
+        if let Some(op) = self.callers[producer].errand.again(node) {
+            return Some(op);
         }
-        let caller = &mut self.callers[producer];
-        caller.at = Some(node);
-        caller.open.clone()
+        let op = self.invent(producer, dice);
+        Some(self.callers[producer].errand.begin(op, node))
     }
 
     fn invent(&mut self, producer: usize, dice: &mut Dice) -> Op {
@@ -159,29 +162,21 @@ impl Oracle {
 
     /// The node that was asked is gone, and with it whoever waited there.
     pub(crate) fn crashed(&mut self, node: u64) {
-        for caller in self.callers.iter_mut().filter(|caller| caller.at == Some(node)) {
-            caller.at = None;
+        for caller in &mut self.callers {
+            caller.errand.crashed(node);
         }
+        self.ledger.crashed(node);
+        self.subject.crashed(node);
     }
 
     pub(crate) fn unanswered(&mut self, op: &Op) {
-        self.callers[op.producer].at = None;
+        self.callers[op.producer].errand.unanswered();
     }
 
     pub(crate) fn published(&mut self, op: &Op, published: &Published) -> Result<(), String> {
-        let caller = &mut self.callers[op.producer];
-        caller.at = None;
-        caller.open = None;
-        if published.count != op.count {
-            return Err(format!("{op} was answered with {} events", published.count));
-        }
-        for number in 0..op.count {
-            let offset = published.first_offset.get() + u64::from(number);
-            let id = op.event_id(number);
-            if let Some(other) = self.acknowledged.insert((op.topic, offset), id.clone()) {
-                return Err(format!("{id} and {other} are both at {}/{offset}", op.topic));
-            }
-        }
+        self.callers[op.producer].errand.answered();
+        let ids = (0..op.count).map(|number| op.event_id(number));
+        self.acknowledge(op.topic, published, ids.collect())?;
         if let Some(expected) = op.expected {
             let version = expected + u64::from(op.count);
             let told = published.key_versions.last().map(|v| v.get());
@@ -193,12 +188,91 @@ impl Oracle {
         Ok(())
     }
 
+    /// An event to the topic with the schema was taken.
+    pub(crate) fn written(
+        &mut self,
+        writing: &Writing,
+        published: &Published,
+    ) -> Result<(), String> {
+        self.subject.written(writing)?;
+        self.acknowledge(JUDGED, published, writing.event_ids().collect())
+    }
+
+    /// Events of a call, with their ids, are where its answer says.
+    fn acknowledge(
+        &mut self,
+        topic: &'static str,
+        published: &Published,
+        ids: Vec<String>,
+    ) -> Result<(), String> {
+        if published.count as usize != ids.len() {
+            return Err(format!("{ids:?} were answered with {} events", published.count));
+        }
+        for (number, id) in (0..).zip(ids) {
+            let offset = published.first_offset.get() + number;
+            if let Some(other) = self.acknowledged.insert((topic, offset), id.clone()) {
+                return Err(format!("{id} and {other} are both at {topic}/{offset}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next transaction, if there is room for one.
+    pub(crate) fn begin_transaction(
+        &mut self,
+        node: u64,
+        dice: &mut Dice,
+        consumes: Option<Held>,
+    ) -> Option<Transaction> {
+        self.ledger.invent(node, dice, consumes, &self.subject)
+    }
+
+    /// A transaction was done, and this is where the events of each part went.
+    pub(crate) fn transacted(
+        &mut self,
+        transaction: &Transaction,
+        parts: &[Published],
+    ) -> Result<(), String> {
+        self.ledger.done(transaction, parts)?;
+        for (number, published) in parts.iter().enumerate() {
+            let topic = transaction.parts[number].topic;
+            self.acknowledge(topic, published, transaction.ids_of(number))?;
+        }
+        match &transaction.consumes {
+            Some(held) => self.settled(held, &Action::Ack(Ack {})),
+            None => Ok(()),
+        }
+    }
+
+    /// A transaction was refused for good, for what it asks for.
+    pub(crate) fn refused(
+        &mut self,
+        transaction: &Transaction,
+        refused: &Rejection,
+    ) -> Result<(), String> {
+        self.ledger.undone(transaction);
+        let mut judged = transaction.parts.iter().filter_map(|part| part.written_for);
+        let expected = match refused.reason {
+            Reason::VersionConflict => transaction.impossible,
+            Reason::SchemaViolated => !judged.all(|version| self.subject.must_be_taken(version)),
+            Reason::LeaseExpired | Reason::LeaseUnknown => transaction.consumes.is_some(),
+            Reason::TransactionExpired => transaction.is_staged(),
+            Reason::TransactionEnded => {
+                refused.fact("state") == Some("aborted") && self.ledger.was_given_up(transaction)
+            }
+            _ => false,
+        };
+        if expected { Ok(()) } else { Err(format!("{transaction} is refused: {refused}")) }
+    }
+
     pub(crate) fn acknowledged(&self) -> usize {
         self.acknowledged.len()
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.callers.iter().all(|caller| caller.open.is_none())
+        self.callers.iter().all(|caller| caller.errand.is_done())
+            && self.ledger.is_idle()
+            && self.subject.is_idle()
     }
 
     /// Holds a topic against what was acknowledged.

@@ -1,25 +1,27 @@
 //! One seed from beginning to end: form, faults, heal, converge, drain, look at everything.
 
+use std::collections::BTreeSet;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use message_hub::machine::kv::{Kv, Order};
-use message_hub::machine::query::{self, Bounds};
+use message_hub::machine::delivery::dead;
+use message_hub::machine::kv::Kv;
+use message_hub::machine::subscription::query::subscription;
 use message_hub::machine::subscription::stats;
-use message_hub::machine::topic::batch::Batch;
-use message_hub::model::event::EventView;
-use message_hub::model::event_run;
-use message_hub::model::ids::{Offset, UnixMs};
+use message_hub::machine::transaction;
+use message_hub::model::ids::{Offset, TopicId, UnixMs};
+use message_hub::model::transaction::TransactionState;
 use message_hub::runtime::{fs, sim};
 use message_hub::store::files;
 
 use crate::dice::Dice;
 use crate::faults::Faults;
-use crate::host;
 use crate::invariants::{Invariants, delivery};
-use crate::oracle::{SUBSCRIPTIONS, TOPICS};
+use crate::oracle::{Oracle, SUBSCRIPTIONS, TOPICS};
 use crate::seeds::{self, One};
 use crate::shared::{Phase, Shared};
+use crate::subject::JUDGED;
+use crate::{events, host};
 
 const TICK: Duration = Duration::from_millis(4);
 /// Simulated time for each part.
@@ -52,9 +54,10 @@ pub(crate) fn one(wish: &One) -> ExitCode {
     std::mem::forget(run);
     let world = shared.get();
     let (events, deliveries) = (world.oracle.acknowledged(), world.oracle.deliveries);
+    let (done, refused) = (world.oracle.ledger.count_done(), world.oracle.subject.count_refused());
     println!(
         "seed {}: {ticks} ticks, {crashes} crashes, {cuts} cuts, {events} events acknowledged, \
-         {deliveries} delivered, trace {}",
+         {deliveries} delivered, {done} transactions, {refused} refusals, trace {}",
         wish.seed,
         world.trace.digest()
     );
@@ -136,7 +139,8 @@ impl Run {
         self.faults.end(&mut self.sim, &self.shared, None);
         self.until("answer every caller", HEAL_WITHIN, |run| run.shared.get().oracle.is_idle())?;
         self.until("deliver everything", HEAL_WITHIN, Self::is_drained)?;
-        self.until("agree", HEAL_WITHIN, |run| run.agree())?;
+        // A leader that was deposed might have seen nothing left.
+        self.until("agree", HEAL_WITHIN, |run| run.agree() && run.is_drained())?;
         self.look()
     }
 
@@ -235,13 +239,8 @@ impl Run {
             let world = self.shared.get();
             let db = node.raft().state();
             let checked: Result<_, String> = db.view(|view| {
-                for topic in TOPICS {
-                    let ids = ids(view, topic)?;
-                    world
-                        .oracle
-                        .check_topic(topic, &ids)
-                        .map_err(|wrong| format!("node {id}: {wrong}"))?;
-                }
+                let wrong = |wrong| format!("node {id}: {wrong}");
+                check_events(view, &world.oracle).map_err(wrong)?;
                 for (name, _) in SUBSCRIPTIONS {
                     let ended = delivery::conserved(view, name)?;
                     let told = world.oracle.ended(name);
@@ -262,25 +261,48 @@ impl Run {
     }
 }
 
-/// The ids of all events of a topic, by offset.
-fn ids(kv: &impl Kv, topic: &str) -> Result<Vec<String>, String> {
+/// The events that are there are those that callers were told of.
+fn check_events(kv: &impl Kv, oracle: &Oracle) -> Result<(), String> {
+    let mut there = BTreeSet::new();
+    for topic in TOPICS.into_iter().chain([JUDGED]) {
+        let events = events::of_topic(kv, topic)?;
+        let ids = events::ids(&events)?;
+        oracle.check_topic(topic, &ids)?;
+        if topic == JUDGED {
+            oracle.subject.check(&events)?;
+        }
+        there.extend(ids);
+    }
+    check_transactions(kv, oracle, &there)
+}
+
+/// What a transaction staged, appended and acked was done together, or not at all.
+fn check_transactions(
+    kv: &impl Kv,
+    oracle: &Oracle,
+    there: &BTreeSet<String>,
+) -> Result<(), String> {
     let fault = |fault: message_hub::machine::Fault| fault.to_string();
-    let info = query::topic(kv, topic).map_err(fault)?.ok_or(format!("{topic} is gone"))?;
-    let bounds = Bounds { events: u64::MAX, bytes: usize::MAX };
-    let chunk = query::read_topic(kv, &info, Offset(0), Order::Ascending, bounds).map_err(fault)?;
-    let mut ids = Vec::new();
-    for encoded in chunk.batches {
-        let batch = Batch { count: 0, encoded };
-        let view = batch.view().map_err(fault)?;
-        for event in event_run::iter(view.run) {
-            let event = event.map_err(|malformed| malformed.to_string())?;
-            let view = EventView::read(event).map_err(|malformed| malformed.to_string())?;
-            ids.push(view.id.to_owned());
+    let found = oracle.ledger.check(there)?;
+    for (id, done) in found.staged {
+        let view = transaction::query::transaction(kv, id).map_err(fault)?;
+        let state = view.ok_or(format!("transaction {id} is gone"))?.info.state;
+        if (state == TransactionState::Committed) != done {
+            return Err(format!("transaction {id} is {}, and done: {done}", state.as_str()));
         }
     }
-    let next = info.next_offset.get();
-    if ids.len() as u64 != next {
-        return Err(format!("{topic} says that it has {next} events, and has {}", ids.len()));
+    for (held, done) in found.consuming {
+        let info = subscription(kv, held.subscription).map_err(fault)?;
+        let info = info.ok_or(format!("{} is gone", held.subscription))?;
+        let (topic, offset) = (TopicId(held.topic_id), Offset(held.offset));
+        let dead = dead::at(kv, info.id, topic, offset).map_err(fault)?.is_some();
+        let later = oracle.handed_on(held);
+        // What it acks has ended by then, one way or another.
+        if done == (dead || later.is_some()) {
+            return Err(format!(
+                "the transaction that acks {held} is done: {done}, handed on by {later:?}, dead: {dead}"
+            ));
+        }
     }
-    Ok(ids)
+    Ok(())
 }

@@ -60,6 +60,13 @@ pub struct ServiceRecord {
     /// Which service the leader told is called in its place; empty: none.
     #[prost(string, tag = "15")]
     pub failed_over_to: String,
+    /// Since when that one is, Unix milliseconds.
+    #[prost(uint64, tag = "16")]
+    pub failed_over_at_ms: u64,
+    /// Until when renewals by an earlier, longer time will do, Unix milliseconds: whoever renews by it may not have
+    /// heard of the shorter one.
+    #[prost(uint64, tag = "17")]
+    pub grace_until_ms: u64,
 }
 
 impl ServiceRecord {
@@ -98,6 +105,9 @@ impl ServiceRecord {
             down_since_ms: info.down_since.map_or(0, UnixMs::get),
             recovered_at_ms: info.recovered_at.map_or(0, UnixMs::get),
             breaker: info.breaker.clone(),
+            braked_at_ms: info.braked_since.map_or(0, UnixMs::get),
+            failed_over_to: info.failed_over_to.clone(),
+            failed_over_at_ms: info.failed_over_since.map_or(0, UnixMs::get),
             ..Self::default()
         }
     }
@@ -116,6 +126,9 @@ impl ServiceRecord {
             down_since: instant(self.down_since_ms),
             recovered_at: instant(self.recovered_at_ms),
             breaker: self.breaker.clone(),
+            braked_since: instant(self.braked_at_ms),
+            failed_over_to: self.failed_over_to.clone(),
+            failed_over_since: instant(self.failed_over_at_ms),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::machine::kv::Kv;
 use crate::machine::lifecycle::Report;
 use crate::machine::{Fault, requests};
 use crate::model::command::{DeleteService, PutService};
+use crate::model::ids::UnixMs;
 use crate::model::limits::{DEPENDENCY_CHAIN_MAX, SERVICES_MAX};
 use crate::model::outcome::Outcome;
 use crate::model::quota::check_service;
@@ -39,7 +40,8 @@ pub(crate) fn put<K: Kv>(
             if record.config != config {
                 machine.report(&name, Report::ServiceChanged);
             }
-            ServiceRecord { config, ..record }
+            let grace_until_ms = grace_until_ms(&record, &config, machine.now());
+            ServiceRecord { config, grace_until_ms, ..record }
         }
         None => new(machine, &name, config),
     };
@@ -62,6 +64,14 @@ pub(crate) fn put<K: Kv>(
     let outcome = Outcome::Service(Box::new(record.info(&name)));
     requests::remember(machine, request_id, &outcome);
     Ok(outcome)
+}
+
+/// Until when renewals by an earlier time will do, once they last as the settings say.
+fn grace_until_ms(before: &ServiceRecord, after: &ServiceConfig, now: UnixMs) -> u64 {
+    if after.health.ttl_ms >= before.config.health.ttl_ms {
+        return before.grace_until_ms;
+    }
+    before.grace_until_ms.max(now.plus(before.config.health.ttl_ms).get())
 }
 
 /// A service that is not there yet, to be written.

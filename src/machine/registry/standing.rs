@@ -92,11 +92,15 @@ pub(crate) fn note<K: Kv>(machine: &mut Machine<'_, K>, notice: &Notice) -> Resu
             Report::NotReady
         }
         NoticeKind::FailedOver => {
-            after.failed_over_to.clone_from(&notice.limit);
+            if after.failed_over_to != notice.limit {
+                after.failed_over_to.clone_from(&notice.limit);
+                after.failed_over_at_ms = machine.now().get();
+            }
             Report::FailedOver { to: notice.limit.clone() }
         }
         NoticeKind::FailedBack => {
             after.failed_over_to.clear();
+            after.failed_over_at_ms = 0;
             Report::FailedBack
         }
         NoticeKind::Unspecified

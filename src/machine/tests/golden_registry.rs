@@ -5,7 +5,8 @@ use super::golden::{rows, stored};
 use crate::machine::mem::MemKv;
 use crate::machine::registry::{query, watch};
 use crate::model::command::{
-    CommandBatch, HealthChange, Kind, PutService, RegisterInstances, SetBreaker, SetHealth, Tick,
+    CommandBatch, HealthChange, Kind, Notice, NoticeKind, PutService, RegisterInstances,
+    SetBreaker, SetHealth, Tick,
 };
 use crate::model::registry::{
     Address, BreakerState, Dependency, Failover, Health, InstanceSpec, ServiceConfig, Signal,
@@ -40,6 +41,12 @@ fn entries() -> Vec<CommandBatch> {
         vec![Dependency { service: "db".into(), requirement: "^1".into(), optional: true }];
     let put =
         PutService { name: "shop".into(), config, request_id: "request-p".into(), if_revision: 0 };
+    let mut shorter = PutService { request_id: String::new(), ..put.clone() };
+    shorter.config.health.ttl_ms = 5000;
+    let notice = |kind: NoticeKind, limit: &str, value| {
+        let (about, limit) = ("shop".to_owned(), limit.to_owned());
+        Kind::Notice(Notice { about, kind: kind as i32, limit, value })
+    };
     let health = HealthChange {
         service: "shop".into(),
         id: "i".into(),
@@ -62,6 +69,10 @@ fn entries() -> Vec<CommandBatch> {
         ),
         at(3000, Kind::SetHealth(SetHealth { changes: vec![health] })),
         at(4000, Kind::SetBreaker(breaker)),
+        at(5000, Kind::PutService(shorter)),
+        at(6000, notice(NoticeKind::BrakeEngaged, "", 2)),
+        at(7000, notice(NoticeKind::Ready, "", 0)),
+        at(8000, notice(NoticeKind::FailedOver, "backup", 0)),
     ]
 }
 
@@ -79,11 +90,14 @@ fn every_version_is_read() {
         let (service, instances) = query::service(&kv, "shop").unwrap().unwrap();
         assert_eq!((service.instances, service.healthy, service.ejected), (2, 1, 1));
         assert_eq!(service.config.dependencies[0].requirement, "^1");
+        assert_eq!((service.braked_at_ms, service.ready), (6000, true));
+        let over = (service.failed_over_to.as_str(), service.failed_over_at_ms);
+        assert_eq!((over, service.grace_until_ms), (("backup", 8000), 20_000));
         let health: Vec<_> = instances.iter().map(|i| (i.health(), i.breaker.state())).collect();
         let wanted =
             [(Health::Critical, BreakerState::Closed), (Health::Passing, BreakerState::Open)];
         assert_eq!(health, wanted);
-        assert_eq!(watch::changes(&kv, 0, 99).unwrap().unwrap().len(), 6);
+        assert_eq!(watch::changes(&kv, 0, 99).unwrap().unwrap().len(), 10);
         // And it is gone on from: what is silent goes, and the breaker may be tried.
         let tick = CommandBatch { stamp_ms: 63_000, commands: vec![Kind::Tick(Tick {}).into()] };
         apply(&mut kv, &[tick], 9);

@@ -4,10 +4,11 @@ use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::records;
 use crate::model::command::{
-    CommandBatch, DeregisterInstances, InstanceName, Kind, RegisterInstances, SetBreaker, SetMode,
+    CommandBatch, DeregisterInstances, InstanceName, Kind, PutService, RegisterInstances,
+    SetBreaker, SetMode,
 };
 use crate::model::outcome::Outcome;
-use crate::model::registry::{Address, BreakerState, InstanceSpec, Mode};
+use crate::model::registry::{Address, BreakerState, InstanceSpec, Mode, ServiceConfig};
 
 /// One instance, which is registered, told what it shall be, and deregistered, a second apart.
 #[derive(Default)]
@@ -68,6 +69,26 @@ impl One {
     fn healthy_for(&self) -> u64 {
         self.at - records::instance(&self.kv, "s", "i").unwrap().unwrap().health_since_ms
     }
+}
+
+#[test]
+fn a_time_that_becomes_shorter_leaves_the_one_before_for_as_long_as_that_was() {
+    let mut kv = MemKv::default();
+    let mut put = |at_ms: u64, ttl_ms| {
+        let mut config = ServiceConfig::defaults();
+        config.health.ttl_ms = ttl_ms;
+        let put = PutService { name: "s".into(), config, ..PutService::default() };
+        let commands = vec![Kind::PutService(put).into()];
+        apply(&mut kv, &[CommandBatch { stamp_ms: at_ms, commands }], at_ms);
+        records::service(&kv, "s").unwrap().unwrap().grace_until_ms
+    };
+    assert_eq!(put(1000, 20_000), 0);
+    assert_eq!(put(2000, 60_000), 0, "a longer one counts at once");
+    assert_eq!(put(10_000, 15_000), 70_000);
+    // Somebody may not have heard of the first one yet.
+    assert_eq!(put(11_000, 3000), 70_000);
+    assert_eq!(put(12_000, 15_000), 70_000);
+    assert_eq!(put(69_000, 3000), 84_000);
 }
 
 #[test]

@@ -365,7 +365,18 @@ fn readiness_and_failover_are_told_as_they_change() {
     assert_eq!(hub.lead(), None);
     let wanted = ["service.not_ready shop", "service.failed_over shop", "service.not_ready web"];
     assert_eq!(hub.told(), wanted);
-    assert_eq!(hub.service("shop").failed_over_to, "spare");
+    let over = |hub: &Hub| {
+        let info = hub.service("shop").info("shop");
+        (info.failed_over_to, info.failed_over_since)
+    };
+    let spare = || "spare".to_owned();
+    assert_eq!(over(&hub), (spare(), Some(UnixMs(1000))));
+    // Since when is not told anew.
+    hub.now = 2000;
+    let (about, limit) = ("shop".to_owned(), spare());
+    let again = Notice { about, kind: NoticeKind::FailedOver as i32, limit, value: 0 };
+    hub.apply(Kind::Notice(again));
+    assert_eq!((over(&hub), hub.told()), ((spare(), Some(UnixMs(1000))), vec![]));
     // It is back, and called when it has been back for long enough.
     hub.now = 50_000;
     hub.breaker("shop", "i", BreakerState::Closed);
@@ -378,6 +389,7 @@ fn readiness_and_failover_are_told_as_they_change() {
     hub.now = 60_000;
     assert_eq!(hub.lead(), None);
     assert_eq!(hub.told(), ["service.failed_back shop"]);
+    assert_eq!(over(&hub), (String::new(), None));
     // Whoever was called is down, too: nobody is left.
     hub.renews("shop", "i", false);
     hub.lead();
@@ -418,13 +430,13 @@ fn the_brake_is_told_once_and_only_of_services_that_are_there() {
     }
     assert_eq!(hub.told(), ["service.brake_engaged shop"]);
     assert_eq!(hub.last_data(), r#"{"service":"shop","silent":"40"}"#);
-    assert_eq!(hub.service("shop").braked_at_ms, 7000);
+    assert_eq!(hub.service("shop").info("shop").braked_since, Some(UnixMs(7000)));
     let revision = hub.service("shop").revision;
     for _ in 0..2 {
         hub.apply(notice("shop", NoticeKind::BrakeReleased, 0));
     }
     assert_eq!(hub.told(), ["service.brake_released shop"]);
-    assert_eq!(hub.service("shop").braked_at_ms, 0);
+    assert_eq!(hub.service("shop").info("shop").braked_since, None);
     assert_eq!(hub.service("shop").revision, revision, "its settings are as they were");
     assert_eq!(hub.apply(notice("gone", NoticeKind::BrakeEngaged, 40)), Outcome::Done);
     assert_eq!(hub.told(), Vec::<String>::new());

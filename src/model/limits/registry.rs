@@ -81,6 +81,8 @@ pub const BRAKE_INSTANCES_MIN: usize = 2;
 pub const BRAKE_MS_MAX: u64 = 300_000;
 /// A leader looks for silent instances so often, milliseconds.
 pub const RENEWALS_LOOK_MS: u64 = 200;
+/// Looks whose silent instances are being told of at once.
+pub const SILENT_TELLS_MAX: usize = 16;
 /// A leader looks how services stand at most so often, milliseconds.
 pub const STANDINGS_LOOK_MS: u64 = 500;
 /// What it tells of them at once; the rest is for the next look.
@@ -105,6 +107,8 @@ pub const BREAKER_BUCKETS: u32 = 10;
 pub const BREAKERS_COUNTED_MAX: usize = 200_000;
 /// A watcher's node looks so often whether it hears of a leader, milliseconds.
 pub const WATCH_STALE_LOOK_MS: u64 = 1000;
+/// Who begins to watch waits so long for the node to know what the leader knows, milliseconds.
+pub const WATCH_FRESH_MS: u64 = 2000;
 /// Notes of nodes that wait at a leader.
 pub const NOTES_QUEUE_MAX: usize = 1024;
 /// Instances whose calls a node gathers before it tells the leader.

@@ -347,6 +347,12 @@ pub struct ServiceInfo {
     pub recovered_at: Option<UnixMs>,
     /// The breaker of the whole service.
     pub breaker: BreakerStatus,
+    /// Since when none of its instances is given up, as too many fell silent at once; `None`: they are given up.
+    pub braked_since: Option<UnixMs>,
+    /// Which service is called in its place; empty: none.
+    pub failed_over_to: String,
+    /// Since when that one is.
+    pub failed_over_since: Option<UnixMs>,
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 mod breakers;
 mod checks;
 pub mod egress;
+mod freshness;
 mod probe;
 mod renewals;
 mod reports;
 mod resolve;
 mod samples;
 mod standings;
+mod tells;
 mod upkeep;
 mod view;
 mod watch;
@@ -23,11 +25,13 @@ use self::breakers::Breakers;
 pub use self::breakers::CallOutcome;
 use self::checks::Verdicts;
 use self::egress::Egress;
+use self::freshness::Freshness;
 use self::renewals::Renewals;
 use self::reports::Untold;
 pub use self::resolve::{Resolved, Wanted};
 pub use self::samples::ServiceSample;
 use self::samples::Transitions;
+use self::tells::Telling;
 use self::view::View;
 pub use self::view::{Change, Known};
 pub use self::watch::{Watch, WatchPart};
@@ -63,6 +67,8 @@ pub(super) struct Registry {
     egress: Arc<Egress>,
     watchers: Arc<Semaphore>,
     transitions: Transitions,
+    telling: Telling,
+    freshness: Freshness,
 }
 
 impl Registry {
@@ -77,6 +83,8 @@ impl Registry {
             egress: Arc::new(egress),
             watchers: Arc::new(Semaphore::new(REGISTRY_WATCHERS_MAX)),
             transitions: Transitions::default(),
+            telling: Telling::default(),
+            freshness: Freshness::default(),
         }
     }
 
@@ -112,6 +120,7 @@ impl Registry {
 /// Starts what runs for as long as the node does.
 pub(super) fn start(node: &Arc<Node>) {
     upkeep::start(node);
+    freshness::start(node);
     standings::start(node);
     reports::start(node);
     checks::start(node);
@@ -126,6 +135,19 @@ pub struct Renewal {
     pub id: String,
     /// Which registration of it.
     pub incarnation: u64,
+}
+
+/// A service as it is at one moment.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The service.
+    pub service: ServiceInfo,
+    /// Its instances, in the order of their ids.
+    pub instances: Vec<InstanceInfo>,
+    /// What it needs, transitively.
+    pub tree: graph::Node,
+    /// The registry's revision.
+    pub revision: u64,
 }
 
 fn check_count(count: usize, what: &str) -> Result<(), Rejection> {
@@ -180,23 +202,27 @@ impl Node {
         }
     }
 
-    /// A service with its instances, and the registry's revision that this shows.
+    /// A service with its instances and what it needs.
     ///
     /// # Errors
     /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
-    pub async fn service(
-        &self,
-        name: &str,
-        wanted: Consistency,
-    ) -> Result<(ServiceInfo, Vec<InstanceInfo>, u64), Rejection> {
+    pub async fn service(&self, name: &str, wanted: Consistency) -> Result<Shown, Rejection> {
         check_service(name)?;
         self.fresh(wanted, self.deadline()).await?;
         let known = name.to_owned();
         let found = self
-            .read(move |db| Ok(query::infos(db, &known)?.zip(Some(changes::revision(db)?))))
+            .read(move |db| {
+                let found = query::infos(db, &known)?.zip(graph::tree(db, &known)?);
+                let revision = changes::revision(db)?;
+                Ok(found.map(|((service, instances), tree)| Shown {
+                    service,
+                    instances,
+                    tree,
+                    revision,
+                }))
+            })
             .await?;
-        let ((info, instances), revision) = found.ok_or_else(|| service_not_found(name))?;
-        Ok((info, instances, revision))
+        found.ok_or_else(|| service_not_found(name))
     }
 
     /// Services after a name, and the registry's revision that this shows.
@@ -350,15 +376,27 @@ impl Node {
     ///
     /// # Errors
     /// `INVALID_CONFIG` for a requirement that is none, `INVALID_REQUEST`, `SERVICE_NOT_FOUND`,
-    /// `NO_INSTANCE`.
+    /// `NO_INSTANCE`; `NO_LEADER`, `NO_QUORUM`: this node has not caught up since it started.
     pub async fn resolve_service(&self, wanted: &Wanted) -> Result<Resolved, Rejection> {
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let found = self.registry.choose(wanted, dice, self.now(), clock::now())?;
-        let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
-        if self.registry.waits(name) {
-            self.held(name).await?;
+        let has_caught_up = self.registry.freshness.has_caught_up();
+        let found = self.registry.choose(wanted, dice, self.now(), clock::now());
+        let mut found =
+            if has_caught_up { found? } else { freshness::vouched(found, self.is_cut_off())? };
+        let next = std::mem::take(&mut found.next);
+        self.held_unless_ready(&found, wanted).await?;
+        for pool in next {
+            if self.held_unless_ready(&pool, wanted).await.is_err() {
+                break;
+            }
+            found.next.push(pool);
         }
         Ok(found)
+    }
+
+    async fn held_unless_ready(&self, found: &Resolved, wanted: &Wanted) -> Result<(), Rejection> {
+        let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
+        if self.registry.waits(name) { self.held(name).await } else { Ok(()) }
     }
 
     /// Refuses a service that waits for what it requires.

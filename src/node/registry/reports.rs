@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::Registry;
 use super::breakers::{CallOutcome, Counts, Of, Window};
 use crate::model::command::{Kind, SetBreaker};
 use crate::model::ids::NodeId;
@@ -100,24 +101,10 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the leader of calls, be it this node or another one.
-    pub(super) async fn tell_calls(&self) {
-        let untold = {
-            let mut untold = self.registry.untold.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *untold)
-        };
-        if untold.is_empty() {
-            return;
-        }
-        let calls = untold.into_iter().map(|((service, instance), counts)| {
-            let Counts { ok, failed, failed_at_end, not_connected } = counts;
-            CallCounts { service, instance, ok, failed, failed_at_end, not_connected }
-        });
-        self.tell(&Sighting { calls: calls.collect(), checks: Vec::new() }).await;
-    }
-
     /// Tells the leader what this node saw.
     pub(super) async fn tell(&self, sighting: &Sighting) {
+        #[cfg(feature = "failpoints")]
+        super::tells::hold_up().await;
         if !self.raft.tell_leader(Bytes::from(sighting.encode_to_vec())).await {
             tracing::debug!("no leader was told what this node saw of instances");
         }
@@ -170,6 +157,22 @@ impl Node {
             record.and_then(|record| judge(record.number, &record.breaker, Of::Instance));
         let of_service = judge(0, &service.breaker, Of::Service);
         of_instance.into_iter().chain(of_service).collect()
+    }
+}
+
+impl Registry {
+    /// The calls that the leader was not told of yet; it is for the caller to tell them.
+    pub(super) fn sighting(&self) -> Option<Sighting> {
+        let untold = {
+            let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *untold)
+        };
+        let calls = untold.into_iter().map(|((service, instance), counts)| {
+            let Counts { ok, failed, failed_at_end, not_connected } = counts;
+            CallCounts { service, instance, ok, failed, failed_at_end, not_connected }
+        });
+        let calls: Vec<_> = calls.collect();
+        (!calls.is_empty()).then(|| Sighting { calls, checks: Vec::new() })
     }
 }
 

@@ -4,16 +4,13 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-
 use super::Registry;
 use super::renewals::{Brake, Silent};
 use super::view::{Known, News, news};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::records::ServiceRecord;
-use crate::model::command::{HealthChange, Kind, Notice, NoticeKind, SetHealth};
-use crate::model::ids::Term;
-use crate::model::limits::{HEALTH_CHANGES_MAX, RENEWALS_LOOK_MS, STANDINGS_TOLD_MAX};
+use crate::model::ids::{Term, UnixMs};
+use crate::model::limits::RENEWALS_LOOK_MS;
 use crate::node::Node;
 use crate::raft::hints::Interest;
 use crate::runtime::{clock, tasks};
@@ -35,10 +32,10 @@ pub(super) fn start(node: &Arc<Node>) {
             if node.registry.renewals().term() != term {
                 node.begin_term(term);
             }
-            if term.is_some() {
-                node.give_up_silent().await;
+            if let Some(term) = term {
+                node.give_up_silent(term);
             }
-            node.tell_calls().await;
+            node.tell_calls();
             drop(node);
             tokio::select! {
                 () = hints.hear() => {}
@@ -86,24 +83,11 @@ impl Node {
 
     /// Begins to lead, or ceases to.
     fn begin_term(&self, term: Option<Term>) {
-        let (mut instances, mut braked) = (Vec::new(), Vec::new());
-        for (name, known) in self.registry.view.all().into_iter().filter(|_| term.is_some()) {
-            let Some(service) = &known.service else { continue };
-            if service.braked_at_ms > 0 {
-                braked.push(name);
-            }
-            for record in &known.instances {
-                let ttl = Duration::from_millis(record.ttl_ms(&service.config));
-                instances.push(((**record).clone(), ttl));
-            }
-        }
-        self.registry.renewals().begin(term, instances, braked, clock::now());
-        self.registry.breakers().clear();
-        self.registry.verdicts().clear();
+        self.registry.begin(term, self.now(), clock::now());
     }
 
     /// Proposes to give those up who fell silent, and says when it does not.
-    async fn give_up_silent(&self) {
+    fn give_up_silent(self: &Arc<Self>, term: Term) {
         let (found, brakes) = self.registry.look(clock::now());
         for (service, brake) in found.braked {
             tracing::warn!(%service, silent = brake.silent, instances = brake.instances,
@@ -112,38 +96,35 @@ impl Node {
         for service in found.released {
             tracing::info!(%service, "instances that fall silent are given up again");
         }
-        let told =
-            found.changes.chunks(HEALTH_CHANGES_MAX).map(|some| self.tell_health(some.to_vec()));
-        join_all(told).await;
-        // What cannot be told is told again.
-        let some = brakes.into_iter().take(STANDINGS_TOLD_MAX);
-        join_all(some.map(|(service, brake)| self.tell_brake(service, brake))).await;
-    }
-
-    /// Tells the state that a brake was pulled or let go.
-    async fn tell_brake(&self, service: String, brake: Option<Brake>) {
-        let (kind, value) = match brake {
-            Some(brake) => (NoticeKind::BrakeEngaged, brake.silent as u64),
-            None => (NoticeKind::BrakeReleased, 0),
-        };
-        let notice =
-            Notice { about: service.clone(), kind: kind as i32, value, ..Notice::default() };
-        match self.execute(Kind::Notice(notice)).await {
-            Ok(_) => self.registry.renewals().brake_told(&service, brake, clock::now()),
-            Err(rejection) => tracing::debug!(%rejection, "a brake is not told yet"),
-        }
-    }
-
-    pub(super) async fn tell_health(&self, changes: Vec<HealthChange>) {
-        let told = self.execute(Kind::SetHealth(SetHealth { changes: changes.clone() })).await;
-        if let Err(rejection) = told {
-            tracing::debug!(%rejection, "silent instances are not told yet");
-            self.registry.renewals().untold(&changes);
-        }
+        self.tell_silent(found.changes, term);
+        self.tell_brakes(brakes, term);
     }
 }
 
 impl Registry {
+    /// Begins to lead, or ceases to.
+    fn begin(&self, term: Option<Term>, hub_now: UnixMs, now: Instant) {
+        let (mut instances, mut braked, mut graces) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, known) in self.view.all().into_iter().filter(|_| term.is_some()) {
+            let Some(service) = &known.service else { continue };
+            // This node may not have led, or not have been there, when they became shorter.
+            let grace = Duration::from_millis(UnixMs(service.grace_until_ms).since(hub_now));
+            if !grace.is_zero() {
+                graces.push((name.clone(), grace));
+            }
+            if service.braked_at_ms > 0 {
+                braked.push(name);
+            }
+            for record in &known.instances {
+                let ttl = Duration::from_millis(record.ttl_ms(&service.config));
+                instances.push(((**record).clone(), ttl));
+            }
+        }
+        self.renewals().begin(term, instances, braked, graces, now);
+        self.breakers().clear();
+        self.verdicts().clear();
+    }
+
     /// Who fell silent, and which brakes the state does not know of or knows of in vain: both as of one instant.
     fn look(&self, now: Instant) -> (Silent, Vec<(String, Option<Brake>)>) {
         let mut renewals = self.renewals();
@@ -198,6 +179,8 @@ impl Registry {
     fn heed_service(&self, name: &str, after: Option<&ServiceRecord>, now: Instant) {
         if after.is_some_and(|after| after.braked_at_ms > 0) {
             self.renewals().braked(name, now);
+        } else {
+            self.renewals().unbraked(name);
         }
         let Some(known) = self.view.service(name) else { return };
         let (Some(before), Some(after)) = (&known.service, after) else { return };
@@ -208,20 +191,18 @@ impl Registry {
         self.retime(name, &known, (before.config.health.ttl_ms, after.config.health.ttl_ms), now);
     }
 
-    /// The renewals of a service last longer or shorter from now on. Also nodes that do not lead take note:
-    /// they may, before all instances have heard of it.
+    /// The renewals of a service last longer or shorter from now on. Who does not lead yet takes it from what is
+    /// kept of the service: a node that starts hears of changes from long ago.
     fn retime(&self, name: &str, known: &Known, (before_ms, after_ms): (u64, u64), now: Instant) {
-        if before_ms == after_ms {
+        let mut renewals = self.renewals();
+        if before_ms == after_ms || renewals.term().is_none() {
             return;
         }
-        let mut renewals = self.renewals();
         if after_ms < before_ms {
             renewals.shorten(name, Duration::from_millis(before_ms), now);
         }
-        if renewals.term().is_some() {
-            for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
-                renewals.track(record, Duration::from_millis(after_ms), now);
-            }
+        for record in known.instances.iter().filter(|record| record.spec.ttl_ms == 0) {
+            renewals.track(record, Duration::from_millis(after_ms), now);
         }
     }
 }
@@ -230,7 +211,6 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::machine::registry::records::InstanceRecord;
-    use crate::model::ids::UnixMs;
     use crate::model::registry::{BreakerState, Health, InstanceSpec, ServiceConfig};
     use crate::model::rejection::Reason;
     use crate::node::registry::Wanted;
@@ -246,9 +226,13 @@ mod tests {
     impl Heard {
         /// Leads, and knows a service with two instances, 1 and 2; the second has its own time.
         fn new() -> Self {
+            Self::of(Some(Term(1)))
+        }
+
+        fn of(term: Option<Term>) -> Self {
             let registry = Registry::new(Egress::default());
             let now = clock::now();
-            registry.renewals().begin(Some(Term(1)), [], [], now);
+            registry.renewals().begin(term, [], [], [], now);
             let mut heard = Self { registry, revision: 0, now };
             heard.service(|_| ());
             for (number, ttl_ms) in [(1, 0), (2, 60_000)] {
@@ -320,6 +304,51 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_did_not_see_a_time_become_shorter_grants_the_time_before() {
+        let mut heard = Heard::new();
+        heard.service(|service| {
+            (service.config.health.ttl_ms, service.grace_until_ms) = (3000, 110_000);
+        });
+        let silent = |hub_now, ms| {
+            // It was started anew, and reads what is there.
+            let registry = Registry::new(Egress::default());
+            let known = heard.registry.view.all().into_iter().collect();
+            registry.view.replace(heard.revision, known);
+            registry.begin(Some(Term(2)), UnixMs(hub_now), heard.now);
+            let found = registry.renewals().look(heard.now + Duration::from_millis(ms)).changes;
+            found.iter().map(|change| change.incarnation).collect::<Vec<_>>()
+        };
+        assert_eq!((silent(100_000, 9999), silent(100_000, 10_000)), (vec![], vec![1]));
+        // Longer ago, nobody renews by it any more.
+        assert_eq!((silent(110_000, 2999), silent(110_000, 3000)), (vec![], vec![1]));
+    }
+
+    #[test]
+    fn a_node_that_starts_grants_no_time_that_was_long_ago() {
+        let silent = |hub_now, ms| {
+            // It hears of all changes that are kept, before it leads.
+            let mut heard = Heard::of(None);
+            heard.service(|service| {
+                (service.config.health.ttl_ms, service.grace_until_ms) = (3000, 110_000);
+            });
+            heard.registry.begin(Some(Term(2)), UnixMs(hub_now), heard.now);
+            let at = heard.now + Duration::from_millis(ms);
+            let found = heard.registry.renewals().look(at).changes;
+            found.iter().map(|change| change.incarnation).collect::<Vec<_>>()
+        };
+        assert_eq!((silent(110_000, 2999), silent(110_000, 3000)), (vec![], vec![1]));
+        assert_eq!((silent(100_000, 9999), silent(100_000, 10_000)), (vec![], vec![1]));
+        // Neither does who led before it.
+        let mut heard = Heard::new();
+        heard.service(|service| {
+            (service.config.health.ttl_ms, service.grace_until_ms) = (3000, 110_000);
+        });
+        heard.registry.begin(Some(Term(2)), UnixMs(110_000), heard.now);
+        let found = heard.registry.renewals().look(heard.now + Duration::from_millis(3000));
+        assert_eq!(found.changes.len(), 1);
+    }
+
+    #[test]
     fn a_brake_that_the_state_has_is_taken_back_whoever_told_it() {
         let mut heard = Heard::new();
         let news = |heard: &Heard, ms| heard.registry.look(heard.now + Duration::from_millis(ms)).1;
@@ -327,10 +356,11 @@ mod tests {
         heard.service(|service| service.braked_at_ms = 1);
         assert_eq!(news(&heard, 59_999), []);
         assert_eq!(news(&heard, 60_000), [("s".to_owned(), None)]);
-        heard.registry.renewals().brake_told("s", None, heard.now);
+        // Somebody took it back.
+        heard.service(|service| service.braked_at_ms = 0);
         assert_eq!(news(&heard, 60_000), []);
         // Who does not lead takes nothing back.
-        heard.registry.renewals().begin(None, [], [], heard.now);
+        heard.registry.renewals().begin(None, [], [], [], heard.now);
         heard.service(|service| service.braked_at_ms = 2);
         assert_eq!(news(&heard, 120_000), []);
     }

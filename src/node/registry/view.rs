@@ -75,6 +75,7 @@ pub(super) enum News {
 
 /// Reads what came after a revision.
 pub(super) fn news(kv: &impl Kv, after: u64) -> Result<News, Fault> {
+    fail::fail_point!("registry::news");
     fail::fail_point!("registry::whole", |_| whole(kv));
     match changes::changes(kv, after, REGISTRY_PAGE)? {
         Ok(found) => {
@@ -120,6 +121,11 @@ impl View {
     pub(super) fn all(&self) -> Vec<(String, Arc<Known>)> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         inner.services.iter().map(|(name, known)| (name.clone(), Arc::clone(known))).collect()
+    }
+
+    /// All that comes from now on.
+    pub(super) fn changes(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.changes.subscribe()
     }
 
     /// Everything at one revision, and all that comes after it.

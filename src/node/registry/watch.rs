@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::Change;
+use super::{Change, Consistency};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::watch::changes;
 use crate::model::limits::{REGISTRY_PAGE, WATCH_STALE_LOOK_MS};
@@ -25,7 +25,7 @@ pub struct WatchPart {
     pub revision: u64,
     /// The rest of what was there at the beginning is still to come.
     pub continues: bool,
-    /// This node hears of no leader: changes may be missing until it does.
+    /// This node hears of no leader, or has not caught up: changes may be missing until it says otherwise.
     pub stale: bool,
 }
 
@@ -35,13 +35,20 @@ pub struct Watch {
     /// Empty: all services.
     services: BTreeSet<String>,
     told: broadcast::Receiver<Arc<Change>>,
+    /// `None`: what is there comes first.
+    after: Option<u64>,
     revision: u64,
-    /// What was there at the beginning, as changes.
-    begin: VecDeque<Change>,
+    /// What was there at the beginning, as changes; `None`: nobody has looked yet.
+    begin: Option<VecDeque<Change>>,
     begun: bool,
     /// There are changes that were not heard, or too many to hear.
     behind: bool,
     stale: bool,
+    /// While it is stale: what has to be told before it is not any more; `None`: that is not known yet.
+    up_to: Option<u64>,
+    /// Which answer will tell it.
+    asked: Option<u64>,
+    answers: watch::Receiver<(u64, u64)>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -59,61 +66,51 @@ impl Node {
         let permit = Arc::clone(&self.registry.watchers).try_acquire_owned().map_err(|_| {
             Rejection::new(Reason::Overloaded, "too many watch on this node; watch on another")
         })?;
-        let (revision, all, told) = self.registry.view.subscribe();
-        let mut begin = VecDeque::new();
         if let Some(after) = after {
-            if after > revision {
+            if after > self.registry.view.revision() {
                 // It may just be late.
-                self.fresh(super::Consistency::Linearizable, self.deadline()).await?;
+                self.fresh(Consistency::Linearizable, self.deadline()).await?;
             }
             self.read(move |db| changes(db, after, 1)).await??;
-        } else {
-            let wanted = |name: &String| services.is_empty() || services.contains(name);
-            for (name, known) in all.into_iter().filter(|(name, _)| wanted(name)) {
-                let service_after = known.service.clone();
-                let service =
-                    ChangeRecord { service: name.clone(), service_after, ..Default::default() };
-                begin.push_back((revision, service));
-                begin.extend(known.instances.iter().map(|instance| {
-                    let change = ChangeRecord {
-                        service: name.clone(),
-                        instance: instance.spec.id.clone(),
-                        service_after: None,
-                        instance_after: Some((**instance).clone()),
-                    };
-                    (revision, change)
-                }));
-            }
         }
         Ok(Watch {
             node: Arc::clone(self),
             services,
-            told,
-            revision: after.unwrap_or(revision),
-            begin,
-            // Also who wants nothing of it is told at once whether this may be old.
+            told: self.registry.view.changes(),
+            after,
+            revision: after.unwrap_or(0),
+            begin: None,
             begun: false,
-            behind: after.is_some_and(|after| after < revision),
-            stale: self.is_cut_off(),
+            behind: false,
+            stale: false,
+            up_to: None,
+            asked: None,
+            answers: self.registry.freshness.answers(),
             _permit: permit,
         })
     }
 }
 
 impl Watch {
-    /// What comes next; waits until there is something. The first part comes at once, be it empty.
+    /// What comes next; waits until there is something. The first part comes soon, be it empty: also who wants
+    /// nothing of what is there is told whether this may be old.
     ///
     /// # Errors
     /// `SHUTTING_DOWN`, `WATCH_COMPACTED` for who was too slow.
     pub async fn next(&mut self) -> Result<WatchPart, Rejection> {
         if !self.begun {
-            let some = self.begin.len().min(REGISTRY_PAGE);
-            let changes = self.begin.drain(..some).collect();
-            self.begun = self.begin.is_empty();
+            let mut begin = match self.begin.take() {
+                Some(begin) => begin,
+                None => self.look().await,
+            };
+            let some = begin.len().min(REGISTRY_PAGE);
+            let changes = begin.drain(..some).collect();
+            self.begun = begin.is_empty();
+            self.begin = Some(begin);
             return Ok(self.part(changes));
         }
         loop {
-            let stale = self.node.is_cut_off();
+            let stale = self.is_stale();
             if stale != self.stale {
                 self.stale = stale;
                 return Ok(self.part(Vec::new()));
@@ -136,10 +133,56 @@ impl Watch {
                         return Ok(self.part(changes));
                     }
                 }
+                // Now it may be known what is missing.
+                _ = self.answers.changed(), if self.stale => {}
                 () = tokio::time::sleep(look) => {}
                 () = shutdown.wait() => return Err(crate::node::lead::stopping()),
             }
         }
+    }
+
+    /// What is there, as changes, when this node has caught up or could not in time.
+    async fn look(&mut self) -> VecDeque<Change> {
+        self.up_to = self.node.catch_up_to().await;
+        let (revision, all, told) = self.node.registry.view.subscribe();
+        self.told = told;
+        self.revision = self.after.unwrap_or(revision);
+        self.behind = self.revision < revision;
+        self.stale = self.node.is_cut_off() || self.up_to.is_none_or(|up_to| revision < up_to);
+        let mut begin = VecDeque::new();
+        let wanted = |name: &String| self.services.is_empty() || self.services.contains(name);
+        let all = all.into_iter().filter(|(name, _)| self.after.is_none() && wanted(name));
+        for (name, known) in all {
+            let service_after = known.service.clone();
+            let service =
+                ChangeRecord { service: name.clone(), service_after, ..Default::default() };
+            begin.push_back((revision, service));
+            begin.extend(known.instances.iter().map(|instance| {
+                let change = ChangeRecord {
+                    service: name.clone(),
+                    instance: instance.spec.id.clone(),
+                    service_after: None,
+                    instance_after: Some((**instance).clone()),
+                };
+                (revision, change)
+            }));
+        }
+        begin
+    }
+
+    /// Whether what was told may be old. Once it may be, it is until all was told that the hub knew when this node
+    /// asked.
+    fn is_stale(&mut self) -> bool {
+        if self.node.is_cut_off() {
+            (self.up_to, self.asked) = (None, None);
+            return true;
+        }
+        if self.stale && self.up_to.is_none() {
+            let asked = *self.asked.get_or_insert_with(|| self.node.registry.freshness.ask());
+            let (answered, up_to) = *self.answers.borrow_and_update();
+            self.up_to = (answered >= asked).then_some(up_to);
+        }
+        self.stale && self.up_to.is_none_or(|up_to| self.revision < up_to)
     }
 
     /// The changes that follow what was told, from the state.

@@ -7,6 +7,7 @@ mod durable;
 mod election;
 mod log_matching;
 mod state_hash;
+mod transactions;
 mod vote;
 
 use std::collections::BTreeMap;
@@ -92,6 +93,7 @@ pub(crate) struct Invariants {
     logs: Logs,
     all: Vec<Box<dyn Invariant>>,
     delivery: delivery::Delivery,
+    transactions: transactions::Transactions,
 }
 
 impl Default for Invariants {
@@ -108,6 +110,7 @@ impl Default for Invariants {
                 Box::<durable::Durable>::default(),
             ],
             delivery: delivery::Delivery::default(),
+            transactions: transactions::Transactions::default(),
         }
     }
 }
@@ -124,6 +127,7 @@ impl Invariants {
             let promised = node.raft().promised_vote().map(|v| vote(&v));
             self.see(*id, &Seen::Status(&node.status(), promised))?;
             self.delivery.see(*id, &node)?;
+            self.transactions.see(shared, *id, &node)?;
         }
         Ok(())
     }

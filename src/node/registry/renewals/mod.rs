@@ -43,8 +43,8 @@ pub(super) struct Renewals {
     tracked: HashMap<u64, Tracked>,
     /// How many instances of a service renew.
     counts: HashMap<String, usize>,
-    /// When instances of a service were given up.
-    lost: HashMap<String, VecDeque<Instant>>,
+    /// When which instances of a service were given up.
+    lost: HashMap<String, VecDeque<(Instant, u64)>>,
     brakes: BTreeMap<String, Brake>,
     /// Services whose renewals last shorter since a while: until when those by the time before will do.
     graces: HashMap<String, Instant>,
@@ -78,17 +78,18 @@ impl Renewals {
         self.newest
     }
 
-    /// Begins to lead, with all instances that are there, each of which has all of its time, and the services
-    /// that are known as braked; `None`: it is over.
+    /// Begins to lead, with all instances that are there, each of which has all of its time, the services that
+    /// are known as braked, and those whose renewals last shorter since a while, with what is left of the time by
+    /// which those before will do; `None`: it is over.
     pub(super) fn begin(
         &mut self,
         term: Option<Term>,
         instances: impl IntoIterator<Item = (InstanceRecord, Duration)>,
         braked: impl IntoIterator<Item = String>,
+        graces: impl IntoIterator<Item = (String, Duration)>,
         now: Instant,
     ) {
-        // Who leads now does not change by which time instances renew.
-        let graces = std::mem::take(&mut self.graces);
+        let graces = graces.into_iter().map(|(service, left)| (service, now + left)).collect();
         *self = Self { term, graces, ..Self::default() };
         self.told = braked.into_iter().map(|service| (service, now)).collect();
         for (record, ttl) in instances {
@@ -112,23 +113,37 @@ impl Renewals {
         pulled.chain(over).collect()
     }
 
-    /// The state knows of it now.
-    pub(super) fn brake_told(&mut self, service: &str, brake: Option<Brake>, now: Instant) {
+    /// The state knows of it now. What was told in another term says nothing of this one's brakes.
+    pub(super) fn brake_told(
+        &mut self,
+        term: Term,
+        service: &str,
+        brake: Option<Brake>,
+        now: Instant,
+    ) {
         match brake {
-            Some(_) => drop(self.told.insert(service.to_owned(), now)),
+            _ if self.term != Some(term) => {}
+            // Heard of before, it is known better when it may be taken back.
+            Some(_) => drop(self.told.entry(service.to_owned()).or_insert(now)),
             None => drop(self.told.remove(service)),
         }
     }
 
     /// The state knows a service as braked, whoever told it so. Where nothing is known here of its having been
-    /// told, it is taken back no sooner than all who renew had their time.
+    /// told, nor of a brake, it is taken back no sooner than all who renew had their time.
     pub(super) fn braked(&mut self, service: &str, now: Instant) {
         if self.term.is_none() || self.told.contains_key(service) {
             return;
         }
-        let of = self.tracked.values().filter(|known| known.service == service);
+        let is_own = self.brakes.contains_key(service);
+        let of = self.tracked.values().filter(|known| !is_own && known.service == service);
         let from = of.map(|known| known.until).fold(now, Instant::max);
         self.told.insert(service.to_owned(), from);
+    }
+
+    /// The state does not know a service as braked, whoever told it so.
+    pub(super) fn unbraked(&mut self, service: &str) {
+        self.told.remove(service);
     }
 
     /// Takes note of an instance as it is after a change.
@@ -158,8 +173,8 @@ impl Renewals {
         }
     }
 
-    /// The renewals of a service last shorter from now on than before. Whoever has not heard of it yet
-    /// renews by that time.
+    /// The renewals of a service last shorter from now on than before. Whoever has not heard of it yet renews by
+    /// that time.
     pub(super) fn shorten(&mut self, service: &str, before: Duration, now: Instant) {
         self.graces.retain(|_, until| *until > now);
         let grace = self.graces.entry(service.to_owned()).or_insert(now);
@@ -207,8 +222,13 @@ impl Renewals {
     /// What was to be given up and could not be told: it is looked at again.
     pub(super) fn untold(&mut self, changes: &[HealthChange]) {
         for change in changes {
-            if let Some(known) = self.tracked.get_mut(&change.incarnation) {
+            let known = self.tracked.get_mut(&change.incarnation);
+            if let Some(known) = known.filter(|known| known.expiring) {
                 known.expiring = false;
+                // It does not count twice.
+                if let Some(lost) = self.lost.get_mut(&known.service) {
+                    lost.retain(|(_, number)| *number != change.incarnation);
+                }
             }
         }
     }
@@ -255,7 +275,7 @@ impl Renewals {
         let ttl = silent.iter().filter_map(|n| self.tracked.get(n)).map(|k| k.ttl).max();
         let ttl = ttl.unwrap_or_default();
         let lost = self.lost.entry(service.to_owned()).or_default();
-        while lost.front().is_some_and(|at| now - *at > ttl) {
+        while lost.front().is_some_and(|(at, _)| now - *at > ttl) {
             lost.pop_front();
         }
         let lost = lost.len();
@@ -279,7 +299,7 @@ impl Renewals {
     fn give_up(&mut self, number: u64, now: Instant, changes: &mut Vec<HealthChange>) {
         let Some(known) = self.tracked.get_mut(&number) else { return };
         known.expiring = true;
-        self.lost.entry(known.service.clone()).or_default().push_back(now);
+        self.lost.entry(known.service.clone()).or_default().push_back((now, number));
         changes.push(HealthChange {
             service: known.service.clone(),
             id: known.id.clone(),

@@ -14,7 +14,7 @@ fn instance(number: u64) -> InstanceRecord {
 
 fn leading(count: u64) -> (Renewals, Instant) {
     let (mut renewals, now) = (Renewals::default(), clock::now());
-    renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), [], now);
+    renewals.begin(Some(Term(1)), (1..=count).map(|n| (instance(n), TTL)), [], [], now);
     (renewals, now)
 }
 
@@ -93,11 +93,11 @@ fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
     assert_eq!((news.len(), news[0].0.as_str(), news[0].1.unwrap().silent), (1, "s", 50));
     // What could not be told is told again.
     assert_eq!(renewals.brake_news(end), news);
-    renewals.brake_told("s", news[0].1, end);
+    renewals.brake_told(Term(1), "s", news[0].1, end);
     assert_eq!(renewals.brake_news(end), []);
     // The next leader has not seen yet who is silent; then it goes on.
     let instances = || (1..=100).map(|n| (instance(n), TTL));
-    renewals.begin(Some(Term(2)), instances(), ["s".to_owned()], end);
+    renewals.begin(Some(Term(2)), instances(), ["s".to_owned()], [], end);
     let almost = end + TTL - Duration::from_millis(1);
     pass(&mut renewals, (end, almost), 51..=100);
     assert_eq!(renewals.brake_news(almost), []);
@@ -107,10 +107,10 @@ fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
     // All are back.
     pass(&mut renewals, (later, later + TTL), 1..=100);
     assert_eq!(renewals.brake_news(later + TTL), [("s".to_owned(), None)]);
-    renewals.brake_told("s", None, later + TTL);
+    renewals.brake_told(Term(2), "s", None, later + TTL);
     assert_eq!(renewals.brake_news(later + TTL), []);
     // As the next leader finds it, if they are back by then.
-    renewals.begin(Some(Term(3)), instances(), ["s".to_owned()], later);
+    renewals.begin(Some(Term(3)), instances(), ["s".to_owned()], [], later);
     pass(&mut renewals, (later, later + 2 * TTL), 1..=100);
     assert_eq!(renewals.brake_news(later + 2 * TTL), [("s".to_owned(), None)]);
 }
@@ -136,7 +136,7 @@ fn a_leader_that_stood_still_gives_the_time_back() {
 fn a_brake_is_not_taken_back_before_a_leader_that_stood_still_has_seen_who_is_silent() {
     let (mut renewals, start) = leading(100);
     let instances = (1..=100).map(|n| (instance(n), TTL));
-    renewals.begin(Some(Term(2)), instances, ["s".to_owned()], start);
+    renewals.begin(Some(Term(2)), instances, ["s".to_owned()], [], start);
     renewals.look(start);
     // It stands still for a minute of the first renewals' time.
     let late = start + Duration::from_secs(60);
@@ -153,10 +153,70 @@ fn a_brake_is_not_taken_back_before_a_leader_that_stood_still_has_seen_who_is_si
 #[test]
 fn a_brake_is_not_taken_back_while_renewals_by_a_longer_time_will_do() {
     let (mut renewals, start) = leading(1);
-    renewals.shorten("s", TTL, start);
-    renewals.begin(Some(Term(2)), [(instance(1), SHORT)], ["s".to_owned()], start);
+    let (braked, graces) = (["s".to_owned()], [("s".to_owned(), TTL)]);
+    renewals.begin(Some(Term(2)), [(instance(1), SHORT)], braked, graces, start);
     assert_eq!(renewals.brake_news(start + TTL - Duration::from_millis(1)), []);
     assert_eq!(renewals.brake_news(start + TTL), [("s".to_owned(), None)]);
+}
+
+#[test]
+fn who_is_told_of_in_vain_is_told_of_again_and_counts_once() {
+    let (mut renewals, start) = leading(10);
+    let (almost, now) = (start + TTL - Duration::from_millis(1), start + TTL);
+    pass(&mut renewals, (start, almost), 1..=9);
+    for _ in 0..9 {
+        let found = renewals.look(now);
+        assert_eq!(found.changes.iter().map(|c| c.incarnation).collect::<Vec<_>>(), [10]);
+        assert_eq!(found.braked, []);
+        assert!(renewals.look(now).changes.is_empty(), "it is on its way");
+        renewals.untold(&found.changes);
+        // That it is not on its way any more is told once.
+        renewals.untold(&found.changes);
+    }
+}
+
+#[test]
+fn of_those_given_up_only_who_was_told_of_in_vain_does_not_count() {
+    let (mut renewals, start) = leading(10);
+    let (first, second) = (start + TTL, start + TTL + Duration::from_secs(1));
+    pass(&mut renewals, (start, first - Duration::from_millis(1)), 2..=10);
+    let gone = renewals.look(first).changes;
+    for n in 2..10 {
+        renewals.renew(n, "s", &format!("i{n}"), first);
+    }
+    renewals.tracked.get_mut(&10).unwrap().until = second;
+    assert_eq!(renewals.look(second).changes[0].incarnation, 10);
+    renewals.untold(&gone);
+    assert_eq!(renewals.lost["s"], [(second, 10)]);
+}
+
+#[test]
+fn what_is_told_late_of_a_brake_does_not_change_when_it_may_be_taken_back() {
+    let (mut renewals, start) = leading(1);
+    let braked = ["s".to_owned()];
+    renewals.begin(Some(Term(2)), [(instance(1), TTL)], braked, [], start);
+    let brake = Some(Brake { since: start, silent: 1, instances: 1 });
+    let taken_back = [("s".to_owned(), None)];
+    for (term, told) in [(1, brake), (1, None), (2, brake)] {
+        renewals.brake_told(Term(term), "s", told, start);
+        assert_eq!(renewals.brake_news(start), []);
+        assert_eq!(renewals.brake_news(start + TTL), taken_back);
+    }
+    renewals.brake_told(Term(2), "s", None, start);
+    assert_eq!(renewals.brake_news(start + TTL), []);
+}
+
+#[test]
+fn a_leaders_own_brake_is_taken_back_as_soon_as_all_are_back_however_it_heard_that_it_is_known() {
+    let (mut renewals, start) = leading(100);
+    let end = start + TTL;
+    let (_, braked) = pass(&mut renewals, (start, end), 51..=100);
+    assert_eq!(braked, 1);
+    renewals.braked("s", end);
+    assert_eq!(renewals.brake_news(end), []);
+    let back = end + Duration::from_millis(200);
+    pass(&mut renewals, (back, back), 1..=100);
+    assert_eq!(renewals.brake_news(back), [("s".to_owned(), None)]);
 }
 
 const SHORT: Duration = Duration::from_secs(3);
@@ -215,7 +275,8 @@ fn a_new_leader_knows_who_may_not_have_heard_of_a_shorter_time() {
     let mut own = instance(2);
     own.spec.ttl_ms = 3000;
     let now = start + Duration::from_secs(1);
-    renewals.begin(Some(Term(2)), [(instance(1), SHORT), (own, SHORT)], [], now);
+    let graces = [("s".to_owned(), TTL - Duration::from_secs(1))];
+    renewals.begin(Some(Term(2)), [(instance(1), SHORT), (own, SHORT)], [], graces, now);
     let lost = seconds(&mut renewals, start, 1..=30, |_, _, _| ());
     assert_eq!(lost, [(4, 2), (15, 1)]);
 }

@@ -1,10 +1,10 @@
 //! Resolving: which instances of a service to call, from what this node knows of it.
 
+mod all;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
-
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Registry;
 use super::view::Known;
@@ -42,7 +42,7 @@ pub struct Wanted {
     pub healthy_only: bool,
     /// Incarnations that will not do: others are taken, of other zones where need be, but not of other services.
     pub except: Vec<u64>,
-    /// All that would be chosen from, up to a bound; nothing counts as a call.
+    /// All that would be chosen from, up to a bound, also those that are excepted; nothing counts as a call.
     pub all: bool,
 }
 
@@ -66,6 +66,9 @@ pub struct Resolved {
     pub probes: u32,
     /// The breaker of the service as a whole is half-open: so many to all of them together.
     pub service_half_open: bool,
+    /// Of all that would be chosen from: whom from when breakers that are being tried let no call more through to
+    /// those above, in this order.
+    pub next: Vec<Self>,
 }
 
 /// Instances of a service that will do, and whether they had to be taken as they are.
@@ -74,6 +77,30 @@ struct Pool {
     known: Arc<Known>,
     members: Vec<Arc<InstanceRecord>>,
     panic: bool,
+}
+
+impl Pool {
+    /// Some of its instances, as callers see them.
+    fn tell(
+        &self,
+        service: &ServiceRecord,
+        wanted: &Wanted,
+        chosen: &[Arc<InstanceRecord>],
+        revision: u64,
+    ) -> Resolved {
+        let breaker = &service.config.breaker;
+        Resolved {
+            instances: chosen.iter().map(|instance| instance.info(&service.config)).collect(),
+            failed_over_to: (self.name != wanted.service).then(|| self.name.clone()),
+            panic: self.panic,
+            revision,
+            policy: wanted.policy.unwrap_or(service.config.balance()),
+            warmth_milli: Vec::new(),
+            probes: if breaker.disabled { 0 } else { breaker.probes },
+            service_half_open: service.breaker.state() == BreakerState::HalfOpen,
+            next: Vec::new(),
+        }
+    }
 }
 
 impl Registry {
@@ -95,8 +122,10 @@ impl Registry {
             return Err(Rejection::new(Reason::InvalidRequest, text));
         }
         let revision = self.view.revision();
-        // Who chooses by itself is told of all.
-        let mut pool = self.pool(wanted, now, (!wanted.all).then_some(at))?;
+        if wanted.all {
+            return self.all(wanted, dice, now, revision);
+        }
+        let mut pool = self.pool(wanted, now, Some(at))?;
         // Only now: who will not do for this call is no reason to fall back to another service.
         pool.members.retain(|member| !wanted.except.contains(&member.number));
         let Some(service) = &pool.known.service else {
@@ -106,28 +135,10 @@ impl Registry {
             return Err(none(&wanted.service, service, &pool.known, wanted));
         }
         let policy = wanted.policy.unwrap_or(service.config.balance());
-        let (chosen, warmth_milli) = if wanted.all {
-            let some = sample(&pool.members, dice);
-            let slow = service.config.slow_start_ms;
-            let warmth = some.iter().map(|member| warmth_milli(member, slow, now)).collect();
-            (some, warmth)
-        } else {
-            let draw = Draw { dice, turn: self.calls.turn(), key: &wanted.key };
-            let count = wanted.count.min(self.room(&pool.known, at));
-            (self.draw(&pool, service, policy, (count, &draw), now, at), Vec::new())
-        };
-        let instances = chosen.iter().map(|instance| instance.info(&service.config)).collect();
-        let failed_over_to = (pool.name != wanted.service).then(|| pool.name.clone());
-        Ok(Resolved {
-            instances,
-            failed_over_to,
-            panic: pool.panic,
-            revision,
-            policy,
-            warmth_milli,
-            probes: if service.config.breaker.disabled { 0 } else { service.config.breaker.probes },
-            service_half_open: service.breaker.state() == BreakerState::HalfOpen,
-        })
+        let draw = Draw { dice, turn: self.calls.turn(), key: &wanted.key };
+        let count = wanted.count.min(self.room(&pool.known, at));
+        let chosen = self.draw(&pool, service, policy, (count, &draw), now, at);
+        Ok(pool.tell(service, wanted, &chosen, revision))
     }
 
     /// Whose instances would be chosen from, and the incarnations of those of all zones; `None`: nobody's.
@@ -156,10 +167,8 @@ impl Registry {
         if let Some(pool) = found {
             return Ok(pool);
         }
-        // What the breaker of a service shuts off is not called because nobody else is left.
-        let panics =
-            service.config.panic_percent > 0 && !wanted.healthy_only && lets_any_through(service);
-        let left = if healthy.is_empty() && panics { unshut(&known, wanted) } else { healthy };
+        let is_panic = healthy.is_empty() && panics(service, wanted);
+        let left = if is_panic { unshut(&known, wanted) } else { healthy };
         let members = self.with_room(&known, &left, at);
         if members.is_empty() {
             let nobody = || none(name, service, &known, wanted);
@@ -212,7 +221,7 @@ impl Registry {
     /// to close it are under way at once.
     fn room(&self, known: &Known, at: Instant) -> usize {
         let Some(service) = &known.service else { return usize::MAX };
-        if service.config.breaker.disabled || service.breaker.state() != BreakerState::HalfOpen {
+        if !is_tried_whole(service) {
             return usize::MAX;
         }
         let stats = self.calls.of(known.instances.iter().map(|member| member.number), at);
@@ -289,6 +298,17 @@ impl Registry {
     }
 }
 
+/// Whether the breaker of a service as a whole is being tried.
+fn is_tried_whole(service: &ServiceRecord) -> bool {
+    !service.config.breaker.disabled && service.breaker.state() == BreakerState::HalfOpen
+}
+
+/// Whether those are called who do not answer, when nobody does. What the breaker of a service shuts off is not
+/// called because nobody else is left.
+fn panics(service: &ServiceRecord, wanted: &Wanted) -> bool {
+    service.config.panic_percent > 0 && !wanted.healthy_only && lets_any_through(service)
+}
+
 /// Whether an instance is what is wanted at all.
 fn fits(record: &InstanceRecord, wanted: &Wanted) -> bool {
     let speaks = |protocol: &str| record.spec.addresses.iter().any(|a| a.protocol == protocol);
@@ -353,16 +373,6 @@ fn warmth_milli(record: &InstanceRecord, slow_start_ms: u64, now: UnixMs) -> u32
         return 1000;
     }
     u32::try_from(passed * 1000 / slow_start_ms).unwrap_or(1000).max(WARMTH_MILLI_MIN)
-}
-
-/// All, or so many of them as one answer takes: others for each number that nobody foresees.
-fn sample(members: &[Arc<InstanceRecord>], dice: u64) -> Vec<Arc<InstanceRecord>> {
-    let mut some = members.to_vec();
-    if some.len() > RESOLVE_INSTANCES_MAX {
-        some.sort_by_cached_key(|member| xxh3_64_with_seed(&member.number.to_be_bytes(), dice));
-        some.truncate(RESOLVE_INSTANCES_MAX);
-    }
-    some
 }
 
 fn none(name: &str, service: &ServiceRecord, known: &Known, wanted: &Wanted) -> Rejection {

@@ -13,6 +13,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -69,14 +70,18 @@ struct Shared {
     options: ResolverOptions,
     known: RwLock<Known>,
     stats: CallStats,
+    /// Which instances were being tried when they were told of last.
+    tried: Mutex<HashMap<u64, bool>>,
+    /// The node that is watched may not know what the hub knows.
+    watch_is_stale: AtomicBool,
     /// Calls that the hub was not told of yet, by service and instance.
     untold: Mutex<HashMap<(String, String), CallOutcome>>,
 }
 
-/// The answer of the hub that is gone by.
+/// The answer of the hub that is gone by: pools to choose from, each when those before it have no room.
 #[derive(Debug)]
 struct Known {
-    answer: Arc<ResolveResponse>,
+    pools: Arc<[ResolveResponse]>,
     /// Why there is nobody.
     nobody: Option<Rejection>,
     /// The hub answered last; it does not now.
@@ -88,8 +93,9 @@ struct Known {
 #[must_use = "say how the call went: done(ok)"]
 pub struct Chosen {
     shared: Arc<Shared>,
-    answer: Arc<ResolveResponse>,
-    at: usize,
+    pools: Arc<[ResolveResponse]>,
+    /// Which of a pool.
+    place: (usize, usize),
     began: Instant,
     told: bool,
 }
@@ -105,14 +111,15 @@ impl Resolver {
         service: &str,
         options: ResolverOptions,
     ) -> Result<Self, Rejection> {
-        let nothing = ResolveResponse::default();
-        let known = Known { answer: Arc::new(nothing), nobody: None, unreachable: false };
+        let known = Known { pools: Arc::default(), nobody: None, unreachable: false };
         let shared = Arc::new(Shared {
             client: client.clone(),
             service: service.to_owned(),
             options,
             known: RwLock::new(known),
             stats: CallStats::default(),
+            tried: Mutex::default(),
+            watch_is_stale: AtomicBool::new(false),
             untold: Mutex::default(),
         });
         shared.refresh().await?;
@@ -126,33 +133,37 @@ impl Resolver {
     ///
     /// # Errors
     /// `NO_INSTANCE`, `SERVICE_NOT_FOUND`: as the hub answered last. `NO_INSTANCE` with a time to come again
-    /// while breakers are being tried by as many calls of this resolver as they let through.
+    /// while breakers are being tried by as many calls of this resolver as they let through, and nobody is
+    /// left in other zones and in the services of the failover list.
     pub fn pick(&self, key: &str) -> Result<Chosen, Rejection> {
-        let (answer, nobody) = {
+        let (pools, nobody) = {
             let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
-            (Arc::clone(&known.answer), known.nobody.clone())
+            (Arc::clone(&known.pools), known.nobody.clone())
         };
         if let Some(rejection) = nobody {
             return Err(rejection);
         }
-        let at = self.shared.choose(&answer, key).ok_or_else(|| {
+        let mut places = pools.iter().enumerate();
+        let place = places.find_map(|(n, pool)| Some((n, self.shared.choose(pool, key)?)));
+        let place = place.ok_or_else(|| {
             let service = &self.shared.service;
-            if !answer.instances.is_empty() {
+            if pools.iter().any(|pool| !pool.instances.is_empty()) {
                 return probes::refused(service);
             }
             let text = format!("no instance of {service} is known; register one, or wait for it");
             Rejection::new(Reason::NoInstance, text).with("service", service)
         })?;
-        let began = now();
-        self.shared.stats.resolved(answer.instances[at].incarnation, began);
-        Ok(Chosen { shared: Arc::clone(&self.shared), answer, at, began, told: false })
+        let (shared, began) = (Arc::clone(&self.shared), now());
+        let chosen = Chosen { shared, pools, place, began, told: false };
+        self.shared.stats.resolved(chosen.instance().incarnation, began);
+        Ok(chosen)
     }
 
     /// The instances that are chosen from.
     #[must_use]
     pub fn instances(&self) -> Vec<Instance> {
         let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.answer.instances.clone()
+        known.pools.first().map(|pool| pool.instances.clone()).unwrap_or_default()
     }
 
     /// Whether what is known may be old: the hub could not be reached, or the node that answered had no
@@ -160,7 +171,7 @@ impl Resolver {
     #[must_use]
     pub fn is_stale(&self) -> bool {
         let known = self.shared.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.unreachable || known.answer.stale
+        known.unreachable || known.pools.first().is_some_and(|pool| pool.stale)
     }
 }
 
@@ -168,7 +179,8 @@ impl Chosen {
     /// The instance.
     #[must_use]
     pub fn instance(&self) -> &Instance {
-        &self.answer.instances[self.at]
+        let (pool, at) = self.place;
+        &self.pools[pool].instances[at]
     }
 
     /// Its address of a protocol, as HOST:PORT.
@@ -188,8 +200,7 @@ impl Chosen {
         if std::mem::replace(&mut self.told, true) {
             return;
         }
-        let instance = &self.answer.instances[self.at];
-        let ended = now();
+        let (instance, ended) = (self.instance(), now());
         let took = u64::try_from((ended - self.began).as_micros()).unwrap_or(u64::MAX).max(1);
         let latency_us = if ok == Some(true) { took } else { 0 };
         self.shared.stats.reported(instance.incarnation, 1, latency_us, ended);
@@ -240,6 +251,10 @@ impl Shared {
                 (place, candidate)
             })
             .unzip();
+        if candidates.is_empty() {
+            // A turn is for who may be chosen.
+            return None;
+        }
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
         let chosen = choose(policy, &candidates, &Draw { dice, turn: self.stats.turn(), key });
         chosen.map(|at| places[at])
@@ -284,18 +299,28 @@ impl Shared {
             all: true,
             ..ResolveRequest::default()
         };
-        let answer = self.client.resolve(request).await;
-        let rejection = match answer {
+        match self.client.resolve(request).await {
             Ok(answer) => {
                 self.take(answer);
-                return Ok(());
+                Ok(())
             }
-            Err(rejection) => rejection,
-        };
+            Err(rejection) => self.go_on_without(rejection),
+        }
+    }
+
+    /// Goes by what a refusal says, or by what is known, where it says nothing of who may be called.
+    fn go_on_without(&self, rejection: Rejection) -> Result<(), Rejection> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if matches!(rejection.reason, Reason::NoInstance | Reason::ServiceNotFound) {
-            let answer = Arc::new(ResolveResponse::default());
-            *known = Known { answer, nobody: Some(rejection), unreachable: false };
+        let says = match rejection.reason {
+            Reason::NoInstance => true,
+            // A node that knows less than this client denies what it has not heard of.
+            Reason::ServiceNotFound => {
+                known.pools.is_empty() || !self.watch_is_stale.load(Ordering::Relaxed)
+            }
+            _ => false,
+        };
+        if says {
+            *known = Known { pools: Arc::default(), nobody: Some(rejection), unreachable: false };
             return Ok(());
         }
         known.unreachable = true;
@@ -304,11 +329,14 @@ impl Shared {
 
     /// Goes by an answer from now on.
     fn take(&self, answer: ResolveResponse) {
+        let (pools, at) = (probes::pools(answer), now());
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        for number in probes::newly_tried(&known.answer, &answer) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_called = |number| self.stats.of(std::iter::once(number), at)[0].1 > 0;
+        for number in probes::newly_tried(&mut tried, &pools, is_called) {
             self.stats.settle(number);
         }
-        *known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
+        *known = Known { pools, nobody: None, unreachable: false };
     }
 
     /// Tells the hub how calls went.
@@ -351,6 +379,7 @@ async fn keep(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
             heard = watch.next() => match heard {
                 Ok(Watched::Restarted) => {}
                 Ok(Watched::Changes(answer)) => {
+                    shared.watch_is_stale.store(answer.stale, Ordering::Relaxed);
                     let wanted = shared.watched(&answer.changes);
                     if let Some(wanted) = wanted.filter(|wanted| *wanted != watched) {
                         watched = wanted;
@@ -371,85 +400,4 @@ async fn keep(shared: Arc<Shared>, mut stopped: watch::Receiver<()>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::fake;
-    use crate::model::limits::PROBES_RETRY_MS;
-    use crate::proto::v1::{Breaker, BreakerState, InstanceSpec};
-
-    /// Two instances, whose breakers stand as told; three calls may try one.
-    fn answer(service_half_open: bool, states: [BreakerState; 2]) -> ResolveResponse {
-        let instance = |(incarnation, state): (u64, BreakerState)| {
-            let id = format!("i{incarnation}");
-            let breaker = Breaker { state: state.into(), ..Breaker::default() };
-            Instance {
-                spec: Some(InstanceSpec { service: "s".into(), id, ..InstanceSpec::default() }),
-                incarnation,
-                breaker: Some(breaker),
-                ..Instance::default()
-            }
-        };
-        let instances = (1..).zip(states).map(instance).collect();
-        ResolveResponse { instances, probes: 3, service_half_open, ..ResolveResponse::default() }
-    }
-
-    fn resolver(answer: ResolveResponse) -> Resolver {
-        let known = Known { answer: Arc::new(answer), nobody: None, unreachable: false };
-        let shared = Arc::new(Shared {
-            client: fake::client(&[&fake::nobody()], 100),
-            service: "s".to_owned(),
-            options: ResolverOptions::default(),
-            known: RwLock::new(known),
-            stats: CallStats::default(),
-            untold: Mutex::default(),
-        });
-        Resolver { shared, _stop: watch::channel(()).0 }
-    }
-
-    const CLOSED: BreakerState = BreakerState::Closed;
-    const HALF_OPEN: BreakerState = BreakerState::HalfOpen;
-
-    #[tokio::test]
-    async fn breakers_that_are_tried_get_few_calls_of_a_client() {
-        for (of_service, of_instances, probes) in [
-            (false, [HALF_OPEN, HALF_OPEN], 6),
-            (true, [CLOSED, CLOSED], 3),
-            (true, [HALF_OPEN, HALF_OPEN], 3),
-        ] {
-            let resolver = resolver(answer(of_service, of_instances));
-            let mut calls: Vec<_> = (0..probes).map(|_| resolver.pick("").unwrap()).collect();
-            let refused = resolver.pick("").unwrap_err();
-            assert_eq!(refused.reason, Reason::NoInstance);
-            assert_eq!(refused.retry_delay_ms(), Some(PROBES_RETRY_MS), "{refused}");
-            // One is over: another one may go.
-            calls.pop().unwrap().done(true);
-            calls.push(resolver.pick("").unwrap());
-            assert!(resolver.pick("").is_err());
-        }
-        // The others get what one that is tried may not have.
-        let resolver = resolver(answer(false, [HALF_OPEN, CLOSED]));
-        let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
-        let of_one = calls.iter().filter(|call| call.instance().incarnation == 1).count();
-        assert!(of_one <= 3, "{of_one}");
-        let unbounded = ResolveResponse { probes: 0, ..answer(true, [HALF_OPEN, HALF_OPEN]) };
-        let resolver = self::resolver(unbounded);
-        let calls: Vec<_> = (0..30).map(|_| resolver.pick("").unwrap()).collect();
-        assert_eq!(calls.len(), 30);
-    }
-
-    #[tokio::test]
-    async fn calls_from_before_a_breaker_is_tried_take_no_place() {
-        for (of_service, of_instances, probes) in
-            [(false, [HALF_OPEN, HALF_OPEN], 6), (true, [CLOSED, CLOSED], 3)]
-        {
-            let resolver = resolver(answer(false, [CLOSED, CLOSED]));
-            let mut calls: Vec<_> = (0..20).map(|_| resolver.pick("").unwrap()).collect();
-            resolver.shared.take(answer(of_service, of_instances));
-            calls.extend((0..probes).map(|_| resolver.pick("").unwrap()));
-            assert!(resolver.pick("").is_err());
-            // An answer that tells nothing new frees none.
-            resolver.shared.take(answer(of_service, of_instances));
-            assert!(resolver.pick("").is_err());
-        }
-    }
-}
+mod tests;

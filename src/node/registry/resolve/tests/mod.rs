@@ -1,5 +1,7 @@
 //! Who is chosen from, and who is not.
 
+mod all;
+
 use super::*;
 use crate::machine::registry::changes::ChangeRecord;
 use crate::model::registry::{InstanceSpec, ServiceConfig};
@@ -48,11 +50,15 @@ fn resolve(registry: &Registry, change: impl FnOnce(&mut Wanted)) -> Result<Stri
     let mut wanted = Wanted { service: "s".into(), count: 1000, ..Wanted::default() };
     change(&mut wanted);
     let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now());
-    let found = found.map_err(|rejection| rejection.reason)?;
+    found.map(|found| text(&found)).map_err(|rejection| rejection.reason)
+}
+
+/// The service that it was failed over to, the ids, and whether it is a panic.
+fn text(found: &Resolved) -> String {
     let mut ids: Vec<_> = found.instances.iter().map(|i| i.spec.id.as_str()).collect();
     ids.sort_unstable();
     let panic = if found.panic { "!" } else { "" };
-    Ok(format!("{}{}{panic}", found.failed_over_to.unwrap_or_default(), ids.join(",")))
+    format!("{}{}{panic}", found.failed_over_to.as_deref().unwrap_or_default(), ids.join(","))
 }
 
 use Health::{Critical, Passing};
@@ -105,11 +111,20 @@ fn the_callers_zone_comes_first() {
 
 /// Gives the instances of `s` the numbers from 100 on, and changes them.
 fn renumber(registry: &Registry, change: impl Fn(&mut InstanceRecord)) {
-    let known = registry.view.service("s").unwrap();
-    for (number, record) in (100..).zip(&known.instances) {
+    renumber_of(registry, "s", 100, change);
+}
+
+fn renumber_of(
+    registry: &Registry,
+    service: &str,
+    from: u64,
+    change: impl Fn(&mut InstanceRecord),
+) {
+    let known = registry.view.service(service).unwrap();
+    for (number, record) in (from..).zip(&known.instances) {
         let mut record = InstanceRecord { number, ..(**record).clone() };
         change(&mut record);
-        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let (service, instance) = (service.to_owned(), record.spec.id.clone());
         let instance_after = Some(record);
         let change = ChangeRecord { service, instance, instance_after, service_after: None };
         registry.view.add((number, change));
@@ -376,22 +391,6 @@ fn who_is_busy_is_no_reason_to_fall_back() {
     // Incarnation 0 is that of a.
     let busy = |w: &mut Wanted| (w.healthy_only, w.except) = (true, vec![0]);
     assert_eq!(resolve(&registry, busy), Err(Reason::NoInstance));
-}
-
-#[test]
-fn all_are_told_without_counting_as_called() {
-    let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
-    let registry = registry(&[("s", |c| c.slow_start_ms = 200_000, two)]);
-    let all = |w: &mut Wanted| (w.count, w.all) = (1, true);
-    assert_eq!(resolve(&registry, all).unwrap(), "a,b");
-    let wanted = Wanted { service: "s".into(), count: 1, all: true, ..Wanted::default() };
-    let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap();
-    assert_eq!((found.warmth_milli, found.policy), (vec![500, 500], BalancePolicy::P2cEwma));
-    assert_eq!(registry.calls.of([0].into_iter(), clock::now())[0].1, 0);
-    // Who chooses among all keeps to what breakers let through.
-    assert_eq!((found.probes, found.service_half_open), (3, false));
-    let tried = tried_registry(BreakerState::HalfOpen, BreakerState::Closed);
-    assert!(tried.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap().service_half_open);
 }
 
 #[test]

@@ -52,6 +52,9 @@ pub struct Cursor {
     came_back: (u64, u64),
     /// The keys that streams begin at: every event before is done or leased.
     begins: BTreeMap<StreamId, Vec<u8>>,
+    /// By topic and fairness key, a bit for each priority: no event with a deadline waits there. New ones are
+    /// told of by `see`.
+    undated: BTreeMap<(TopicId, String), u16>,
     /// By the number of a window: the failed events before this key are over the budget in it.
     held: BTreeMap<StreamId, (u64, Vec<u8>)>,
     /// Where streams go on after a search that ended before them.
@@ -80,6 +83,7 @@ impl Cursor {
         }
         if self.came_back.0 != came_back.0 {
             self.begins.clear();
+            self.undated.clear();
             self.flows.seek_again();
         }
         if self.came_back != came_back {
@@ -96,6 +100,7 @@ impl Cursor {
             came_back: self.came_back,
             held: self.held.clone(),
             begins: self.begins.clone(),
+            undated: self.undated.clone(),
             resumes: self.resumes.clone(),
             seen: self.seen.clone(),
             topics_after: self.topics_after.clone(),
@@ -152,11 +157,31 @@ impl Cursor {
         }
     }
 
+    /// Whether it is a stream of deadlines that nothing waits in.
+    pub(super) fn is_undated(&self, (topic, flow, which): &StreamId) -> bool {
+        let Which::Deadlines(priority) = which else { return false };
+        let known = self.undated.get(&(*topic, flow.clone()));
+        known.is_some_and(|undated| undated & bit(*priority) != 0)
+    }
+
+    /// Notes that nothing waits in a stream of deadlines, and that it need not be looked at.
+    pub(super) fn note_undated(&mut self, (topic, flow, which): &StreamId) {
+        if let Which::Deadlines(priority) = which {
+            *self.undated.entry((*topic, flow.clone())).or_default() |= bit(*priority);
+            while self.undated.len() > CURSOR_STREAMS_MAX {
+                self.undated.pop_first();
+            }
+        }
+    }
+
     /// Notes a new event: it may come before where its stream of deadlines begins.
     pub(super) fn see(&mut self, topic: TopicId, offset: Offset, special: &SpecialRecord) {
         self.flows.insert(topic, &special.flow);
         let Some(deadline) = special.deadline() else { return };
         let priority = u8::try_from(special.priority).unwrap_or(u8::MAX);
+        if let Some(undated) = self.undated.get_mut(&(topic, special.flow.clone())) {
+            *undated &= !bit(priority);
+        }
         let stream = (topic, special.flow.clone(), Which::Deadlines(priority));
         let Some(begin) = self.begins.get_mut(&stream) else { return };
         let instant = UnixMs(deadline.get());
@@ -169,6 +194,7 @@ impl Cursor {
     /// Forgets what new events of a topic may have changed.
     pub(super) fn unsee(&mut self, topic: TopicId) {
         self.flows.seek_again_in(topic);
+        self.undated.retain(|(t, _), _| *t != topic);
         self.begins.retain(|(t, _, which), _| *t != topic || !matches!(which, Which::Deadlines(_)));
     }
 
@@ -200,4 +226,9 @@ impl Cursor {
             }
         }
     }
+}
+
+/// The bit of a priority.
+fn bit(priority: u8) -> u16 {
+    1_u16.checked_shl(u32::from(priority)).unwrap_or(0)
 }

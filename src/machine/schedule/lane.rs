@@ -88,14 +88,17 @@ impl Lane {
         };
         // All that comes before anything of the other streams.
         let mut taken = stream.take(search, limit)?;
-        taken += stream.take_on(search, limit.saturating_sub(taken), second)?;
-        while taken < limit
-            && search.rows > 0
-            && let Some(item) = stream.peek(search)?
-            && second.is_none_or(|second| item < second)
-        {
-            taken += stream.take(search, limit - taken)?;
-            taken += stream.take_on(search, limit.saturating_sub(taken), second)?;
+        // Where the rows are used up, streams that were not looked at may have what comes before.
+        while taken < limit && search.rows > 0 {
+            let together = stream.take_on(search, limit - taken, second)?;
+            taken += together;
+            if together == 0 {
+                let Some(item) = stream.peek(search)? else { break };
+                if second.is_some_and(|second| item >= second) {
+                    break;
+                }
+                taken += stream.take(search, limit - taken)?;
+            }
         }
         Ok(Some(taken))
     }

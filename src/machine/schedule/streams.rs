@@ -97,7 +97,7 @@ impl Stream {
         cursor: &Cursor,
     ) -> Self {
         let low = cursor.begin(&id).map_or(from.clone(), |begin| from.max(begin.to_vec()));
-        let ended = cursor.has_ended(&id);
+        let ended = cursor.has_ended(&id) || cursor.is_undated(&id);
         let resume = cursor.resumes.get(&id).filter(|place| place.key > low);
         Self {
             ranked,
@@ -172,6 +172,9 @@ impl Stream {
             cursor.resumes.insert(self.id.clone(), self.place());
         }
         self.held.close(self.head.is_some().then_some(self.head_at), &self.id, cursor);
+        if self.passing && self.ended {
+            cursor.note_undated(&self.id);
+        }
         if let Some(begin) = self.begin {
             cursor.begin_at(self.id, begin);
         }
@@ -440,6 +443,7 @@ impl Stream {
     ) -> Result<Option<Item>, Fault> {
         let Group { topic, rank, .. } = self.group;
         if waiting.cancelled {
+            search.spend(1);
             search.skip_cancelled(topic, waiting.offset)?;
             return Ok(None);
         }
@@ -491,10 +495,6 @@ impl Stream {
         })?;
         search.spend(rows.len() as u64 + 1);
         self.ended = rows.is_empty();
-        if self.ended && matches!(self.id.2, Which::Deadlines(_)) {
-            // What comes is told of by `Cursor::see`.
-            self.pass(self.high.clone());
-        }
         Ok(!self.ended)
     }
 }

@@ -170,7 +170,8 @@ impl RunReader {
             let from = end.plus(n * offsets);
             Ahead { topic, stripe, from, until: from.plus(offsets), bytes: room }
         };
-        (0..AHEAD_READERS as u64).map(each).collect()
+        let readers = AHEAD_READERS.min((RUN_READER_BYTES - known) / room.max(1));
+        (0..readers as u64).map(each).collect()
     }
 
     /// Remembers what was read ahead, as it follows.

@@ -314,7 +314,7 @@ pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
 pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 /// Events of a topic that a subscription in order by key buries before their turn, and remembers until all
 /// before are done; others are buried in their turn.
-pub const EARLY_DEAD_MAX: u64 = if SMALL { 2 } else { 1024 };
+pub const EARLY_DEAD_MAX: u64 = if SMALL { 2 } else { 128 };
 /// Retries that one command moves by hand.
 pub const RETRIES_PER_COMMAND: usize = 1024;
 /// Failed events that a command looks at, to place them anew after it changed a priority policy, or to

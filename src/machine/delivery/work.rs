@@ -349,16 +349,10 @@ fn write_topic<K: Kv>(
     machine: &mut Machine<'_, K>,
     id: SubscriptionId,
     topic: TopicId,
-    mut work: TopicWork,
+    work: TopicWork,
 ) {
     let overlay = machine.overlay_mut();
     let floor = work.progress.floor;
-    if work.progress.failures == 0 {
-        // Everything before is done: nobody waits for it.
-        let early = work.progress.early.take();
-        let left = early.map(|early| early.within(OffsetRange::between(floor, u64::MAX)));
-        work.progress.early = left.filter(|left| !left.is_empty());
-    }
     overlay.put(Table::Progress, progress::row_key(id, topic), work.progress.encode());
     for (chunk, mut marks) in work.chunks {
         // Below the floor nothing is kept.

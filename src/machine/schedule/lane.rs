@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::cursor::{Cursor, Which};
 use super::flows::{self, Rest};
-use super::scheduled;
+use super::scheduled::{self, OrderKey};
 use super::search::{Item, Search};
-use super::streams::{Stream, deadlines_from, ready_prefix};
+use super::streams::Stream;
 use crate::machine::Fault;
+use crate::machine::delivery::ready;
 use crate::machine::kv::Kv;
-use crate::model::ids::TopicId;
+use crate::model::ids::{Offset, TopicId, UnixMs};
 use crate::model::limits::PRIORITY_MAX;
 
 pub(super) struct Lane {
@@ -119,4 +120,14 @@ impl Lane {
             cursor.leave(topic, &self.flow, rest);
         }
     }
+}
+
+/// Where a stream of deadlines begins at least: what has passed is a timer's to bury.
+fn deadlines_from(topic: TopicId, flow: &str, priority: u8, now: UnixMs) -> Vec<u8> {
+    OrderKey { topic, flow, priority, instant: now.next(), offset: Offset(0) }.encode()
+}
+
+/// The rows of `Ready` of a fairness key.
+fn ready_prefix<K>(search: &Search<'_, K>, flow: &str) -> Vec<u8> {
+    ready::flow_prefix(search.record.subscription_id(), flow)
 }

@@ -12,7 +12,7 @@ use super::scheduled::{self, OrderKey, Waiting};
 use super::search::{Item, Retry, Search};
 use super::specials::{self, SpecialRecord};
 use super::topics::Mark;
-use crate::machine::delivery::ready::{self, ReadyKey};
+use crate::machine::delivery::ready::ReadyKey;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::topic::batch;
 use crate::machine::{Fault, key};
@@ -497,14 +497,4 @@ impl Stream {
         self.ended = rows.is_empty();
         Ok(!self.ended)
     }
-}
-
-/// Where a stream of deadlines begins at least: what has passed is a timer's to bury.
-pub(super) fn deadlines_from(topic: TopicId, flow: &str, priority: u8, now: UnixMs) -> Vec<u8> {
-    OrderKey { topic, flow, priority, instant: now.next(), offset: Offset(0) }.encode()
-}
-
-/// The rows of `Ready` of a fairness key.
-pub(super) fn ready_prefix<K>(search: &Search<'_, K>, flow: &str) -> Vec<u8> {
-    ready::flow_prefix(crate::model::ids::SubscriptionId(search.record.id), flow)
 }

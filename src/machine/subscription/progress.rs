@@ -42,10 +42,11 @@ impl ProgressRecord {
         encode_message(Kind::Progress, self)
     }
 
-    /// Whether an event died before it was its turn.
+    /// Whether an event died before it was its turn, and something before it may be open still.
     #[must_use]
     pub fn is_early(&self, offset: Offset) -> bool {
-        self.early.as_ref().is_some_and(|early| early.contains(offset))
+        let may_wait = self.failures > 0 || offset.get() >= self.floor;
+        may_wait && self.early.as_ref().is_some_and(|early| early.contains(offset))
     }
 }
 

@@ -104,14 +104,17 @@ impl Asker {
         let tries = async {
             let mut metrics = self.raft.metrics();
             loop {
-                match self.attempt(&mut last).await {
+                let leader = metrics.borrow_watched().current_leader;
+                match self.attempt(leader, &mut last).await {
                     Ok(index) => return Ok(index),
                     Err(Stop::Stopped) => return Err(ReadError::Stopped),
                     Err(Stop::Again) => {}
                 }
-                // A new leader shows in the metrics; anything else is tried again by the clock.
+                // A new leader shows in the metrics, and so does the attempt itself; anything but a new leader
+                // is tried again by the clock.
+                let moved = metrics.wait_until(|known| known.current_leader != leader);
                 let pause = self.peers.timing.heartbeat / 5;
-                if let Ok(Err(_closed)) = timeout(pause, metrics.changed()).await {
+                if let Ok(Err(_closed)) = timeout(pause, moved).await {
                     return Err(ReadError::Stopped);
                 }
             }
@@ -122,8 +125,7 @@ impl Asker {
         }
     }
 
-    async fn attempt(&self, last: &mut ReadError) -> Result<LogIndex, Stop> {
-        let leader = self.raft.metrics().borrow_watched().current_leader;
+    async fn attempt(&self, leader: Option<u64>, last: &mut ReadError) -> Result<LogIndex, Stop> {
         let attempt = match leader {
             None => Err(Again::LeaderMoved),
             Some(id) if id == self.peers.identity.node_id.get() => self.ask_self().await?,

@@ -57,6 +57,10 @@ row "one event from publish to ack" e2e "${timed[@]}"
 run resolve --node "$follower" "${timed[@]}"
 line "resolve at a follower, streams" "$(field rate "$told")/s, p99 $(field p99_ms "$told") ms"
 streamed=$(field rate "$told")
+run resolve --node "$follower" --depth 4 "${timed[@]}"
+line "the same, 16 questions on their way" "$(field rate "$told")/s, p99 $(field p99_ms "$told") ms"
+run resolve --node "$follower" --rate 25000 "${timed[@]}"
+line "the same, 25,000/s however it goes" "$(field rate "$told")/s, p50 $(field p50_ms "$told") ms, p99 $(field p99_ms "$told") ms"
 run resolve --node "$follower" --unary "${timed[@]}"
 line "the same by single calls" "$(field rate "$told")/s, p99 $(field p99_ms "$told") ms," \
   "$(part "$(field rate "$told")" "$streamed") of streams"

@@ -1,7 +1,9 @@
 //! Group commit: while entries are on their way, what arrives is gathered into the next one.
 //!
-//! There is no linger: an idle node proposes a lone command at once. Each command of an entry has
-//! its own outcome, so that one refusal does not touch its neighbours.
+//! There is no linger: an idle node proposes a lone command at once. While entries are on their way, the next one
+//! waits until it is as large as they are in the mean: it would be written after them in any case, and commands that
+//! trickle in would go in many small entries. Each command of an entry has its own outcome, so that one refusal does
+//! not touch its neighbours.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -158,23 +160,30 @@ struct Worker {
 
 impl Worker {
     async fn run(self, mut inbox: mpsc::Receiver<Pending>) {
-        let mut waiting = VecDeque::new();
+        let mut waiting = Waiting::default();
         let mut arrived = Vec::new();
         let mut in_flight = FuturesUnordered::new();
+        let mut in_flight_bytes = 0;
         loop {
-            while in_flight.len() < PROPOSALS_IN_FLIGHT_MAX && !waiting.is_empty() {
-                in_flight.push(self.propose(gather(&mut waiting)));
+            while waiting.is_enough(in_flight.len(), in_flight_bytes) {
+                let (batch, bytes) = waiting.gather();
+                in_flight_bytes += bytes;
+                let propose = self.propose(batch);
+                in_flight.push(async move {
+                    propose.await;
+                    bytes
+                });
             }
             tokio::select! {
                 biased;
-                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                Some(bytes) = in_flight.next(), if !in_flight.is_empty() => in_flight_bytes -= bytes,
                 count = inbox.recv_many(&mut arrived, ENTRY_COMMANDS_MAX),
-                    if waiting.len() < ENTRY_COMMANDS_MAX =>
+                    if waiting.commands.len() < ENTRY_COMMANDS_MAX =>
                 {
                     if count == 0 && in_flight.is_empty() {
                         return;
                     }
-                    waiting.extend(arrived.drain(..));
+                    waiting.take(arrived.drain(..));
                 }
                 else => return,
             }
@@ -290,19 +299,44 @@ impl Worker {
     }
 }
 
-/// The next entry: commands up to the bounds, at least one.
-fn gather(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
-    let mut bytes = 0;
-    let mut batch = Vec::new();
-    while let Some(next) = waiting.front() {
-        let full = batch.len() >= ENTRY_COMMANDS_MAX || bytes + next.bytes > ENTRY_BYTES_TARGET;
-        if full && !batch.is_empty() {
-            break;
+/// Commands that are not on their way yet.
+#[derive(Default)]
+struct Waiting {
+    commands: VecDeque<Pending>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn take(&mut self, arrived: impl Iterator<Item = Pending>) {
+        for pending in arrived {
+            self.bytes += pending.bytes;
+            self.commands.push_back(pending);
         }
-        bytes += next.bytes;
-        batch.extend(waiting.pop_front());
     }
-    batch
+
+    /// Whether the next entry is to go, while so many of so many bytes together are on their way.
+    fn is_enough(&self, in_flight: usize, in_flight_bytes: usize) -> bool {
+        let mean = in_flight_bytes.checked_div(in_flight).unwrap_or(0);
+        !self.commands.is_empty()
+            && in_flight < PROPOSALS_IN_FLIGHT_MAX
+            && self.bytes >= mean.min(ENTRY_BYTES_TARGET)
+    }
+
+    /// The next entry: commands up to the bounds, at least one; and its bytes.
+    fn gather(&mut self) -> (Vec<Pending>, usize) {
+        let mut bytes = 0;
+        let mut batch = Vec::new();
+        while let Some(next) = self.commands.front() {
+            let full = batch.len() >= ENTRY_COMMANDS_MAX || bytes + next.bytes > ENTRY_BYTES_TARGET;
+            if full && !batch.is_empty() {
+                break;
+            }
+            bytes += next.bytes;
+            batch.extend(self.commands.pop_front());
+        }
+        self.bytes -= bytes;
+        (batch, bytes)
+    }
 }
 
 /// The refusal of a node that does not lead, with a hint where it has one.
@@ -352,6 +386,35 @@ mod tests {
         let room = Arc::new(Semaphore::new(PROPOSAL_BYTES_MAX));
         let stats = Arc::new(ProposeStats::default());
         (Proposer { queue, room, stats, timeout: Duration::from_secs(60) }, inbox)
+    }
+
+    #[tokio::test]
+    async fn entries_do_not_shrink_while_others_are_on_their_way() {
+        let (proposer, mut inbox) = proposer();
+        let mut waiting = Waiting::default();
+        assert!(!waiting.is_enough(0, 0), "nothing waits");
+        let mut sizes = Vec::new();
+        for name in ["a", "a-name", "another-name"] {
+            let limits = QuotaLimits::default();
+            let service = name.to_owned();
+            drop(proposer.submit(Kind::SetQuota(SetQuota { service, limits })).await.unwrap());
+            let pending = inbox.recv().await.unwrap();
+            sizes.push(pending.bytes);
+            waiting.take(std::iter::once(pending));
+        }
+        let all: usize = sizes.iter().sum();
+        assert!(waiting.is_enough(0, 0), "whatever it is, when nothing is on its way");
+        assert!(waiting.is_enough(1, all) && waiting.is_enough(3, 3 * all));
+        assert!(!waiting.is_enough(1, all + 1) && !waiting.is_enough(3, 3 * all + 3));
+        assert!(!waiting.is_enough(PROPOSALS_IN_FLIGHT_MAX, 1), "too many are on their way");
+        let (batch, bytes) = waiting.gather();
+        assert_eq!((batch.len(), bytes, waiting.bytes), (3, all, 0));
+        // A giant is not waited for by more than fill an entry.
+        waiting.bytes = ENTRY_BYTES_TARGET;
+        waiting.commands.extend(batch);
+        assert!(waiting.is_enough(1, ENTRY_BYTES_MAX));
+        waiting.bytes -= 1;
+        assert!(!waiting.is_enough(1, ENTRY_BYTES_MAX));
     }
 
     /// A call that is at every bound, with what the hub adds to it.

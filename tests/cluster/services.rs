@@ -38,8 +38,10 @@ async fn ids(client: &Client, service: &str) -> Vec<String> {
             ids.sort_unstable();
             ids
         }
-        // It has just started: it will know.
-        Err(rejection) if rejection.reason == Reason::NoLeader => vec!["unknown".to_owned()],
+        // It has just started, whether it has heard of a leader yet or not: it will know.
+        Err(rejection) if [Reason::NoLeader, Reason::NoQuorum].contains(&rejection.reason) => {
+            vec!["unknown".to_owned()]
+        }
         Err(rejection) => {
             let known = [Reason::NoInstance, Reason::ServiceNotFound];
             assert!(known.contains(&rejection.reason), "{rejection}");

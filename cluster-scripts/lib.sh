@@ -55,6 +55,27 @@ need_cargo() {
   command -v cargo >/dev/null || die "cargo is not on the PATH; install Rust 1.95 or newer first"
 }
 
+# cache_dir: what is kept for all clones on this machine.
+cache_dir() { echo "${MHUB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mhub}"; }
+
+# use_json_suite: JSON Schema's own cases for its newest draft. Debian has them in a package of 90 kB, which is unpacked,
+# not installed: what it depends on is not needed. Elsewhere tests use an older suite, and this says so.
+use_json_suite() {
+  local package=libtest-json-schema-acceptance-perl dir
+  local suite=usr/share/perl5/auto/share/dist/Test-JSON-Schema-Acceptance
+  dir=$(cache_dir)/json-schema-suite
+  if [ ! -d "$dir/$suite/tests/draft2020-12" ]; then
+    rm -rf "$dir.new" && mkdir -p "$dir.new"
+    (cd "$dir.new" && { apt-get download -qq $package || { apt-get update -qq && apt-get download -qq $package; }; } &&
+      dpkg-deb -x $package*.deb . && rm -rf "$dir" && mv "$dir.new" "$dir") >/dev/null 2>&1 || rm -rf "$dir.new"
+  fi
+  if [ -d "$dir/$suite/tests/draft2020-12" ]; then
+    export MHUB_TEST_JSON_SUITE=$dir/$suite
+  else
+    say "Debian's $package could not be had: JSON Schema 2020-12 is tested by the cases of the draft before it"
+  fi
+}
+
 # use_rocksdb: RocksDB's C++ takes a quarter of an hour on two cores, so it is compiled once a
 # machine, for all profiles and clones, and linked from the cache ever after.
 use_rocksdb() {
@@ -63,7 +84,7 @@ use_rocksdb() {
   [ -n "$version" ] || die "Cargo.lock names no librocksdb-sys"
   flags=$(sed -n 's/^rustflags = \["\(.*\)"\]$/\1/p' "$root/.cargo/config.toml")
   key=$(printf '%s|%s|%s|%s' "$version" "$flags" "$(uname -m)" "$(g++ -dumpfullversion)" | cksum | cut -d' ' -f1)
-  cache=${MHUB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mhub}
+  cache=$(cache_dir)
   dir=$cache/rocksdb-${version%%+*}-$key
   mkdir -p "$dir"
   exec 9>"$dir/lock"

@@ -5,6 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 prepare
+use_json_suite
 # Unit tests and tests of the tree run side by side; tests of clusters one after the other, since each of them takes
 # all cores.
 cargo test --workspace --locked --features failpoints --lib --bins --test tidy

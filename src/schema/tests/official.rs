@@ -1,5 +1,6 @@
-//! JSON Schema's own test suite, as the package `json_schema_test_suite` ships it. The package is no dependency that
-//! is built; its files are where cargo keeps it.
+//! JSON Schema's own test suite: as a Debian package ships it, which `cluster-scripts/test.sh` unpacks and names in
+//! `MHUB_TEST_JSON_SUITE`; else as the crate `json_schema_test_suite` does, which is older. That crate is no dependency
+//! that is built; its files are where cargo keeps it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::definition;
 use crate::schema::{Compiled, Format, compile};
 
-/// A newer suite than the package's.
+/// A newer suite than the crate's.
 fn other_suite() -> Option<PathBuf> {
     std::env::var_os("MHUB_TEST_JSON_SUITE").map(PathBuf::from)
 }
@@ -107,14 +108,21 @@ const REFUSED_2020_12: &[(&str, &str)] = &[
     ("uniqueItems", "uniqueItems=false with an array of items and additionalItems=false"),
 ];
 
+/// The files of a newer suite in which identifiers and meta-schemas occur that nobody gave.
+const OF_IDENTIFIERS: &[&str] =
+    &["anchor", "definitions", "defs", "dynamicRef", "id", "ref", "unevaluatedItems", "vocabulary"];
+
 fn assert_as_expected(found: &Found, refused: &[(&str, &str)], least: usize) {
     assert!(found.wrong.is_empty(), "{:#?}", found.wrong);
     assert!(found.right >= least, "only {} cases were looked at", found.right);
-    if other_suite().is_some() {
-        return;
-    }
     let known = found.refused.iter().flat_map(|(file, all)| all.iter().map(|of| (&**file, &**of)));
-    assert_eq!(known.collect::<Vec<_>>(), refused);
+    let known: Vec<_> = known.collect();
+    if other_suite().is_some() {
+        let of_identifiers = known.iter().all(|(file, _)| OF_IDENTIFIERS.contains(file));
+        assert!(of_identifiers && known.len() < 40, "{known:#?}");
+    } else {
+        assert_eq!(known, refused);
+    }
 }
 
 #[test]
@@ -123,8 +131,8 @@ fn draft_7_is_validated_as_the_official_suite_says() {
     assert_as_expected(&found, REFUSED_7, 700);
 }
 
-/// By the cases of the draft before it, but for the keywords that it changed: the package has no newer ones. With
-/// `MHUB_TEST_JSON_SUITE`, by the draft's own.
+/// By the draft's own cases with `MHUB_TEST_JSON_SUITE`; else by those of the draft before it, but for the keywords
+/// that it changed: the crate has no newer ones.
 #[test]
 fn draft_2020_12_is_validated_as_the_official_suite_says() {
     let meta = "https://json-schema.org/draft/2020-12/schema";

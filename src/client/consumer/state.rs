@@ -333,9 +333,10 @@ impl State {
             };
             // Where only these are refused, they may have been settled before: the lease lasts.
             self.shed(lease_id, &wish.events);
-            match refused.clone().filter(|_| !all_done) {
-                None => wish.answer(Ok(())),
-                Some(refused) => wish.refused(refused),
+            if all_done {
+                wish.answer(Ok(()));
+            } else {
+                wish.refused(refused.clone().unwrap_or_else(lost));
             }
         }
     }

@@ -185,6 +185,28 @@ fn a_refusal_of_some_events_leaves_the_lease_and_one_of_all_ends_it() {
 }
 
 #[test]
+fn events_that_left_their_lease_are_not_acknowledged_with_the_others() {
+    let (mut state, at) = start();
+    for lease in 1..=4 {
+        state.accept(arrived(lease, lease * 10, 2), at);
+    }
+    let expired = Some(Reason::LeaseExpired);
+    // All that a lease has goes without ranges: whoever named the event that is left hears of it.
+    let mut whole = ack(&mut state, 1, &[]);
+    let mut both = ack(&mut state, 2, &[20, 21]);
+    let (mut first, mut second) = (ack(&mut state, 3, &[30]), ack(&mut state, 3, &[31]));
+    let mut untold = ack(&mut state, 4, &[40, 41]);
+    let batch = state.next_batch().unwrap();
+    assert_eq!(shape(&batch), [(1, 0), (2, 0), (3, 0), (4, 0)]);
+    let of = |first, refused| done(&[(first, 1)], refused);
+    let told = vec![of(10, expired), of(20, expired), of(30, expired), of(40, None)];
+    state.settled(results(1, told), at);
+    let lost = Some(Err(Reason::LeaseExpired));
+    assert_eq!((whole.get(), both.get(), untold.get()), (lost, lost, lost));
+    assert_eq!((first.get(), second.get()), (Some(Ok(())), lost));
+}
+
+#[test]
 fn only_the_one_that_is_to_blame_fails() {
     let (mut state, at) = start();
     state.accept(arrived(1, 0, 10), at);

@@ -371,6 +371,7 @@ impl Plan {
                 retried,
                 deadline_ms,
                 events: ranges.clone(),
+                lost: false,
             };
             let (attempts, due): (Vec<u32>, Vec<UnixMs>) = if retried {
                 ranges.iter().filter_map(|o| self.attempts.get(&(topic, o)).copied()).unzip()

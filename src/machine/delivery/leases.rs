@@ -39,6 +39,9 @@ pub struct LeaseRecord {
     /// The service of who has them; empty: it declared none.
     #[prost(string, tag = "9")]
     pub service: String,
+    /// Some of its events left it before whoever has it settled them.
+    #[prost(bool, tag = "10")]
+    pub lost: bool,
 }
 
 impl LeaseRecord {

@@ -60,19 +60,27 @@ fn settle<K: Kv>(
         let asked_ms = lease_ms(extend.lease_ms, work.record.config.lease_ms);
         return Ok(extend_lease(machine, work, id, &mut lease, asked_ms));
     }
-    let named = Ranges::from_unsorted(&item.ranges);
-    let (done, left) = if item.ranges.is_empty() {
-        (lease.events.clone(), Ranges::new())
-    } else {
-        (lease.events.intersect(&named), lease.events.minus(&named))
-    };
-    let refused = (done.count() < named.count()).then_some(Reason::LeaseExpired);
+    let (done, refused) = held_of(&lease, item);
+    let left = lease.events.minus(&done);
     if !done.is_empty() {
         work.enter(machine, lease.topic(), None)?;
         act(machine, work, &lease, &done, action)?;
         give_back(machine, work, id, lease, left)?;
     }
     Ok(Settled { done, refused, expires_at: UnixMs(0) })
+}
+
+/// The events of a lease that an item is about, and why it cannot be done to others that it is about.
+fn held_of(lease: &LeaseRecord, item: &SettleItem) -> (Ranges, Option<Reason>) {
+    let (held, lacks) = if item.ranges.is_empty() {
+        (lease.events.clone(), lease.lost)
+    } else {
+        let named = Ranges::from_unsorted(&item.ranges);
+        let held = lease.events.intersect(&named);
+        let lacks = held.count() < named.count();
+        (held, lacks)
+    };
+    (held, lacks.then_some(Reason::LeaseExpired))
 }
 
 /// The lease of an item, if it is held by this consumer with this token; else why not.
@@ -106,11 +114,7 @@ pub(crate) fn lacks<K: Kv>(
 ) -> Result<Option<Reason>, Fault> {
     Ok(match held(machine, subscription, consumer, item)? {
         Err(reason) => Some(reason),
-        Ok(lease) => {
-            let named = Ranges::from_unsorted(&item.ranges);
-            let whole = lease.events.intersect(&named).count() == named.count();
-            (!whole).then_some(Reason::LeaseExpired)
-        }
+        Ok(lease) => held_of(&lease, item).1,
     })
 }
 

@@ -245,7 +245,7 @@ impl Tick {
         };
         let lease_id = *lease_id;
         let found = leases::get(machine.overlay(), id, lease_id)?;
-        let Some(lease) = found.filter(|lease| lease.events.contains(offset)) else {
+        let Some(mut lease) = found.filter(|lease| lease.events.contains(offset)) else {
             return Ok(());
         };
         let Some(work) = self.work(machine, id)? else { return Ok(()) };
@@ -255,6 +255,7 @@ impl Tick {
         work.state.counters.expired += 1;
         fail::fail(machine, work, &failing, Cause::Expired)?;
         let left = lease.events.minus(&one);
+        lease.lost = true;
         settle::give_back(machine, work, lease_id, lease, left)?;
         *self.expired.entry(id).or_default() += 1;
         Ok(())

@@ -76,7 +76,7 @@ fn failing<K: Kv>(
             let id = subscription.subscription_id();
             if let Some(reason) = settle::lacks(machine, id, &part.consumer, item)? {
                 let text = format!(
-                    "lease {} of subscription {name} is not held with these events; pull again",
+                    "lease {} of subscription {name} is not held with these events, or some have left it; name those that it still has, or pull again",
                     item.lease_id
                 );
                 failing.push(Rejection::new(reason, text).with("lease_id", item.lease_id));

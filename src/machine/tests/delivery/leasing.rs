@@ -190,6 +190,7 @@ impl Taking<'_> {
                 granted: self.now,
                 expires,
                 deadline,
+                lost: false,
             };
             sub.leases.insert(sub.last_lease, row);
         }
@@ -281,6 +282,7 @@ fn settle_item(
             Action::Extend(_) => {}
         }
     }
+    let lacks = if all { lease.lost } else { wanted.iter().any(|o| !done.contains(o)) };
     let mut lease = lease;
     lease.events.retain(|o| !done.contains(o));
     if lease.events.is_empty() {
@@ -288,7 +290,7 @@ fn settle_item(
     } else {
         sub.leases.insert(item.lease_id, lease);
     }
-    let refused = wanted.iter().any(|o| !done.contains(o)).then_some(Reason::LeaseExpired);
+    let refused = lacks.then_some(Reason::LeaseExpired);
     let done = done.into_iter().map(Offset).collect();
     Settled { done, refused, expires_at: UnixMs(0) }
 }

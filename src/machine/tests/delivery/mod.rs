@@ -5,6 +5,7 @@
 pub(super) mod cases;
 mod checks;
 mod fates;
+mod leases;
 mod leasing;
 mod model;
 mod policies;
@@ -27,7 +28,7 @@ use crate::machine::mem::MemKv;
 use crate::machine::schedule::candidates::candidates;
 use crate::machine::schedule::cursor::Cursor;
 use crate::model::command::{CommandBatch, Kind, Lease};
-use crate::model::delivery::PauseReason;
+use crate::model::delivery::{PauseReason, Settled};
 use crate::model::ids::UnixMs;
 use crate::model::outcome::Outcome;
 
@@ -177,6 +178,8 @@ fn count(world: &World, outcomes: &[Vec<Outcome>], tally: &mut BTreeMap<String, 
             Outcome::Settled(settled) => {
                 let refused = settled.iter().filter(|s| s.refused.is_some());
                 add("refused settlements", refused.count() as u64);
+                let partly = |s: &&Settled| s.refused.is_some() && !s.done.is_empty();
+                add("settlements of a part", settled.iter().filter(partly).count() as u64);
             }
             _ => {}
         }

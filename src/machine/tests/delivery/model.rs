@@ -85,6 +85,8 @@ pub(super) struct LeaseRow {
     pub(super) granted: u64,
     pub(super) expires: u64,
     pub(super) deadline: u64,
+    /// An event left it at its deadline.
+    pub(super) lost: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

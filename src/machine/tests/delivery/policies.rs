@@ -26,6 +26,7 @@ use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::ids::{DeadNumber, LeaseId, LogIndex, Offset, UnixMs};
 use crate::model::limits::EARLY_DEAD_MAX;
 use crate::model::outcome::Outcome;
+use crate::model::rejection::Reason;
 use crate::model::subscription::{
     DeadLetterPatch, DeliveryOrder, PriorityMode, SubscriptionConfig, SubscriptionPatch,
 };
@@ -149,7 +150,8 @@ fn a_renewed_lease_holds_no_event_beyond_its_deadline() {
         delivery::leases(&hub.kv, subscription(&hub.kv, "s").unwrap().unwrap().id, LeaseId(0), 9);
     let kept: Vec<_> = kept.unwrap()[0].lease.events.iter().map(Offset::get).collect();
     assert_eq!(kept, [0, 2], "the others stay where they are");
-    assert_eq!(hub.settle(lease, Action::Release(Release {})), None);
+    let released = hub.settle(lease, Action::Release(Release {}));
+    assert_eq!(released, Some(Reason::LeaseExpired), "one of its events was not");
     assert_eq!(found(&hub), (vec![0, 2], vec![]));
     assert_eq!(hub.kv.rows(Table::Timers), 1, "that of the dead letter");
 }

@@ -116,6 +116,7 @@ impl World {
                 };
                 if let Some(lease) = sub.leases.values_mut().find(uncut) {
                     lease.events.remove(&offset);
+                    lease.lost = true;
                     sub.leases.retain(|_, l| !l.events.is_empty());
                     sub.counters.expired += 1;
                     sub.fail((&name, &topic), offset, Some(("LEASE_EXPIRED", None)), now);

@@ -107,6 +107,9 @@ pub struct Meta {
     /// Where housekeeping goes on among the loads of services.
     #[prost(bytes = "vec", tag = "26")]
     pub loads_cursor: Vec<u8>,
+    /// The largest number that a lease of any subscription got that was deleted.
+    #[prost(uint64, tag = "27")]
+    pub last_deleted_lease_id: u64,
 }
 
 impl Meta {

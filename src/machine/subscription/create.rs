@@ -47,7 +47,12 @@ pub(crate) fn apply<K: Kv>(
         updated_at_ms: now,
         start_position: target.start.get(),
     };
-    let state = SubscriptionState { name: name.clone(), ..SubscriptionState::default() };
+    let state = SubscriptionState {
+        name: name.clone(),
+        // Tokens of leases of an earlier one with this name stay those of leases that have ended.
+        last_lease_id: meta.last_deleted_lease_id,
+        ..SubscriptionState::default()
+    };
     let id = record.subscription_id();
     target.write(machine, id);
     let overlay = machine.overlay_mut();

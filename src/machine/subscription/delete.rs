@@ -49,7 +49,11 @@ pub(crate) fn apply<K: Kv>(
     overlay.delete_range(Table::DeadLetters, range.0, range.1);
     overlay.delete(Table::SubscriptionStates, id.to_key().to_vec());
     overlay.delete(Table::Subscriptions, command.name.into_bytes());
-    machine.meta_mut().subscriptions -= 1;
+    let meta = machine.meta_mut();
+    meta.subscriptions -= 1;
+    meta.last_deleted_lease_id = meta.last_deleted_lease_id.max(work.state.last_lease_id);
+    // Who waits for its events is told.
+    machine.wake(id);
     if work.record.config.target.is_some() {
         machine.targets_changed();
     }

@@ -1,15 +1,17 @@
-//! Single cases of what a lease still has.
+//! Single cases of what a lease still has, and of tokens from before.
 
-use super::cases::{Hub, event};
+use super::cases::{Hub, create, event, plain};
 use super::random::Timestamp;
+use super::searches::wakes;
 use crate::machine::tests::transact::on;
 use crate::model::command::delivery::{Ack, Action, Extend, Nack, Release, SettleItem};
-use crate::model::command::{Kind, Settle, Tick, Transact};
-use crate::model::delivery::Settled;
+use crate::model::command::{DeleteSubscription, Kind, Settle, Tick, Transact};
+use crate::model::delivery::{Granted, Settled};
 use crate::model::ids::{LeaseId, Offset};
 use crate::model::outcome::Outcome;
 use crate::model::ranges::OffsetRange;
 use crate::model::rejection::Reason;
+use crate::model::subscription::SubscriptionConfig;
 
 /// A settlement of events of a lease of topic `t`; none: of all that it still has.
 fn settle(lease: LeaseId, offsets: &[u64], action: Action) -> Settle {
@@ -72,4 +74,36 @@ fn whoever_settles_a_lease_as_a_whole_is_told_that_an_event_has_left_it() {
     assert_eq!(hub.settle(lease, extend()), None);
     hub.apply(Kind::Settle(settle(lease, &[0], ack())));
     assert_eq!(tried(&hub, settle(lease, &[], ack())), (vec![2], expired));
+}
+
+#[test]
+fn tokens_of_a_deleted_subscription_settle_nothing_of_one_with_its_name() {
+    let mut hub = Hub::plain();
+    hub.publish(&plain(3));
+    let old: Vec<_> = [0, 1].map(|n| hub.lease(&[(n, 1)]).remove(0).lease_id).into();
+    let delete = |name: &str| {
+        Kind::DeleteSubscription(DeleteSubscription { name: name.into(), ..Default::default() })
+    };
+    assert!(wakes(&hub, delete("s")), "who waits for its events is told");
+    for round in 1..=2 {
+        assert_eq!(hub.apply(delete("s")), Outcome::Done);
+        // One that had no leases takes none of the numbers back.
+        hub.apply(create("other", SubscriptionConfig::defaults("t"), ""));
+        hub.apply(delete("other"));
+        hub.apply(create("s", SubscriptionConfig::defaults("t"), ""));
+        for lease in &old {
+            let acked = hub.settle(*lease, Action::Ack(Ack {}));
+            assert_eq!(acked, Some(Reason::LeaseExpired), "before it has leases");
+        }
+        let new: Vec<Granted> = [0, 1].map(|n| hub.lease(&[(n, 1)]).remove(0)).into();
+        for lease in &old {
+            for action in [Action::Ack(Ack {}), Action::Extend(Extend { lease_ms: 0 })] {
+                let settle = settle(*lease, &[], action);
+                assert_eq!(tried(&hub, settle), (vec![], Some(Reason::LeaseExpired)), "{round}");
+            }
+            assert_eq!(hub.settle(*lease, Action::Ack(Ack {})), Some(Reason::LeaseExpired));
+        }
+        assert_eq!(new[0].lease_id, LeaseId(round * 2 + 1));
+        assert_eq!(hub.settle(new[0].lease_id, Action::Ack(Ack {})), None);
+    }
 }

@@ -138,6 +138,8 @@ pub(super) struct World {
     pub(super) grace_until: u64,
     pub(super) last_topic: u64,
     pub(super) last_subscription: u64,
+    /// The largest number of a lease of subscriptions that were deleted.
+    pub(super) last_deleted_lease: u64,
     pub(super) next_position: u64,
     pub(super) feed: bool,
     /// When each position was recorded.

@@ -49,7 +49,7 @@ fn lease_one(hub: &Hub, offset: u64) -> Kind {
 }
 
 /// Whether those who wait would hear of a command.
-fn wakes(hub: &Hub, kind: Kind) -> bool {
+pub(super) fn wakes(hub: &Hub, kind: Kind) -> bool {
     let mut machine = Machine::load(&hub.kv).unwrap();
     let entry = CommandBatch { stamp_ms: hub.now_ms, commands: vec![kind.into()] };
     let entry = Bytes::from(entry.encode_to_vec());

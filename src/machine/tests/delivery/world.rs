@@ -152,7 +152,7 @@ impl World {
             leases: BTreeMap::new(),
             dead: Vec::new(),
             counters: Counters::default(),
-            last_lease: 0,
+            last_lease: self.last_deleted_lease,
             last_dead: 0,
             deliveries: Vec::new(),
             outcomes: Vec::new(),
@@ -203,6 +203,7 @@ impl World {
                 Ok(Said::Subscription(sub.id, sub.revision, sub.pause.is_some()))
             }
             Kind::DeleteSubscription(_) => {
+                self.last_deleted_lease = self.last_deleted_lease.max(sub.last_lease);
                 self.report();
                 Ok(Said::Exactly(Outcome::Done))
             }

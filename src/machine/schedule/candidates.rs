@@ -7,7 +7,7 @@
 //! search; a subscription over more of them goes round, and knows at the end of a round whether its
 //! searches have seen everything.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::cursor::{Cursor, Round};
 use super::flows::{self, Turn};
@@ -19,7 +19,7 @@ use crate::machine::Fault;
 use crate::machine::kv::Kv;
 use crate::machine::subscription::{query as subscriptions, record, state};
 use crate::model::delivery::{Counters, Pick};
-use crate::model::ids::{Position, SubscriptionId, TopicId, UnixMs};
+use crate::model::ids::{Offset, Position, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{
     CANDIDATE_ROWS_MAX, CANDIDATE_TOPIC_NAMES_MAX, CANDIDATE_TOPICS_MAX, DISPATCH_ROUND_EVENTS,
     FAIRNESS_QUANTUM,
@@ -37,6 +37,8 @@ pub struct Candidates {
     pub revision: u64,
     /// In the order of wishing.
     pub picks: Vec<Pick>,
+    /// Of these, the ones that failed before.
+    pub retries: BTreeSet<(TopicId, Offset)>,
     /// What the filter does not let through, or was cancelled.
     pub skips: Vec<Pick>,
     /// The search did not see everything: search again, whatever was found.
@@ -100,7 +102,7 @@ pub(crate) fn candidates_within(
     enter_topics(&mut search, cursor)?;
     serve(&mut search, cursor, most.events.min(DISPATCH_ROUND_EVENTS))?;
     cursor.keep_bounds();
-    let Search { picks, skips, partial, wake_at, .. } = search;
+    let Search { picks, retried: retries, skips, partial, wake_at, .. } = search;
     let before = std::mem::take(&mut cursor.round);
     let round = Round {
         partial: before.partial || partial,
@@ -111,7 +113,7 @@ pub(crate) fn candidates_within(
         cursor.round = round;
     }
     let (more, wake_at) = (round.partial || goes_round, round.wake_at);
-    Ok(Some(Candidates { picks, skips, more, goes_round, wake_at, ..empty }))
+    Ok(Some(Candidates { picks, retries, skips, more, goes_round, wake_at, ..empty }))
 }
 
 impl Cursor {

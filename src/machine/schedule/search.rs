@@ -58,6 +58,8 @@ pub(super) struct Search<'k, K> {
     pub(super) turns: Turns,
     /// Retries that the budget still allows.
     retries: u64,
+    /// Of the picks, those that are retries.
+    pub(super) retried: BTreeSet<(TopicId, Offset)>,
     /// Events with a deadline that were found: another stream comes to them too.
     taken: BTreeSet<(TopicId, Offset)>,
 }
@@ -87,6 +89,7 @@ impl<'k, K: Kv> Search<'k, K> {
             retries: state.budget.left(now, &record.config.retry),
             record,
             topics: BTreeMap::new(),
+            retried: BTreeSet::new(),
             wake_at: None,
             picks: Vec::new(),
             skips: Vec::new(),
@@ -142,7 +145,10 @@ impl<'k, K: Kv> Search<'k, K> {
         if self.by_key && !self.is_in_turn(topic, offset)? {
             return Ok(Retry::No);
         }
-        self.retries = self.retries.saturating_sub(u64::from(story.failures > 0));
+        if story.failures > 0 {
+            self.retries = self.retries.saturating_sub(1);
+            self.retried.insert((topic, offset));
+        }
         Ok(Retry::Yes)
     }
 

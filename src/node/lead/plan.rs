@@ -1,7 +1,7 @@
 //! What one round of dispatch asks the state for: who is to get which events, and their bytes.
 //! It reads only, and runs off the async threads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::machine::Fault;
 use crate::machine::delivery::loads;
@@ -12,7 +12,7 @@ use crate::machine::subscription::query::subscription;
 use crate::machine::topic::batch::Batch;
 use crate::machine::topic::runs::{Least, RunReader, Taken};
 use crate::model::delivery::{Pick, Seen, SubscriptionInfo};
-use crate::model::ids::{TopicId, UnixMs};
+use crate::model::ids::{Offset, TopicId, UnixMs};
 use crate::model::limits::{DISPATCH_PORTION_EVENTS, LEASE_EVENTS_MAX};
 use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::subscription::DeliveryOrder;
@@ -131,24 +131,28 @@ pub(super) fn look(
         return Ok(Look::Paused);
     }
     let room = u64::from(info.config.max_in_flight).saturating_sub(info.in_flight);
-    let Wanted { events: wanted, held_back, retries } = wanted(kv, &info, now, asks)?;
-    let events = wanted.iter().sum::<u64>().min(room).min(bounds.events);
+    let mut wanted = wanted(kv, &info, now, asks)?;
+    let events = wanted.events.iter().sum::<u64>().min(room).min(bounds.events);
     if events == 0 {
-        return Ok(Look::Full(held_back));
+        return Ok(Look::Full(wanted.held_back));
     }
     let places = memory.cursor.places();
-    let most = Most { events, retries };
+    let most = Most { events, retries: wanted.retries(asks) };
     let Some(found) = candidates(kv, name, now, &mut memory.cursor, most)? else {
         return Ok(Look::Missing);
     };
     let count = found.picks.iter().map(Pick::count).sum();
-    let mut picks: VecDeque<Wish> = found.picks.into_iter().map(Wish::from).collect();
+    // Where everybody may have them all, retries are events like others.
+    let retries = if wanted.limits_retries() { found.retries } else { BTreeSet::new() };
+    wanted.leave_out(asks, count, retries.len() as u64);
+    let mut picks = wishes(found.picks, &retries);
     let (mut shares, mut bytes) = (Vec::with_capacity(asks.len()), bounds.bytes);
     // What is left over will be found again: then few large portions are better than many small.
     let least = if found.more { DISPATCH_PORTION_EVENTS } else { 1 };
-    for (ask, events) in asks.iter().zip(portions(count, &wanted, least)) {
-        let events = if bytes == 0 { 0 } else { events };
-        let share = fill(kv, &mut memory.reader, &mut picks, events, ask.bytes.min(bytes))?;
+    for (ask, events) in asks.iter().zip(portions(count, &wanted.events, least)) {
+        let most = (if bytes == 0 { 0 } else { events }, ask.bytes.min(bytes));
+        let retries = wanted.retries.entry(&ask.service).or_default();
+        let share = fill(kv, &mut memory.reader, &mut picks, most, retries)?;
         bytes = bytes.saturating_sub(share.bytes());
         shares.push(share);
     }
@@ -161,7 +165,7 @@ pub(super) fn look(
     Ok(Look::Plan(Box::new(Plan {
         revision: found.revision,
         shares,
-        held_back,
+        held_back: wanted.held_back,
         skips: bounded(found.skips),
         more,
         goes_round: found.goes_round,
@@ -171,24 +175,50 @@ pub(super) fn look(
 }
 
 /// What those who ask may be given.
-struct Wanted {
+struct Wanted<'a> {
     /// For each, how many events.
     events: Vec<u64>,
     /// For each, what holds it back.
     held_back: Vec<HeldBack>,
-    /// Retries, as the quotas of all of them allow.
-    retries: u64,
+    /// By service, how many retries its quota leaves.
+    retries: BTreeMap<&'a str, u64>,
+}
+
+impl Wanted<'_> {
+    /// How many retries all of them together may have.
+    fn retries(&self, asks: &[Ask]) -> u64 {
+        let mut wanted = BTreeMap::<&str, u64>::new();
+        for (ask, events) in asks.iter().zip(&self.events) {
+            *wanted.entry(&ask.service).or_default() += events;
+        }
+        let left = |service: &str| self.retries.get(service).copied().unwrap_or_default();
+        wanted.into_iter().map(|(service, events)| events.min(left(service))).sum()
+    }
+
+    /// Whether any of them may not have as many retries as there are.
+    fn limits_retries(&self) -> bool {
+        self.retries.values().any(|left| *left < u64::MAX)
+    }
+
+    /// Lowers what each wants to what it may have of those that were found.
+    fn leave_out(&mut self, asks: &[Ask], found: u64, retries: u64) {
+        for (ask, events) in asks.iter().zip(&mut self.events) {
+            let left = self.retries.get(ask.service.as_str()).copied().unwrap_or_default();
+            *events = (*events).min(found - retries.saturating_sub(left));
+        }
+    }
 }
 
 /// As far as consumers and services have room.
-fn wanted(
+fn wanted<'a>(
     kv: &impl Kv,
     info: &SubscriptionInfo,
     now: UnixMs,
-    asks: &[Ask],
-) -> Result<Wanted, Fault> {
+    asks: &'a [Ask],
+) -> Result<Wanted<'a>, Fault> {
     let (mut rooms, mut services) = (BTreeMap::new(), BTreeMap::new());
-    let mut all = Wanted { events: Vec::new(), held_back: Vec::new(), retries: 0 };
+    let (events, held_back, retries) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let mut all = Wanted { events, held_back, retries };
     for ask in asks {
         let room = match rooms.get_mut(ask.consumer.as_str()) {
             Some(room) => room,
@@ -212,7 +242,7 @@ fn wanted(
             _ => None,
         };
         all.held_back.push(HeldBack { full: events == 0, limit });
-        all.retries = all.retries.max(*retries);
+        all.retries.insert(ask.service.as_str(), *retries);
         *room -= events;
         *of_service -= events;
         all.events.push(events);
@@ -245,13 +275,34 @@ struct Wish {
     ranges: Vec<OffsetRange>,
     /// How many of the ranges are taken.
     taken: usize,
+    /// They are retries, which not everybody may have.
+    retried: bool,
 }
 
-impl From<Pick> for Wish {
-    fn from(pick: Pick) -> Self {
-        let (topic, ranges) = (TopicId(pick.topic_id), pick.ranges.into_vec());
-        Self { topic, name: pick.topic, seen: pick.seen, ranges, taken: 0 }
+/// What was found, in its order, with these retries apart from other events.
+fn wishes(picks: Vec<Pick>, retries: &BTreeSet<(TopicId, Offset)>) -> VecDeque<Wish> {
+    let mut wishes = VecDeque::with_capacity(picks.len());
+    for pick in picks {
+        let topic = TopicId(pick.topic_id);
+        let wish = |retried, ranges| {
+            let (name, seen) = (pick.topic.clone(), pick.seen);
+            Wish { topic, name, seen, ranges, taken: 0, retried }
+        };
+        if retries.is_empty() {
+            wishes.push_back(wish(false, pick.ranges.into_vec()));
+            continue;
+        }
+        let mut runs = Vec::<(bool, Ranges)>::new();
+        for offset in pick.ranges.iter() {
+            let retried = retries.contains(&(topic, offset));
+            match runs.last_mut().filter(|(of, _)| *of == retried) {
+                Some((_, run)) => run.push(OffsetRange::one(offset)),
+                None => runs.push((retried, Ranges::from_iter([offset]))),
+            }
+        }
+        wishes.extend(runs.into_iter().map(|(retried, run)| wish(retried, run.into_vec())));
     }
+    wishes
 }
 
 impl Wish {
@@ -271,27 +322,33 @@ impl Wish {
     }
 }
 
-/// Takes the first of the events that were found, within bounds; at least one of what there is.
+/// Takes the first of the events that were found, within bounds of events and bytes; at least one of what
+/// there is. What it may not have any more of retries is left for others.
 fn fill(
     kv: &impl Kv,
     reader: &mut RunReader,
     wishes: &mut VecDeque<Wish>,
-    events_max: u64,
-    bytes_max: usize,
+    (mut events, mut bytes): (u64, usize),
+    retries: &mut u64,
 ) -> Result<Share, Fault> {
-    let mut share = Share::default();
-    let (mut events, mut bytes) = (events_max, bytes_max);
+    let (mut share, mut at) = (Share::default(), 0);
     while events > 0
-        && let Some(wish) = wishes.front_mut()
+        && let Some(wish) = wishes.get_mut(at)
     {
+        let most = if wish.retried { events.min(*retries) } else { events };
+        if most == 0 {
+            at += 1;
+            continue;
+        }
         let least = if share.parts.is_empty() { Least::One } else { Least::None };
-        match reader.take(kv, wish.topic, wish.left(), (events, bytes), least)? {
+        match reader.take(kv, wish.topic, wish.left(), (most, bytes), least)? {
             Taken::Batch(batch, taken) => {
                 for range in taken.as_slice() {
                     Pick::append(&mut share.picks, wish.topic, &wish.name, *range, wish.seen);
                 }
                 wish.take(taken.count());
                 events -= taken.count();
+                *retries -= if wish.retried { taken.count() } else { 0 };
                 bytes = bytes.saturating_sub(batch.encoded.len());
                 share.parts.push(Part { topic: wish.topic, events: taken, batch });
             }
@@ -300,7 +357,7 @@ fn fill(
             Taken::Gone => wish.take(wish.left().first().map_or(0, |range| range.count)),
         }
         if wish.left().is_empty() {
-            wishes.pop_front();
+            wishes.remove(at);
         }
     }
     Ok(share)

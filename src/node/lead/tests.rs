@@ -28,6 +28,8 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{fatal, tasks};
 use crate::store::data_dir::DataDir;
 
+mod quotas;
+
 /// Far more than anything here takes, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(30);
 

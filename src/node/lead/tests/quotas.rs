@@ -1,0 +1,79 @@
+//! Whose retries a round plans where quotas bound them.
+
+use super::super::plan::{Ask, Bounds, Look, Memory, Share, look};
+use super::*;
+use crate::machine::delivery::loads;
+use crate::model::command::Tick;
+use crate::model::ids::{Offset, UnixMs};
+
+const RETRIES: u64 = 20;
+const FRESH: u64 = 15;
+
+/// A node with failed events that are due, and two services: as many retries as it may have in a second went
+/// to `used`, at the instant that is given back; `other` has no quota.
+async fn start() -> (Hub, UnixMs) {
+    let hub = Hub::start(|config| {
+        (config.max_in_flight, config.max_in_flight_per_consumer) = (1000, 1000);
+        (config.retry.budget_percent, config.retry.budget_min_per_s) = (100, 1000);
+    })
+    .await;
+    let limits = QuotaLimits { retries_per_s: 1, ..QuotaLimits::default() };
+    hub.node.set_quota("used", limits).await.unwrap();
+    hub.publish(0..RETRIES + 1).await;
+    for delivery in hub.pull(now("a", 100)).await.unwrap() {
+        let nack = Nack { retry_after_ms: Some(0), ..Nack::default() };
+        hub.settle("a", &delivery, Action::Nack(nack)).await;
+    }
+    hub.node.execute(Kind::Tick(Tick {})).await.unwrap();
+    let before = hub.node.now();
+    let of_used = PullRequest { service: "used".to_owned(), ..now("a", 1) };
+    assert_eq!(numbers(&hub.pull(of_used).await.unwrap()), [(0, 2)]);
+    let used_up = [before, hub.node.now()].into_iter().find(|at| {
+        let state = hub.node.raft().state();
+        loads::left_of_service(&state.tables(), "used", *at).unwrap().1 == 0
+    });
+    (hub, used_up.unwrap())
+}
+
+/// How many retries and how many fresh events each of those who ask is to get.
+fn planned(hub: &Hub, at: UnixMs, asks: &[(&str, u64)]) -> Vec<(u64, u64)> {
+    let ask = |(service, events): &(&str, u64)| Ask {
+        consumer: (*service).to_owned(),
+        service: (*service).to_owned(),
+        events: *events,
+        bytes: PULL_BYTES_MAX,
+    };
+    let asks: Vec<Ask> = asks.iter().map(ask).collect();
+    let bounds = Bounds { events: 1000, bytes: 8 * PULL_BYTES_MAX };
+    let state = hub.node.raft().state();
+    let found = look(&state.tables(), "s", at, &mut Memory::default(), &asks, bounds).unwrap();
+    let Look::Plan(plan) = found else { panic!("{found:?}") };
+    let of = |share: &Share| {
+        let offsets: Vec<u64> =
+            share.picks.iter().flat_map(|pick| pick.ranges.iter().map(Offset::get)).collect();
+        let parts: u64 = share.parts.iter().map(|part| part.events.count()).sum();
+        assert_eq!(parts, offsets.len() as u64, "what is leased is what is read");
+        let retries = offsets.iter().filter(|offset| **offset <= RETRIES).count() as u64;
+        (retries, parts - retries)
+    };
+    plan.shares.iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_retries_left_holds_nobody_up_and_gets_fresh_events() {
+    let (hub, at) = start().await;
+    let both = [("used", 100), ("other", 100)];
+    assert_eq!(planned(&hub, at, &both), [(0, 0), (RETRIES, 0)], "there are only retries");
+    hub.publish(RETRIES + 1..RETRIES + 1 + FRESH).await;
+    assert_eq!(planned(&hub, at, &both[..1]), [(0, FRESH)]);
+    assert_eq!(planned(&hub, at, &both[1..]), [(RETRIES, FRESH)]);
+    assert_eq!(planned(&hub, at, &both), [(0, FRESH), (RETRIES, 0)]);
+    // As many retries as were asked for would be found before any fresh event.
+    assert_eq!(planned(&hub, at, &[("used", 10), ("other", 10)])[0], (0, 10));
+    let shares = planned(&hub, at, &[("used", 5), ("used", 5), ("other", 30)]);
+    assert_eq!(shares, [(0, 5), (0, 5), (RETRIES, 5)]);
+    // In the next second it may have one again, however many ask for it.
+    let next = UnixMs(at.get() + 1000);
+    let shares = planned(&hub, next, &[("used", 100), ("used", 100), ("other", 100)]);
+    assert_eq!(shares, [(1, 11), (0, 4), (11, 0)]);
+}

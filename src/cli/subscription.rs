@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::output;
 use super::read::{ConsistencyArg, FromArg};
-use super::subscription_config::{SETTINGS, print, settings};
+use super::subscription_config::{SETTINGS, keep_others, names_some, print, settings};
 use super::value::{duration, format_age};
 use super::{Done, Failure, Global, confirm, key_value};
 use crate::client::{Client, filter_json};
@@ -16,7 +16,8 @@ use crate::proto::v1::{
     CreateSubscriptionRequest, DeleteSubscriptionRequest, GetSubscriptionRequest,
     GetSubscriptionStatsRequest, ListSubscriptionsRequest, Pause, PauseSubscriptionRequest, Place,
     ResumeSubscriptionRequest, SeekSubscriptionRequest, SeekSubscriptionResponse, Subscription,
-    SubscriptionCounters, SubscriptionStats, UpdateSubscriptionRequest, place, read_request,
+    SubscriptionConfig, SubscriptionCounters, SubscriptionStats, UpdateSubscriptionRequest, place,
+    read_request,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -194,9 +195,7 @@ pub(super) async fn run(command: SubscriptionCommand, global: Global) -> Done {
             if no_filter {
                 config.filter = Some(bytes::Bytes::new());
             }
-            let request_id = String::new();
-            let request =
-                UpdateSubscriptionRequest { name, config: Some(config), if_revision, request_id };
+            let request = update(&client, name, config, if_revision).await?;
             output::item(out, &subscription(client.update_subscription(request).await?))?;
         }
         SubscriptionCommand::Rm { name, yes } => {
@@ -229,6 +228,23 @@ pub(super) async fn run(command: SubscriptionCommand, global: Global) -> Done {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// The request that changes what is given and nothing else.
+async fn update(
+    client: &Client,
+    name: String,
+    mut config: SubscriptionConfig,
+    mut if_revision: u64,
+) -> Result<UpdateSubscriptionRequest, Failure> {
+    if names_some(&config) {
+        let request = GetSubscriptionRequest { name: name.clone(), options: None };
+        let old = client.subscription(request).await?;
+        keep_others(&mut config, old.config.unwrap_or_default());
+        if_revision = if if_revision == 0 { old.revision } else { if_revision };
+    }
+    let request_id = String::new();
+    Ok(UpdateSubscriptionRequest { name, config: Some(config), if_revision, request_id })
 }
 
 /// All subscriptions.

@@ -25,16 +25,16 @@ Settings, with their defaults; durations are written like 500ms, 30s, 5m, 12h, 1
   ordering=none                     also by_key
   priority_policy=rank              also strict
   base_wait=512s  slack=0s
-  fairness.KEY=1                    the weight of a fairness key, 0.001 to 1000
+  fairness.KEY=1                    the weight of a fairness key, 0.001 to 1000; others keep theirs
   dead_letters=on  dead_letters.retention=14d  dead_letters.trip=on
   dead_letters.trip_resume=0s       0s: when somebody resumes it
   target=                           a service: the hub itself delivers to its instances
   target.format=http                also http_structured, grpc
   target.path=/  target.timeout=10s
   target.client_errors=reject       also retry
-  description=  label.NAME=";
+  description=  label.NAME=         other labels stay; an empty one goes";
 
-/// Settings as given. Lists, weights and labels replace the old ones as a whole.
+/// Settings as given. Lists replace the old ones as a whole, and so do weights and labels: see [`keep_others`].
 pub(super) fn settings(
     given: Vec<(String, String)>,
     filter: Option<Filter>,
@@ -48,6 +48,28 @@ pub(super) fn settings(
             .map_err(|why| Failure::usage(format!("--config {key}={value}: {why}")))?;
     }
     Ok(config)
+}
+
+/// Whether weights or labels are given.
+pub(super) fn names_some(given: &SubscriptionConfig) -> bool {
+    given.fairness_weights.is_some() || given.labels.is_some()
+}
+
+/// Where weights or labels are given, adds the others that there were: an update replaces all of them. Those
+/// that are given as they are without being set go.
+pub(super) fn keep_others(given: &mut SubscriptionConfig, old: SubscriptionConfig) {
+    if let Some(given) = &mut given.fairness_weights {
+        for (key, weight) in old.fairness_weights.unwrap_or_default().weights_milli {
+            given.weights_milli.entry(key).or_insert(weight);
+        }
+        given.weights_milli.retain(|_, weight| *weight != 1000);
+    }
+    if let Some(given) = &mut given.labels {
+        for (name, label) in old.labels.unwrap_or_default().labels {
+            given.labels.entry(name).or_insert(label);
+        }
+        given.labels.retain(|_, label| !label.is_empty());
+    }
 }
 
 fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
@@ -278,6 +300,28 @@ mod tests {
             let text = printed[key].as_str().map_or(printed[key].to_string(), str::to_owned);
             assert_eq!(text, value, "{key}");
         }
+    }
+
+    #[test]
+    fn weights_and_labels_that_are_not_given_stay() {
+        let old = of("fairness.a=5 fairness.b=3 label.team=shop label.tier=1").unwrap();
+        let updated = |text: &str| {
+            let mut given = of(text).unwrap();
+            assert!(names_some(&given));
+            keep_others(&mut given, old.clone());
+            let printed = print(&given);
+            let named = |key: &&String| key.starts_with("fairness.") || key.starts_with("label.");
+            let keys: Vec<_> = printed.keys().filter(named).cloned().collect();
+            keys.into_iter()
+                .map(|key| format!("{key}={}", printed[&key].as_str().unwrap()))
+                .collect()
+        };
+        let pairs = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let weights: Vec<String> = updated("fairness.b=2 fairness.c=4");
+        assert_eq!(weights, pairs("fairness.a=5 fairness.b=2 fairness.c=4"));
+        assert_eq!(updated("fairness.a=1"), pairs("fairness.b=3"));
+        assert_eq!(updated("label.tier= label.zone=x"), pairs("label.team=shop label.zone=x"));
+        assert!(!names_some(&of("lease=5m").unwrap()));
     }
 
     #[test]

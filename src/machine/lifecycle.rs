@@ -16,6 +16,7 @@ use super::topic::publish;
 use super::topic::record::TopicRecord;
 use crate::model::command::{Notice, NoticeKind};
 use crate::model::outcome::Outcome;
+use crate::model::pattern::TopicPattern;
 use crate::model::registry::{BreakerState, Mode};
 use crate::model::topic::TopicConfig;
 
@@ -65,7 +66,7 @@ pub(crate) enum Report {
 const QUOTA_LIMITS: [&str; 5] =
     ["publish_events_per_s", "publish_bytes_per_s", "in_flight", "retries_per_s", "backlog_bytes"];
 
-/// Tells what the leader saw; nothing of subscriptions that are gone.
+/// Tells what the leader saw; nothing of subscriptions that are gone, or take the hub's own topics.
 pub(crate) fn notice<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: &Notice,
@@ -88,8 +89,12 @@ pub(crate) fn notice<K: Kv>(
     let report = report.ok_or_else(|| {
         Fault::Undecodable("a notice of a newer version; run a newer mhub".to_owned())
     })?;
-    let of_service = matches!(report, Report::QuotaHit { .. });
-    if of_service || record::get(machine.overlay(), &command.about)?.is_some() {
+    let told = match report {
+        Report::QuotaHit { .. } => true,
+        _ => record::get(machine.overlay(), &command.about)?
+            .is_some_and(|s| !TopicPattern::from_checked(&s.config.pattern).is_system()),
+    };
+    if told {
         machine.report(&command.about, report);
     }
     Ok(Outcome::Done)

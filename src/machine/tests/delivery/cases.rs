@@ -17,8 +17,8 @@ use crate::machine::{lifecycle, query, quota};
 use crate::model::command::delivery::{Ack, Action, Nack, Reject, SettleItem};
 use crate::model::command::subscription::At;
 use crate::model::command::{
-    CommandBatch, CreateSubscription, DeleteSubscription, Kind, Lease, NewLeader,
-    PauseSubscription, SeekSubscription, SetQuota, Settle, Tick,
+    CommandBatch, CreateSubscription, DeleteSubscription, Kind, Lease, NewLeader, Notice,
+    NoticeKind, PauseSubscription, SeekSubscription, SetQuota, Settle, Tick,
 };
 use crate::model::delivery::{DeadReason, Granted, Pick};
 use crate::model::event::EventView;
@@ -444,6 +444,11 @@ fn the_feed_tells_of_others_and_not_of_itself() {
     };
     hub.apply(create("watcher", SubscriptionConfig::defaults("hub.>"), ""));
     hub.apply(pause("watcher"));
+    let lags = |name: &str| {
+        let kind = NoticeKind::Lagging as i32;
+        Kind::Notice(Notice { about: name.into(), kind, value: 9, ..Notice::default() })
+    };
+    hub.apply(lags("watcher"));
     assert!(query::topic(&hub.kv, lifecycle::TOPIC).unwrap().is_none());
     hub.apply(pause("s"));
     let feed = query::topic(&hub.kv, lifecycle::TOPIC).unwrap().unwrap();
@@ -452,6 +457,9 @@ fn the_feed_tells_of_others_and_not_of_itself() {
     let view = EventView::parse(&stored.event).unwrap();
     assert_eq!((view.kind, view.subject), ("hub.subscription.paused", "s"));
     assert_eq!(view.data, br#"{"subscription":"s"}"#);
+    hub.apply(lags("s"));
+    let feed = query::topic(&hub.kv, lifecycle::TOPIC).unwrap().unwrap();
+    assert_eq!(feed.next_offset, Offset(2), "of others it is told");
 }
 
 #[test]

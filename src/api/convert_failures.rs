@@ -112,7 +112,7 @@ pub(super) fn moved((moved, last): (Moved, DeadNumber)) -> MoveDeadLettersRespon
 
 pub(super) fn retry(info: RetryInfo) -> Retry {
     let standing = match info.story.stands() {
-        Standing::Retry => RetryStanding::Waiting,
+        Standing::Retry | Standing::Dying => RetryStanding::Waiting,
         Standing::Ready => RetryStanding::Ready,
         Standing::Leased => RetryStanding::InFlight,
     };

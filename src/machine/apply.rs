@@ -21,6 +21,7 @@ use super::{
 };
 use crate::model::command::{Command, CommandBatch, Kind};
 use crate::model::ids::{KeyVersion, LogIndex, Offset, Position, SubscriptionId, TopicId, UnixMs};
+use crate::model::limits::DEAD_LETTERS_BURIED_BYTES;
 use crate::model::outcome::{Effect, Outcome};
 
 /// The key of the one row of [`Table::Meta`].
@@ -147,6 +148,16 @@ pub struct Machine<'k, K> {
     registry: BTreeSet<String>,
     targets_changed: bool,
     reports: Vec<(String, Report)>,
+    letters: Letters,
+}
+
+/// Bytes of the dead letters that were written.
+#[derive(Debug, Default)]
+struct Letters {
+    /// Since this was loaded.
+    all: usize,
+    /// By the entry that is being applied, or by the tick.
+    lately: usize,
 }
 
 #[derive(Debug)]
@@ -183,6 +194,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             registry: BTreeSet::new(),
             targets_changed: false,
             reports: Vec::new(),
+            letters: Letters::default(),
         })
     }
 
@@ -194,6 +206,7 @@ impl<'k, K: Kv> Machine<'k, K> {
         let batch = CommandBatch::decode(entry.clone())
             .map_err(|e| Fault::Undecodable(format!("entry {index}: {e}")))?;
         self.meta.stamp_ms = self.meta.stamp_ms.max(batch.stamp_ms);
+        self.count_letters_anew();
         let mut applied =
             Applied { outcomes: Vec::with_capacity(batch.commands.len()), ..Applied::default() };
         for command in batch.commands {
@@ -302,6 +315,28 @@ impl<'k, K: Kv> Machine<'k, K> {
     /// Says something about a subscription or a service in the lifecycle feed.
     pub(crate) fn report(&mut self, about: &str, what: Report) {
         self.reports.push((about.to_owned(), what));
+    }
+
+    /// Counts bytes of dead letters that are being written.
+    pub(crate) fn count_letter(&mut self, bytes: usize) {
+        self.letters.all = self.letters.all.saturating_add(bytes);
+        self.letters.lately = self.letters.lately.saturating_add(bytes);
+    }
+
+    /// What is written from here on is bounded by itself.
+    pub(crate) fn count_letters_anew(&mut self) {
+        self.letters.lately = 0;
+    }
+
+    /// Whether other dead letters have to wait.
+    pub(crate) fn is_full_of_letters(&self) -> bool {
+        self.letters.lately >= DEAD_LETTERS_BURIED_BYTES
+    }
+
+    /// Bytes of the dead letters that all entries so far wrote.
+    #[must_use]
+    pub fn letter_bytes(&self) -> usize {
+        self.letters.all
     }
 
     /// The position that the next event gets.

@@ -23,6 +23,7 @@ use crate::machine::apply::Machine;
 use crate::machine::topic::heads::Heads;
 use crate::machine::{Fault, query};
 use crate::model::ids::{LogIndex, Position, UnixMs};
+use crate::model::limits::DEAD_LETTERS_BURIED_BYTES;
 use crate::model::outcome::{Effect, Outcome};
 use crate::runtime::clock;
 use crate::runtime::fatal::FatalSender;
@@ -133,7 +134,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Applies entries up to the end of the round, or to one that wants the state as it is after it.
+    /// Applies entries up to the end of the round, or to one that wants the state as it is after it, or by
+    /// which there are many bytes to write for few in the log.
     fn apply_batch(&mut self, entries: &mut std::vec::IntoIter<Waiting>) -> Result<(), Fault> {
         let db = self.state.db();
         let tables = db.tables();
@@ -144,7 +146,8 @@ impl Writer {
             if let Some(responder) = responder {
                 batch.replies.push((responder, Reply::from(outcomes)));
             }
-            if batch.effects.iter().any(|effect| matches!(effect, Effect::HashState(_))) {
+            let hashed = batch.effects.iter().any(|e| matches!(e, Effect::HashState(_)));
+            if hashed || machine.letter_bytes() >= DEAD_LETTERS_BURIED_BYTES {
                 break;
             }
         }

@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use prost::Message as _;
+
 use super::dead::{self, DeadLetter};
 use super::failures::{self, FailureRecord, Standing};
 use super::ready::{self, ReadyKey};
@@ -270,6 +272,9 @@ pub(crate) fn unwait<K: Kv>(
             let row = ready_key(work, (topic, offset), story);
             machine.overlay_mut().delete(Table::Ready, row);
         }
+        Standing::Dying => {
+            timers::clear(machine, UnixMs(story.due_ms), Due::Bury(work.id, topic, offset));
+        }
         Standing::Leased => {}
     }
 }
@@ -356,10 +361,13 @@ pub(crate) fn keep<K: Kv>(
     story: FailureRecord,
     reason: DeadReason,
 ) -> Result<(), Fault> {
-    let event = query::stored_event(machine.overlay(), topic, offset)?;
     let policy = &work.record.config.dead_letters;
-    let retention_ms = policy.retention_ms;
-    let (Some(event), false) = (event, policy.disabled) else {
+    let (retention_ms, disabled) = (policy.retention_ms, policy.disabled);
+    if !disabled && machine.is_full_of_letters() {
+        return put_off(machine, work, (topic, offset), story, reason);
+    }
+    let event = query::stored_event(machine.overlay(), topic, offset)?;
+    let Some(event) = event.filter(|_| !disabled) else {
         work.state.counters.dropped += 1;
         return Ok(());
     };
@@ -379,11 +387,48 @@ pub(crate) fn keep<K: Kv>(
         died_at_ms: now.get(),
         redrives: story.redrives,
     };
+    machine.count_letter(letter.encoded_len());
     dead::put(machine, work.id, number, &letter);
     dead::time(machine, work.id, (number, now), retention_ms);
     work.state.last_dead_number = number.get();
     work.state.dead_letters += 1;
     work.state.counters.dead += 1;
     work.letters += 1;
+    Ok(())
+}
+
+/// Leaves the dead letter of an event to a tick.
+fn put_off<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    (topic, offset): (TopicId, Offset),
+    mut story: FailureRecord,
+    reason: DeadReason,
+) -> Result<(), Fault> {
+    let now = machine.now();
+    story.due_ms = now.get();
+    story.stand(Standing::Dying);
+    story.set_dead_reason(reason);
+    failures::put(machine, work.id, (topic, offset), &story);
+    timers::set(machine, now, Due::Bury(work.id, topic, offset));
+    work.count_failures(topic, 1, 0)
+}
+
+/// Writes the dead letter of an event that was left to a tick at an instant.
+pub(crate) fn bury_late<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    work: &mut Work,
+    (topic, offset): (TopicId, Offset),
+    at: UnixMs,
+) -> Result<(), Fault> {
+    let found = failures::get(machine.overlay(), work.id, topic, offset)?;
+    let is_due = |s: &FailureRecord| s.stands() == Standing::Dying && s.due_ms == at.get();
+    let Some(story) = found.filter(is_due) else { return Ok(()) };
+    if work.enter(machine, topic, None)? {
+        forget(machine, work, topic, offset)?;
+        work.wakes = true;
+        let reason = story.dead_reason();
+        keep(machine, work, (topic, offset), story, reason)?;
+    }
     Ok(())
 }

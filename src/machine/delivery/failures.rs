@@ -12,7 +12,7 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::record::{Kind, decode_message, encode_message};
 use crate::machine::schedule::rank::Rank;
 use crate::machine::{Fault, key};
-use crate::model::delivery::Attempt;
+use crate::model::delivery::{Attempt, DeadReason};
 use crate::model::ids::{Offset, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::{ATTEMPTS_KEPT_BYTES_MAX, ATTEMPTS_KEPT_MAX};
 use crate::model::ranges::Ranges;
@@ -27,6 +27,8 @@ pub enum Standing {
     Ready = 1,
     /// A consumer has it.
     Leased = 2,
+    /// It is dead, and a tick will write its dead letter; there is a timer.
+    Dying = 3,
 }
 
 /// A failed event as stored.
@@ -59,6 +61,9 @@ pub struct FailureRecord {
     /// The event's fairness key.
     #[prost(string, tag = "9")]
     pub flow: String,
+    /// Why it is dead, while its dead letter is not written.
+    #[prost(enumeration = "DeadReason", tag = "10")]
+    pub dead_reason: i32,
 }
 
 impl FailureRecord {
@@ -104,7 +109,7 @@ impl FailureRecord {
         match self.stands() {
             Standing::Ready => true,
             Standing::Retry => self.due_ms <= now.get(),
-            Standing::Leased => false,
+            Standing::Leased | Standing::Dying => false,
         }
     }
 

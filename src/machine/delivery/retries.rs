@@ -36,7 +36,7 @@ pub(crate) fn cancel<K: Kv>(
 ) -> Result<Outcome, Fault> {
     let place = (command.subscription.as_str(), TopicId(command.topic_id));
     each(machine, place, &command.ranges, |machine, work, place, mut story| {
-        if story.stands() == Standing::Leased {
+        if matches!(story.stands(), Standing::Leased | Standing::Dying) {
             return Ok(false);
         }
         fail::unwait(machine, work, place, &story);

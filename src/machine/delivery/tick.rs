@@ -19,7 +19,7 @@ use crate::machine::schedule::specials;
 use crate::machine::{Fault, query, registry, subscription, transaction};
 use crate::model::delivery::{DeadReason, Ticked};
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId};
-use crate::model::limits::{TICK_EVENTS_MAX, TICK_TIMERS_MAX};
+use crate::model::limits::{TICK_BURIALS_MAX, TICK_EVENTS_MAX, TICK_ROWS_MAX, TICK_TIMERS_MAX};
 use crate::model::outcome::Outcome;
 use crate::model::pattern::TopicPattern;
 use crate::model::ranges::Ranges;
@@ -27,6 +27,7 @@ use crate::model::subscription::DeliveryOrder;
 
 pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Fault> {
     machine.close_batch();
+    machine.count_letters_anew();
     let (due, mut more) = due(machine)?;
     let mut tick = Tick::default();
     let mut ticked = Ticked::default();
@@ -35,28 +36,43 @@ pub(crate) fn apply<K: Kv>(machine: &mut Machine<'_, K>) -> Result<Outcome, Faul
             more = true;
             break;
         }
+        if is_burial(timer) && machine.is_full_of_letters() {
+            continue;
+        }
         timers::clear(machine, timer.at, timer.due);
-        tick.fire(machine, timer.due)?;
+        tick.fire(machine, timer)?;
         ticked.timers += 1;
     }
-    ticked.more = more || tick.more;
+    ticked.more = more || tick.more || machine.is_full_of_letters();
     tick.finish(machine)?;
     Ok(Outcome::Ticked(ticked))
 }
 
 /// What is due, and whether that is not all.
 fn due<K: Kv>(machine: &Machine<'_, K>) -> Result<(Vec<Timer>, bool), Fault> {
-    let (mut due, mut more) = (Vec::new(), false);
+    let (mut due, mut more, mut burials, mut rows) = (Vec::new(), false, 0, 0);
     let end = machine.now().next().to_key();
     machine.overlay().scan(Table::Timers, &[], &end, Order::Ascending, &mut |row, _| {
-        more = due.len() == TICK_TIMERS_MAX;
-        if more {
+        if due.len() == TICK_TIMERS_MAX || rows == TICK_ROWS_MAX {
+            more = true;
             return Ok(ControlFlow::Break(()));
         }
-        due.push(Timer::decode(row)?);
+        rows += 1;
+        let timer = Timer::decode(row)?;
+        if is_burial(timer) && burials == TICK_BURIALS_MAX {
+            more = true;
+            return Ok(ControlFlow::Continue(()));
+        }
+        burials += usize::from(is_burial(timer));
+        due.push(timer);
         Ok(ControlFlow::Continue(()))
     })?;
     Ok((due, more))
+}
+
+/// Whether it takes as many bytes as an event.
+fn is_burial(timer: Timer) -> bool {
+    matches!(timer.due, Due::Bury(..))
 }
 
 /// Leases by topic.
@@ -95,8 +111,9 @@ impl Tick {
         usize::try_from(TICK_EVENTS_MAX.saturating_sub(self.events).max(1)).unwrap_or(usize::MAX)
     }
 
-    fn fire<K: Kv>(&mut self, machine: &mut Machine<'_, K>, due: Due) -> Result<(), Fault> {
+    fn fire<K: Kv>(&mut self, machine: &mut Machine<'_, K>, timer: Timer) -> Result<(), Fault> {
         self.events += 1;
+        let Timer { at, due } = timer;
         match due {
             Due::Lease(subscription, lease) => self.expire(machine, subscription, lease),
             Due::Retry(subscription, topic, offset) => {
@@ -142,6 +159,10 @@ impl Tick {
                 self.events += count as u64;
                 self.more |= next.is_some();
                 Ok(())
+            }
+            Due::Bury(subscription, topic, offset) => {
+                let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
+                fail::bury_late(machine, work, (topic, offset), at)
             }
             Due::Registry(number) => registry::health::due(machine, number),
             Due::Transaction(id) => {
@@ -315,6 +336,9 @@ fn expire_waiting<K: Kv>(
 ) -> Result<bool, Fault> {
     let one = Ranges::from_iter([offset]);
     if let Some(story) = failures::get(machine.overlay(), work.id, topic, offset)? {
+        if story.stands() == Standing::Dying {
+            return Ok(false);
+        }
         if story.redrives > 0 || story.stands() == Standing::Leased {
             return Ok(story.redrives == 0);
         }

@@ -33,6 +33,8 @@ pub enum Due {
     Place(SubscriptionId),
     /// Failed events of a topic that was deleted are forgotten, from one on.
     Sweep(SubscriptionId, TopicId, Offset),
+    /// The dead letter of an event is to be written: there were too many at once.
+    Bury(SubscriptionId, TopicId, Offset),
 }
 
 /// A row's key, taken apart.
@@ -58,6 +60,7 @@ impl Timer {
             Due::Transaction(id) => (7, [id.0, 0, 0]),
             Due::Place(subscription) => (8, [subscription.0, 0, 0]),
             Due::Sweep(subscription, topic, offset) => (9, [subscription.0, topic.0, offset.0]),
+            Due::Bury(subscription, topic, offset) => (10, [subscription.0, topic.0, offset.0]),
         };
         let mut row = Vec::with_capacity(33);
         row.extend_from_slice(&self.at.to_key());
@@ -85,6 +88,7 @@ impl Timer {
             7 => Due::Transaction(TransactionId(a)),
             8 => Due::Place(SubscriptionId(a)),
             9 => Due::Sweep(SubscriptionId(a), TopicId(b), Offset(c)),
+            10 => Due::Bury(SubscriptionId(a), TopicId(b), Offset(c)),
             _ => {
                 let what = format!("timer of kind {kind}");
                 return Err(Fault::Corrupt { record: Kind::Timer, what });
@@ -126,6 +130,7 @@ mod tests {
             Due::Transaction(TransactionId(1)),
             Due::Place(s),
             Due::Sweep(s, t, o),
+            Due::Bury(s, t, o),
         ];
         let timers: Vec<_> =
             [1, 300].iter().flat_map(|at| dues.map(|due| Timer { at: UnixMs(*at), due })).collect();

@@ -90,7 +90,7 @@ impl Observer {
     ) -> Result<Standing, Fault> {
         Ok(match story.stands() {
             failures::Standing::Leased => Standing::Leased(self.holder(kv, topic, offset)?),
-            failures::Standing::Retry | failures::Standing::Ready => {
+            failures::Standing::Retry | failures::Standing::Ready | failures::Standing::Dying => {
                 Standing::Retrying(UnixMs(story.due_ms))
             }
         })

@@ -304,12 +304,19 @@ pub const LEASE_EVENTS_MAX: u64 = 4096;
 pub const SETTLE_ITEMS_MAX: usize = 4096;
 /// Timers that one tick fires.
 pub const TICK_TIMERS_MAX: usize = 1024;
+/// Of these, dead letters that were left to ticks: however many are left, other timers go on.
+pub const TICK_BURIALS_MAX: usize = TICK_TIMERS_MAX / 2;
+/// Rows of timers that one tick looks at.
+pub const TICK_ROWS_MAX: usize = 16 * TICK_TIMERS_MAX;
 /// Events that one tick moves, and stages of transactions that it drops, unless a single timer takes more.
 pub const TICK_EVENTS_MAX: u64 = 4096;
 /// Dead letters that one redrive or purge handles.
 pub const DEAD_LETTERS_PER_COMMAND: usize = 1024;
 /// Bytes of events in the dead letters that one redrive or purge handles; one goes in any case.
 pub const DEAD_LETTERS_MOVED_BYTES: usize = 4 << 20;
+/// Bytes of dead letters that one entry writes, and that a tick does beside that; one goes in any case. Ticks
+/// go on with what is left.
+pub const DEAD_LETTERS_BURIED_BYTES: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 /// Dead letters that a search for some of them looks at.
 pub const DEAD_LETTERS_SCANNED_MAX: usize = 4096;
 /// Events of a topic that a subscription in order by key buries before their turn, and remembers until all

@@ -28,6 +28,7 @@ use crate::runtime::shutdown::Shutdown;
 use crate::runtime::{fatal, tasks};
 use crate::store::data_dir::DataDir;
 
+mod burials;
 mod quotas;
 
 /// Far more than anything here takes, on a machine that is busy with other things.

@@ -88,10 +88,10 @@ fn check_counts(world: &World, kv: &MemKv, name: &str, sub: &Subscription, conte
                     expected.pending_by_priority[event.priority as usize] += 1;
                 }
                 Status::Leased => expected.leased += 1,
-                Status::Retry | Status::Ready => {
+                Status::Retry | Status::Ready | Status::Dying => {
                     expected.retrying += 1;
-                    let due = story.status == Status::Ready || story.due <= world.now;
-                    expected.due += u64::from(due);
+                    let is_due = story.status == Status::Retry && story.due <= world.now;
+                    expected.due += u64::from(story.status == Status::Ready || is_due);
                 }
                 Status::Done => {}
             }
@@ -144,6 +144,7 @@ fn check_rows(world: &World, kv: &MemKv, sub: &Subscription, context: &str) {
                 Standing::Retry => Status::Retry,
                 Standing::Ready => Status::Ready,
                 Standing::Leased => Status::Leased,
+                Standing::Dying => Status::Dying,
             };
             let rank = (r.place().tier, r.place().value);
             let told = r.attempts.len() as u64;

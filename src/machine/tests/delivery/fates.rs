@@ -65,7 +65,7 @@ fn check_one(
             let lease = sub.leases.values().find(has).unwrap();
             assert_eq!(holder.consumer, lease.consumer, "{context}");
         }
-        (Standing::Retrying(due), Status::Retry | Status::Ready) => {
+        (Standing::Retrying(due), Status::Retry | Status::Ready | Status::Dying) => {
             assert_eq!((due.get(), fate.failures), (story.due, story.failures), "{context}");
             assert_eq!(fate.redrives, story.redrives, "{context}");
         }

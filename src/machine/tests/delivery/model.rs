@@ -1,12 +1,15 @@
 //! Delivery as plainly as possible: a status per event, vectors and maps, no tables, no ranges.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
+use super::random::BULKY_BYTES;
 use crate::machine::delivery::retry;
 use crate::model::command::subscription::{At, Place};
 use crate::model::delivery::{Counters, DeadReason, PauseReason};
 use crate::model::ids::{Offset, SubscriptionId, TopicId};
-use crate::model::limits::{EARLY_DEAD_MAX, FAILURES_SWEPT_MAX};
+use crate::model::limits::{DEAD_LETTERS_BURIED_BYTES, EARLY_DEAD_MAX, FAILURES_SWEPT_MAX};
 use crate::model::quota::QuotaLimits;
 use crate::model::rejection::Reason;
 use crate::model::subscription::{DeliveryOrder, PriorityMode, SubscriptionConfig};
@@ -23,7 +26,12 @@ pub(super) struct Event {
     pub(super) cancelled: bool,
     /// A tick saw its deadline pass.
     pub(super) fired: bool,
+    /// So large that few of them are as many bytes of dead letters as one entry writes.
+    pub(super) bulky: bool,
 }
+
+/// So many bulky events one entry buries, and a tick.
+const BULKY_BURIED_MAX: u64 = (DEAD_LETTERS_BURIED_BYTES / BULKY_BYTES + 1) as u64;
 
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
@@ -40,6 +48,8 @@ pub(super) enum Status {
     Leased,
     Retry,
     Ready,
+    /// Dead, without a dead letter yet.
+    Dying,
     /// Acknowledged, filtered, dead, dropped, or from before the start.
     Done,
 }
@@ -58,6 +68,8 @@ pub(super) struct Story {
     pub(super) rank: (u64, u64),
     /// What is told of it: failures and calls off, also from before redrives.
     pub(super) told: u64,
+    /// Why it is dead, while it has no dead letter.
+    pub(super) reason: Option<DeadReason>,
 }
 
 impl Story {
@@ -71,6 +83,7 @@ impl Story {
             redrives: 0,
             rank: (0, 0),
             told: 0,
+            reason: None,
         }
     }
 }
@@ -127,6 +140,8 @@ pub(super) struct Subscription {
     pub(super) unswept: BTreeSet<(u64, u64)>,
     /// Failed events are left to be placed by a changed policy.
     pub(super) placing: bool,
+    /// The same for all subscriptions: bulky events that the entry or the tick has buried.
+    pub(super) buried: Rc<Cell<u64>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -149,6 +164,7 @@ pub(super) struct World {
     pub(super) service_retries: Vec<(u64, String)>,
     pub(super) topics: BTreeMap<String, Topic>,
     pub(super) subscriptions: BTreeMap<String, Subscription>,
+    pub(super) buried: Rc<Cell<u64>>,
 }
 
 impl World {
@@ -165,6 +181,11 @@ impl World {
     pub(super) fn in_flight_to(&self, service: &str, and: Option<&Subscription>) -> u64 {
         let leases = self.subscriptions.values().chain(and).flat_map(|s| s.leases.values());
         leases.filter(|l| l.service == service).map(|l| l.events.len() as u64).sum()
+    }
+
+    /// Whether as many bulky events were buried as one entry or tick does.
+    pub(super) fn is_full(&self) -> bool {
+        self.buried.get() >= BULKY_BURIED_MAX
     }
 
     /// What the quota of a service leaves: events in flight, and retries in this second.
@@ -335,11 +356,19 @@ impl Subscription {
         now: u64,
     ) {
         let story = self.story(topic, offset);
+        let disabled = self.config.dead_letters.disabled;
+        if !disabled && self.buried.get() >= BULKY_BURIED_MAX {
+            let (status, reason) = (Status::Dying, Some(reason));
+            let story = Story { status, reason, failing: true, due: now, ..story };
+            return self.set(topic, offset, story);
+        }
         self.set(topic, offset, Story::new(Status::Done));
-        if self.config.dead_letters.disabled {
+        if disabled {
             self.counters.dropped += 1;
             return;
         }
+        let bulky = topic.events[offset as usize].bulky;
+        self.buried.set(self.buried.get() + u64::from(bulky));
         self.last_dead += 1;
         self.counters.dead += 1;
         self.dead.push(Letter {

@@ -26,6 +26,8 @@ use crate::model::topic::TopicConfig;
 pub(super) const TOPICS: [&str; 3] = ["t.a", "t.b", "u"];
 /// What all events have to do with.
 pub(super) const CORRELATION: &str = "c";
+/// What bulky events have at least.
+pub(super) const BULKY_BYTES: usize = 24 << 10;
 const SUBSCRIPTIONS: [&str; 2] = ["s", "w"];
 pub(super) const CONSUMERS: [&str; 2] = ["c", "d"];
 pub(super) const SERVICES: [&str; 2] = ["", "x"];
@@ -88,6 +90,8 @@ pub(super) struct Mix {
     pub(super) flows: u64,
     /// Consumers mostly reject.
     pub(super) gloomy: bool,
+    /// Few events are as many bytes as one entry buries.
+    pub(super) bulky: bool,
 }
 
 pub(crate) fn publish_of(topic: &str, events: &[TestEvent]) -> Publish {
@@ -121,7 +125,7 @@ fn event(dice: &mut Dice, now: u64, mix: Mix) -> TestEvent {
     let deadline =
         (special && dice.below(3) == 0).then(|| deliver_at.unwrap_or(now) + 1 + dice.below(15_000));
     TestEvent {
-        id: "i".into(),
+        id: "i".repeat(if mix.bulky { BULKY_BYTES } else { 1 }),
         source: "s".into(),
         correlation_id: CORRELATION.into(),
         kind: pick(dice, &["a", "b"]).into(),

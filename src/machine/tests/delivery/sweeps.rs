@@ -60,7 +60,7 @@ impl Kv for Counting<'_> {
     }
 }
 
-fn tick(hub: &mut Hub) -> Ticked {
+pub(super) fn tick(hub: &mut Hub) -> Ticked {
     match hub.apply(Kind::Tick(Tick {})) {
         Outcome::Ticked(ticked) => ticked,
         other => panic!("{other:?}"),
@@ -68,7 +68,7 @@ fn tick(hub: &mut Hub) -> Ticked {
 }
 
 /// Ticks until nothing is due; how often.
-fn tick_all(hub: &mut Hub) -> usize {
+pub(super) fn tick_all(hub: &mut Hub) -> usize {
     (1..).find(|_| !tick(hub).more).unwrap()
 }
 

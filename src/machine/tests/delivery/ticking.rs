@@ -21,6 +21,8 @@ impl World {
             let kept = sub.config.dead_letters.retention_ms;
             let dead = sub.dead.iter().filter(|_| kept > 0);
             due.extend(dead.map(|l| (l.died_at + kept, 5, sub.id, l.number, 0)));
+            let dying = sub.stories.iter().filter(|(_, s)| s.status == Status::Dying);
+            due.extend(dying.map(|((t, o), s)| (s.due, 10, sub.id, *t, *o)));
         }
         for topic in self.topics.values() {
             for (offset, event) in (0..).zip(&topic.events) {
@@ -29,6 +31,7 @@ impl World {
                 }
             }
         }
+        self.buried.set(0);
         due.retain(|(at, ..)| *at <= now);
         due.sort_unstable();
         for sub in self.subscriptions.values_mut() {
@@ -51,7 +54,8 @@ impl World {
             self.finish(&mut sub, before[name]);
             self.subscriptions.insert(name.clone(), sub);
         }
-        Said::Exactly(Outcome::Ticked(Ticked::default()))
+        let more = self.is_full();
+        Said::Exactly(Outcome::Ticked(Ticked { more, ..Ticked::default() }))
     }
 
     fn fire(&mut self, (kind, a, b, c): (u8, u64, u64, u64), expired: &mut BTreeMap<u64, ()>) {
@@ -70,6 +74,12 @@ impl World {
                 sub.make_ready(topic, c, story);
             }
             3 => self.resume(&mut sub),
+            10 if self.is_full() => {}
+            10 => {
+                let (topic_name, topic) = topic_of(&self.topics, b).unwrap();
+                let reason = sub.story(topic, c).reason.unwrap();
+                sub.keep(topic_name, topic, c, reason, now);
+            }
             _ => {
                 let kept = sub.config.dead_letters.retention_ms;
                 sub.dead.retain(|l| l.number != b || l.died_at + kept > now);
@@ -107,7 +117,8 @@ impl World {
                 continue;
             }
             let story = sub.story(&topic, offset);
-            if story.status == Status::Done || story.redrives > 0 {
+            let ended = matches!(story.status, Status::Done | Status::Dying);
+            if ended || story.redrives > 0 {
                 continue;
             }
             if story.status == Status::Leased {

@@ -1,10 +1,11 @@
 //! Commands over the naive model.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::leasing::{lease, settle};
 use super::model::{Event, Status, Story, Subscription, Topic, World, topic_of};
-use crate::machine::tests::delivery::random::TestEvent;
+use crate::machine::tests::delivery::random::{BULKY_BYTES, TestEvent};
 use crate::model::command::{CommandBatch, CreateSubscription, Kind, Publish, Redrive};
 use crate::model::delivery::{Counters, DeadReason, Moved, PauseReason, Sought};
 use crate::model::event_run;
@@ -47,6 +48,7 @@ pub(super) fn passes(sub: &Subscription, event: &Event) -> bool {
 impl World {
     pub(super) fn apply(&mut self, entry: &CommandBatch) -> Vec<Said> {
         self.now = self.now.max(entry.stamp_ms);
+        self.buried.set(0);
         entry.commands.iter().map(|c| self.command(c.kind.clone().unwrap())).collect()
     }
 
@@ -117,7 +119,9 @@ impl World {
         let topic = self.topics.get_mut(&c.topic).ok_or(Reason::TopicNotFound)?;
         let first = topic.events.len() as u64;
         for encoded in event_run::iter(&c.events) {
-            let event = <TestEvent as prost::Message>::decode(encoded.unwrap()).unwrap();
+            let encoded = encoded.unwrap();
+            let bulky = encoded.len() >= BULKY_BYTES;
+            let event = <TestEvent as prost::Message>::decode(encoded).unwrap();
             topic.delays |= event.deliver_at.as_ref().is_some_and(|t| t.ms() > now);
             topic.events.push(Event {
                 position: *next,
@@ -129,6 +133,7 @@ impl World {
                 flow: event.flow,
                 cancelled: false,
                 fired: false,
+                bulky,
             });
             *next += 1;
             self.recorded.push(now);
@@ -160,6 +165,7 @@ impl World {
             early: BTreeSet::new(),
             unswept: BTreeSet::new(),
             placing: false,
+            buried: Rc::clone(&self.buried),
         };
         start_at(&mut sub, &self.topics, offset);
         self.subscriptions.insert(c.name, sub);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
 use super::ClientOptions;
-use crate::model::limits::ENDPOINTS_MAX;
+use crate::model::limits::{ANSWER_HEADERS_BYTES_MAX, ENDPOINTS_MAX};
 use crate::model::rejection::{Reason, Rejection};
 use crate::proto::SERVICE_METADATA;
 
@@ -197,6 +197,7 @@ fn open(address: &Address, options: &ClientOptions) -> Result<Channel, Rejection
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
+        .http2_max_header_list_size(ANSWER_HEADERS_BYTES_MAX)
         .connect_lazy())
 }
 

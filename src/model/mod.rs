@@ -26,5 +26,6 @@ pub mod registry;
 pub mod rejection;
 
 pub mod limits;
+pub mod listed;
 pub mod planted;
 pub mod wire;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::v1::CallError;
+use crate::model::limits::REFUSAL_TEXT_BYTES_MAX;
+use crate::model::listed::clipped;
 use crate::model::rejection::{Code, DOMAIN, Reason, Rejection};
 
-/// A refusal as the status of a gRPC call.
+/// A refusal as the status of a gRPC call. It travels in headers: one that is too long for them would never arrive.
 #[must_use]
 pub fn to_status(rejection: &Rejection) -> tonic::Status {
     let metadata: HashMap<String, String> = rejection.metadata.iter().cloned().collect();
@@ -17,7 +19,8 @@ pub fn to_status(rejection: &Rejection) -> tonic::Status {
         details.set_retry_info(Some(Duration::from_millis(delay_ms)));
     }
     let code = tonic::Code::from_i32(rejection.reason.code() as i32);
-    tonic::Status::with_error_details(code, rejection.message.clone(), details)
+    let message = clipped(&rejection.message, REFUSAL_TEXT_BYTES_MAX);
+    tonic::Status::with_error_details(code, message, details)
 }
 
 /// The refusal in the status of a gRPC call. A status without `ErrorInfo` comes from the transport:
@@ -65,4 +68,18 @@ pub fn from_call_error(error: CallError) -> Rejection {
     let mut metadata: Vec<_> = error.metadata.into_iter().collect();
     metadata.sort();
     Rejection { reason, message: error.message, metadata }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_any_length_has_room_in_headers() {
+        let refused = Rejection::new(Reason::VersionConflict, "ä\"".repeat(1 << 20));
+        let told = from_status(&to_status(&refused.with("key", "k")));
+        assert_eq!((told.reason, told.fact("key")), (Reason::VersionConflict, Some("k")));
+        assert!(told.message.len() <= REFUSAL_TEXT_BYTES_MAX, "{}", told.message.len());
+        assert!(told.message.starts_with("ä\"ä\"") && told.message.ends_with('…'));
+    }
 }

@@ -137,16 +137,73 @@ async fn what_is_no_schema_is_refused_with_every_problem_and_its_place() {
     assert_eq!(client.schema(unknown).await.unwrap_err().reason, Reason::SchemaNotFound);
 }
 
+/// A refusal that counts at least so many, and lists some of them.
+fn counts(refused: &Rejection, reason: Reason, at_least: usize) {
+    assert_eq!(refused.reason, reason, "{refused}");
+    let failing: usize = refused.fact("failing").unwrap().parse().unwrap();
+    assert!(failing >= at_least, "{refused}");
+    assert!(refused.message.contains(" more; `mhub schema check` tells all"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn schemas_refer_to_registered_ones_and_to_nothing_else() {
+async fn a_refusal_arrives_however_much_is_wrong() {
+    const VERSIONS: u32 = 20;
     let cluster = Cluster::start(1, &[]);
     let client = client(&cluster);
+    let of_type = |title: u32, kind: &str| {
+        let fields: serde_json::Map<_, _> = (0..5)
+            .map(|n| (format!("a_field_with_a_long_name_{n}"), serde_json::json!({"type": kind})))
+            .collect();
+        let title = title.to_string();
+        serde_json::json!({"title": title, "type": "object", "properties": fields}).to_string()
+    };
+    let rule = async |compatibility: Compatibility| {
+        let (subject, compatibility) = ("order".to_owned(), compatibility.into());
+        let set = SetCompatibilityRequest { subject, compatibility, ..Default::default() };
+        client.set_compatibility(set).await.unwrap();
+    };
+    rule(Compatibility::None).await;
+    for n in 1..=VERSIONS {
+        let version = register(&client, "order", json(&of_type(n, "string"))).await.unwrap();
+        assert_eq!(version.version, n);
+    }
+    rule(Compatibility::BackwardTransitive).await;
+    let other = of_type(0, "integer");
+    let refused = register(&client, "order", json(&other)).await.unwrap_err();
+    counts(&refused, Reason::SchemaIncompatible, 100);
+    assert_eq!(refused.fact("versions"), Some("1-20"), "{refused}");
+    // One that is not asked to fit says it all.
+    let run = |args: &[&str]| mhub_with_input(&cluster.nodes[0].endpoint(), args, Some(&other));
+    let args = ["order", "-", "--format", "json"];
+    run(&[&["schema", "register"][..], &args].concat()).fails(4, "SCHEMA_INCOMPATIBLE");
+    let told = run(&[&["schema", "check", "-o", "json"][..], &args].concat());
+    told.fails(4, "");
+    let told: serde_json::Value = serde_json::from_str(&told.stdout()).unwrap();
+    let all = told["failing"].as_array().unwrap().len().to_string();
+    assert_eq!(refused.fact("failing"), Some(all.as_str()), "{refused}");
+
+    let bad: serde_json::Map<_, _> =
+        (0..100).map(|n| (n.to_string(), serde_json::json!({"type": n}))).collect();
+    let bad = serde_json::json!({"properties": bad}).to_string();
+    counts(&refusal(&client, json(&bad)).await, Reason::SchemaMalformed, 100);
+}
+
+/// What money is, and an order that refers to it.
+fn shop() -> (SchemaDefinition, SchemaDefinition) {
     let money = r#"syntax = "proto3"; package shop; message Money { int64 cents = 1; }"#;
     let money = definition(SchemaFormat::Protobuf, &[("money.proto", money)]);
     let order = r#"syntax = "proto3"; package shop; import "money.proto"; message Order { Money total = 1; }"#;
     let mut order = definition(SchemaFormat::Protobuf, &[("order.proto", order)]);
     let name = "money.proto".to_owned();
     order.references = vec![SchemaReference { name, subject: "money".into(), version: 1 }];
+    (money, order)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_refer_to_registered_ones_and_to_nothing_else() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    let (money, order) = shop();
     let refused = register(&client, "order", order.clone()).await.unwrap_err();
     assert_eq!(refused.reason, Reason::SchemaNotFound);
     register(&client, "money", money).await.unwrap();

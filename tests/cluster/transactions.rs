@@ -2,14 +2,17 @@
 
 use message_hub::client::{Client, EventBuilder, recorded_events};
 use message_hub::model::rejection::Reason;
+use message_hub::proto::status::from_status;
 use message_hub::proto::v1::key_expectation::Expect;
 use message_hub::proto::v1::settlement::Action;
+use message_hub::proto::v1::transactions_client::TransactionsClient;
 use message_hub::proto::v1::{
     Ack, BeginTransactionRequest, CommitTransactionRequest, Event, KeyExpectation, OffsetRange,
     ReadRequest, SettleRequest, Settlement, StageTransactionRequest, TransactRequest,
     TransactionPart,
 };
 use prost::Message as _;
+use tonic::transport::Endpoint;
 
 use crate::delivery::{client, counter, shop};
 use crate::support::worker::{Worker, ack, offsets, whole};
@@ -136,6 +139,64 @@ async fn what_is_no_transaction_is_refused() {
     );
     assert!(run(&document).succeeds().stdout().contains('a'));
     assert_eq!(payloads(&client, "a").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_arrives_however_much_stands_against_it() {
+    /// What clients of some languages take.
+    const HEADERS_BYTES: u32 = 8 << 10;
+    let cluster = Cluster::start(1, &[]);
+    for topic in ["a", "b"] {
+        cluster.admin(&["topic", "create", topic]).succeeds();
+    }
+    let client = client(&cluster);
+    let key = |n: usize| format!("{n:0>200}");
+    let expecting = |topic: &str, keys: std::ops::Range<usize>| TransactionPart {
+        topic: topic.to_owned(),
+        // Of all of them only one holds.
+        expectations: keys
+            .map(|n| KeyExpectation {
+                key: key(n),
+                expect: Some(if n == 100 { Expect::NoKey(true) } else { Expect::Exact(7) }),
+            })
+            .collect(),
+        events: Vec::new(),
+    };
+    let parts = || vec![expecting("a", 0..300), expecting("b", 300..501)];
+    let failing = "0-99,101-500";
+    let transact = TransactRequest { parts: parts(), ..TransactRequest::default() };
+    let id = client.begin_transaction(BeginTransactionRequest::default()).await.unwrap().id;
+    let stage = StageTransactionRequest { id, parts: parts(), ..Default::default() };
+    client.stage_transaction(stage).await.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.nodes[0].endpoint()));
+    let endpoint = endpoint.unwrap().http2_max_header_list_size(HEADERS_BYTES);
+    let mut other = TransactionsClient::connect(endpoint).await.unwrap();
+    for refused in [
+        client.transact(transact.clone()).await.unwrap_err(),
+        from_status(&other.transact(transact).await.unwrap_err()),
+        client.commit_transaction(CommitTransactionRequest { id }).await.unwrap_err(),
+    ] {
+        assert_eq!(refused.reason, Reason::VersionConflict, "{refused}");
+        assert_eq!(refused.fact("failing"), Some("500"), "{refused}");
+        assert_eq!(refused.fact("failing_expectations"), Some(failing), "{refused}");
+        assert_eq!(refused.fact("key"), Some(key(0).as_str()), "{refused}");
+        assert!(refused.message.contains(&key(1)), "{refused}");
+        assert!(refused.message.contains(&format!("number {failing} fail")), "{refused}");
+    }
+    // All expectations of one call.
+    let publisher = client.publisher();
+    let all = expecting("a", 101..613).expectations;
+    let events = vec![event(1).build().encode_to_vec().into()];
+    let refused = publisher.publish_all("a", events, all).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::VersionConflict, "{refused}");
+    assert_eq!(refused.fact("failing_expectations"), Some("0-511"), "{refused}");
+    // The command line.
+    let expect: serde_json::Map<_, _> = (0..500).map(|n| (key(n), 7.into())).collect();
+    let document = serde_json::json!({"parts": [{"topic": "a", "expect": expect}]});
+    let run = ["tx", "run", "-"];
+    let run = mhub_with_input(&cluster.nodes[0].endpoint(), &run, Some(&document.to_string()));
+    run.fails(4, "number 0-499 fail").fails(4, "VERSION_CONFLICT");
+    assert!(payloads(&client, "a").await.is_empty());
 }
 
 /// Settlements of the subscription `s` as this consumer.

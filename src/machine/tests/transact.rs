@@ -223,9 +223,16 @@ fn everything_that_fails_is_told_and_a_repetition_gets_the_first_answer() {
     };
     let Outcome::Rejected(refused) = hub.apply(Kind::Transact(command)) else { panic!() };
     assert_eq!((refused.reason, refused.fact("failing")), (Reason::VersionConflict, Some("4")));
+    // Those of a topic that is not there have their numbers, too.
+    assert_eq!(refused.fact("failing_expectations"), Some("0-1"));
     for told in ["\"a\"", "\"b\"", "topic gone", "missing"] {
         assert!(refused.message.contains(told), "{}", refused.message);
     }
+    let late = vec![expecting("gone", "c", Expect::NoKey), expecting("u", "b", Expect::Exists)];
+    let late = Transact { parts: late, ..Transact::default() };
+    let Outcome::Rejected(refused) = hub.apply(Kind::Transact(late)) else { panic!() };
+    assert_eq!((refused.reason, refused.fact("failing")), (Reason::TopicNotFound, Some("2")));
+    assert_eq!(refused.fact("failing_expectations"), Some("1"));
     // A refusal is not remembered: the same id may be used when things have changed.
     let parts = vec![
         keyed_publish(&mut dice, "t", 2, &KEYS),

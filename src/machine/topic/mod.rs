@@ -1,5 +1,6 @@
 //! Topics: their records, their commands, and the batches that hold their events.
 
+pub(crate) mod against;
 pub(crate) mod backs;
 pub mod batch;
 pub mod cutter;

@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::against::Against;
 use super::batch;
 use super::ids::{IdEntry, expiry_key, expiry_value, forget, id_key};
 use super::keys;
@@ -41,7 +42,9 @@ pub(crate) fn apply<K: Kv>(
             Verdict::Refused(rejection) => return Ok(Outcome::Rejected(rejection)),
         }
     }
-    if let Some(rejection) = check(machine, &topic, command)? {
+    let mut against = Against::default();
+    check(machine, &topic, command, &mut against)?;
+    if let Some(rejection) = against.refusal() {
         return Ok(Outcome::Rejected(rejection));
     }
     let published = write(machine, topic, command)?;
@@ -57,14 +60,14 @@ pub(crate) fn check<K: Kv>(
     machine: &mut Machine<'_, K>,
     topic: &TopicRecord,
     command: &Publish,
-) -> Result<Option<Rejection>, Fault> {
-    if let Err(rejection) = check_size(topic, command) {
-        return Ok(Some(rejection));
-    }
-    if let Some(rejection) = judged::refusal(machine, topic, command)? {
-        return Ok(Some(rejection));
-    }
-    check_expectations(machine, topic, command)
+    against: &mut Against,
+) -> Result<(), Fault> {
+    let unfit = match check_size(topic, command) {
+        Err(rejection) => Some(rejection),
+        Ok(()) => judged::refusal(machine, topic, command)?,
+    };
+    unfit.into_iter().for_each(|rejection| against.note(rejection));
+    against.expect(machine, topic, command)
 }
 
 /// Appends what was checked.
@@ -95,42 +98,6 @@ fn check_size(topic: &TopicRecord, command: &Publish) -> Result<(), Rejection> {
     .with("topic", &command.topic)
     .with("max_event_bytes", max)
     .with("event_bytes", command.largest_event_bytes))
-}
-
-/// Tells every expectation that fails, not the first only.
-fn check_expectations<K: Kv>(
-    machine: &mut Machine<'_, K>,
-    topic: &TopicRecord,
-    command: &Publish,
-) -> Result<Option<Rejection>, Fault> {
-    let mut failing = Vec::new();
-    for expectation in &command.expectations {
-        #[cfg(feature = "planted")]
-        if crate::machine::planted::is_passed_over(command, &expectation.key)? {
-            continue;
-        }
-        let actual = machine.key_version(topic.topic_id(), &expectation.key)?;
-        if !expectation.expect().holds(actual) {
-            failing.push((expectation, actual));
-        }
-    }
-    let Some((first, actual)) = failing.first() else { return Ok(None) };
-    let told: Vec<String> = failing
-        .iter()
-        .map(|(e, actual)| {
-            format!("key {:?} is at version {actual}, expected {}", e.key, e.expect())
-        })
-        .collect();
-    Ok(Some(
-        Rejection::new(
-            Reason::VersionConflict,
-            format!("{}; read the key again and decide anew", told.join("; ")),
-        )
-        .with("topic", &command.topic)
-        .with("key", &first.key)
-        .with("expected", first.expect())
-        .with("actual", actual),
-    ))
 }
 
 /// Appends a run of events, and their keys where they have some.

@@ -5,6 +5,7 @@ use crate::machine::apply::Machine;
 use crate::machine::delivery::settle;
 use crate::machine::kv::Kv;
 use crate::machine::subscription::record;
+use crate::machine::topic::against::Against;
 use crate::machine::topic::publish;
 use crate::machine::topic::record::not_found;
 use crate::machine::{Fault, requests};
@@ -32,7 +33,34 @@ pub(super) fn refusal<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: &Transact,
 ) -> Result<Option<Rejection>, Fault> {
-    Ok(joined(failing(machine, command)?))
+    let mut against = Against::default();
+    for part in &command.parts {
+        match machine.topic(&part.topic)?.cloned() {
+            Some(topic) => publish::check(machine, &topic, part, &mut against)?,
+            None => {
+                against.note(not_found(&part.topic));
+                against.pass_over(part);
+            }
+        }
+    }
+    for part in &command.settles {
+        let name = &part.subscription;
+        let Some(subscription) = record::get(machine.overlay(), name)? else {
+            against.note(record::not_found(name));
+            continue;
+        };
+        for item in &part.items {
+            let id = subscription.subscription_id();
+            if let Some(reason) = settle::lacks(machine, id, &part.consumer, item)? {
+                let text = format!(
+                    "lease {} of subscription {name} is not held with these events, or some have left it; name those that it still has, or pull again",
+                    item.lease_id
+                );
+                against.note(Rejection::new(reason, text).with("lease_id", item.lease_id));
+            }
+        }
+    }
+    Ok(against.refusal())
 }
 
 /// Does what was checked; where the events of each part went.
@@ -52,45 +80,4 @@ pub(super) fn perform<K: Kv>(
         settle::apply(machine, part)?;
     }
     Ok(parts)
-}
-
-/// Everything that stands against it.
-fn failing<K: Kv>(
-    machine: &mut Machine<'_, K>,
-    command: &Transact,
-) -> Result<Vec<Rejection>, Fault> {
-    let mut failing = Vec::new();
-    for part in &command.parts {
-        match machine.topic(&part.topic)?.cloned() {
-            Some(topic) => failing.extend(publish::check(machine, &topic, part)?),
-            None => failing.push(not_found(&part.topic)),
-        }
-    }
-    for part in &command.settles {
-        let name = &part.subscription;
-        let Some(subscription) = record::get(machine.overlay(), name)? else {
-            failing.push(record::not_found(name));
-            continue;
-        };
-        for item in &part.items {
-            let id = subscription.subscription_id();
-            if let Some(reason) = settle::lacks(machine, id, &part.consumer, item)? {
-                let text = format!(
-                    "lease {} of subscription {name} is not held with these events, or some have left it; name those that it still has, or pull again",
-                    item.lease_id
-                );
-                failing.push(Rejection::new(reason, text).with("lease_id", item.lease_id));
-            }
-        }
-    }
-    Ok(failing)
-}
-
-/// One refusal that tells all of them, with the reason and the facts of the first.
-fn joined(failing: Vec<Rejection>) -> Option<Rejection> {
-    let count = failing.len();
-    let messages: Vec<&str> = failing.iter().map(|rejection| rejection.message.as_str()).collect();
-    let message = messages.join("; ");
-    let first = failing.into_iter().next()?;
-    Some(Rejection { message, ..first }.with("failing", count))
 }

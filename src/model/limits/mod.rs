@@ -272,8 +272,13 @@ pub const SCHEMAS_COMPILED_MAX: usize = 4096;
 pub const SCHEMAS_COMPILED_BYTES_MAX: usize = if cfg!(test) { 1000 } else { 64 << 20 };
 /// Bytes of events that schemas judge before others get their turn; a larger event is another thread's.
 pub const JUDGED_AT_ONCE_BYTES_MAX: u64 = 32 << 10;
-/// Bytes of violations that a refusal lists, about.
-pub const REFUSAL_BYTES_MAX: usize = 4 << 10;
+/// Bytes of what a refusal lists, about. It travels in the headers of an answer, twice and encoded, and clients of
+/// some languages take no more than 8 KiB of them.
+pub const REFUSAL_BYTES_MAX: usize = 2 << 10;
+/// Bytes of the text of a refusal that answers a call; the rest of it is cut off.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 4 << 10;
+/// Bytes of the headers of an answer that the hub's own client takes.
+pub const ANSWER_HEADERS_BYTES_MAX: u32 = 64 << 10;
 /// Bytes of the name of a subject of schemas.
 pub const SUBJECT_BYTES_MAX: usize = 256;
 /// Subjects of schemas.

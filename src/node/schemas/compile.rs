@@ -1,8 +1,10 @@
 //! Registered schemas, compiled with everything that they refer to.
 
 use super::Found;
+use super::judgement::at;
 use crate::machine::kv::Kv;
 use crate::machine::schema::query;
+use crate::model::listed;
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::schema::{SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference};
 use crate::schema::limits::SCHEMA_TREE_MAX;
@@ -14,8 +16,11 @@ pub(super) fn compiled(kv: &impl Kv, definition: &SchemaDefinition) -> Found<Com
         Ok(resolved) => resolved,
         Err(rejection) => return Ok(Err(rejection)),
     };
-    Ok(schema::compile(&definition_of(definition), &resolved)
-        .map_err(|invalid| Rejection::new(Reason::SchemaMalformed, invalid.to_string())))
+    Ok(schema::compile(&definition_of(definition), &resolved).map_err(|invalid| {
+        let each = invalid.problems.iter().map(|problem| at(&problem.place, &problem.text));
+        let (list, _) = listed::joined(each);
+        Rejection::new(Reason::SchemaMalformed, format!("schema is refused: {list}"))
+    }))
 }
 
 /// What references lead to, and what that refers to in turn. They cannot run in a circle: a schema refers to

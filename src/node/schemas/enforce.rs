@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::super::query::Consistency;
 use super::super::{Node, unexpected_bytes};
+use super::judgement::at;
 use super::judges::{JudgeStats, Known, judge};
 use crate::machine::{Fault, query as topics};
 use crate::model::command::Publish;
@@ -323,7 +324,7 @@ fn violated(
             break;
         }
         text.push_str(if told == 0 { ": " } else { "; " });
-        text.push_str(&super::at(pointer, why));
+        text.push_str(&at(pointer, why));
     }
 }
 
@@ -471,7 +472,7 @@ mod tests {
             .collect();
         let mut refused = Refused::new(Rejection::new(Reason::SchemaViolated, ""));
         for index in 0..500 {
-            let some = if index == 0 { &all[..10] } else { &all[..] };
+            let some = if index == 0 { &all[..5] } else { &all[..] };
             refused.add(index, |text| {
                 violated(text, (Some(index), "i"), &SchemaVerdict::default(), some);
             });

@@ -3,11 +3,13 @@
 
 mod compile;
 pub mod enforce;
+mod judgement;
 pub mod judges;
 
 use std::sync::Arc;
 
 use self::compile::{compiled, definition_of, resolved};
+pub use self::judgement::Judgement;
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
 use crate::machine::Fault;
@@ -21,56 +23,7 @@ use crate::model::rejection::{Reason, Rejection};
 use crate::model::schema::{
     Compatibility, SchemaDefinition, SchemaInfo, SchemaReference, SchemaState, SubjectInfo,
 };
-use crate::schema::{self, Change, Compiled, Direction, Incompatibility, Problem, Violation};
-
-/// What was found of a schema that somebody wants to register.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Judgement {
-    /// The revision of the subject that it was judged against; 0: it was not there.
-    pub judged_at: u64,
-    /// The same schema has the same.
-    pub fingerprint: String,
-    /// The version that is the same schema.
-    pub same_as: Option<u32>,
-    /// Why it is none.
-    pub problems: Vec<Problem>,
-    /// Why it cannot follow a version, in a direction.
-    pub incompatible: Vec<(u32, Direction, Incompatibility)>,
-}
-
-impl Judgement {
-    /// Whether it may be registered, or is.
-    #[must_use]
-    pub fn is_ok(&self) -> bool {
-        self.problems.is_empty() && self.incompatible.is_empty()
-    }
-
-    fn refusal(&self, subject: &str) -> Option<Rejection> {
-        let told = |reason, head: &str, each: Vec<String>| {
-            let count = each.len();
-            let text = format!("{head}: {}", each.join("; "));
-            Rejection::new(reason, text).with("subject", subject).with("failing", count)
-        };
-        if !self.problems.is_empty() {
-            let each = self.problems.iter().map(|problem| at(&problem.place, &problem.text));
-            return Some(told(Reason::SchemaMalformed, "the schema is none", each.collect()));
-        }
-        let each = self.incompatible.iter().map(|(version, direction, why)| {
-            let who = match direction {
-                Direction::Backward => format!("readers with it cannot read version {version}"),
-                Direction::Forward => format!("readers with version {version} cannot read it"),
-            };
-            at(&why.path, &format!("{who}: {} ({})", why.text, why.rule))
-        });
-        let each: Vec<_> = each.collect();
-        let head = format!("the schema is incompatible with subject {subject}");
-        (!each.is_empty()).then(|| told(Reason::SchemaIncompatible, &head, each))
-    }
-}
-
-fn at(place: &str, text: &str) -> String {
-    if place.is_empty() { text.to_owned() } else { format!("at {place}: {text}") }
-}
+use crate::schema::{self, Change, Compiled, Direction, Incompatibility, Violation};
 
 impl Node {
     /// Registers a version of a subject. The same schema again is the version that is there.
@@ -88,10 +41,7 @@ impl Node {
         let mut tries = 0;
         loop {
             // What this node has is enough: the state tells when it was not the newest.
-            let judged = self.judge_schema(&subject, &definition, None).await?;
-            if let Some(rejection) = judged.refusal(&subject) {
-                return Err(rejection);
-            }
+            let judged = self.judged_new(&subject, &definition).await?;
             let register = RegisterSchema {
                 subject: subject.clone(),
                 definition: definition.clone(),
@@ -109,6 +59,22 @@ impl Node {
                 Err(refused) => return Err(refused),
             }
         }
+    }
+
+    /// A schema that may be registered.
+    async fn judged_new(
+        &self,
+        subject: &str,
+        definition: &SchemaDefinition,
+    ) -> Result<Judgement, Rejection> {
+        self.judge_schema(subject, definition, None).await?.or_refused(subject)
+    }
+
+    /// A version that may come back, or needs no judgement.
+    async fn judged_back(&self, subject: &str, version: u32) -> Result<Judgement, Rejection> {
+        let name = subject.to_owned();
+        let judged = self.read(move |db| judge_again(db, &name, version)).await??;
+        judged.unwrap_or_default().or_refused(subject)
     }
 
     /// Whether a schema could be registered, by what the subject says or by another rule.
@@ -269,13 +235,7 @@ impl Node {
         loop {
             let mut judged_at = 0;
             if state != SchemaState::Deleted {
-                let name = subject.clone();
-                let judged = self.read(move |db| judge_again(db, &name, version)).await??;
-                if let Some(rejection) = judged.as_ref().and_then(|judged| judged.refusal(&subject))
-                {
-                    return Err(rejection);
-                }
-                judged_at = judged.map_or(0, |judged| judged.judged_at);
+                judged_at = self.judged_back(&subject, version).await?.judged_at;
             }
             let (subject, request_id) = (subject.clone(), request_id.clone());
             let set =

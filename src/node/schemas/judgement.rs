@@ -1,0 +1,96 @@
+//! What was found of a schema, and the refusal that tells of it.
+
+use std::collections::BTreeSet;
+
+use crate::model::listed;
+use crate::model::rejection::{Reason, Rejection};
+use crate::schema::{Direction, Incompatibility, Problem};
+
+/// What was found of a schema that somebody wants to register.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// The revision of the subject that it was judged against; 0: it was not there.
+    pub judged_at: u64,
+    /// The same schema has the same.
+    pub fingerprint: String,
+    /// The version that is the same schema.
+    pub same_as: Option<u32>,
+    /// Why it is none.
+    pub problems: Vec<Problem>,
+    /// Why it cannot follow a version, in a direction.
+    pub incompatible: Vec<(u32, Direction, Incompatibility)>,
+}
+
+impl Judgement {
+    /// Whether it may be registered, or is.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty() && self.incompatible.is_empty()
+    }
+
+    /// The judgement, if nothing stands against the schema.
+    pub(super) fn or_refused(self, subject: &str) -> Result<Self, Rejection> {
+        if self.is_ok() { Ok(self) } else { Err(self.refusal(subject)) }
+    }
+
+    /// Tells every reason that there is room for, and all versions that it cannot follow.
+    fn refusal(&self, subject: &str) -> Rejection {
+        let told = |reason, head: &str, each: Vec<String>| {
+            let (list, left) = listed::joined(&each);
+            let all = if left > 0 { "; `mhub schema check` tells all of them" } else { "" };
+            let refused = Rejection::new(reason, format!("{head}: {list}{all}"));
+            refused.with("subject", subject).with("failing", each.len())
+        };
+        if !self.problems.is_empty() {
+            let each = self.problems.iter().map(|problem| at(&problem.place, &problem.text));
+            return told(Reason::SchemaMalformed, "the schema is none", each.collect());
+        }
+        let each = self.incompatible.iter().map(|(version, direction, why)| {
+            let who = match direction {
+                Direction::Backward => format!("readers with it cannot read version {version}"),
+                Direction::Forward => format!("readers with version {version} cannot read it"),
+            };
+            at(&why.path, &format!("{who}: {} ({})", why.text, why.rule))
+        });
+        let head = format!("the schema is incompatible with subject {subject}");
+        let versions: BTreeSet<_> = self.incompatible.iter().map(|(v, ..)| u64::from(*v)).collect();
+        told(Reason::SchemaIncompatible, &head, each.collect())
+            .with("versions", listed::numbers(versions))
+    }
+}
+
+/// What is wrong, behind its place.
+pub(super) fn at(place: &str, text: &str) -> String {
+    if place.is_empty() { text.to_owned() } else { format!("at {place}: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::limits::REFUSAL_BYTES_MAX;
+
+    #[test]
+    fn a_refusal_counts_all_and_lists_what_there_is_room_for() {
+        let why = |n: u32| Incompatibility {
+            path: format!("/properties/{n}"),
+            rule: "type_changed",
+            text: "x".repeat(100),
+        };
+        let incompatible = |versions: std::ops::Range<u32>| {
+            let of = |n: u32| (n, Direction::Backward, why(n));
+            Judgement { incompatible: versions.rev().map(of).collect(), ..Judgement::default() }
+        };
+        let few = incompatible(3..5).or_refused("s").unwrap_err();
+        assert_eq!((few.fact("failing"), few.fact("versions")), (Some("2"), Some("3-4")));
+        assert!(few.message.ends_with("(type_changed)") && few.message.contains("/properties/3"));
+        let many = incompatible(1..501).or_refused("s").unwrap_err();
+        assert_eq!(many.reason, Reason::SchemaIncompatible);
+        assert_eq!((many.fact("failing"), many.fact("versions")), (Some("500"), Some("1-500")));
+        assert!(many.message.len() < REFUSAL_BYTES_MAX + 200, "{}", many.message.len());
+        assert!(many.message.contains(" more; `mhub schema check`"), "{many}");
+        let problem = Problem { place: "/type".to_owned(), text: "no type".to_owned() };
+        let problems = vec![problem; 100];
+        let none = Judgement { problems, ..Judgement::default() }.or_refused("s").unwrap_err();
+        assert_eq!((none.reason, none.fact("failing")), (Reason::SchemaMalformed, Some("100")));
+    }
+}

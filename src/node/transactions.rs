@@ -220,7 +220,8 @@ impl Node {
         if self.is_answered(request_id).await? { Ok(parts.to_vec()) } else { Err(refused) }
     }
 
-    async fn is_answered(&self, request_id: &str) -> Result<bool, Rejection> {
+    /// Whether a mutation with this request id was done before.
+    pub(super) async fn is_answered(&self, request_id: &str) -> Result<bool, Rejection> {
         let request_id = request_id.to_owned();
         self.read(move |db| requests::is_answered(db, &request_id)).await
     }

@@ -4,8 +4,8 @@ use message_hub::client::Client;
 use message_hub::model::rejection::{Reason, Rejection};
 use message_hub::proto::v1::{
     CheckSchemaRequest, Compatibility, GetSchemaRequest, RegisterSchemaRequest, Schema,
-    SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference, SetCompatibilityRequest,
-    ValidateDataRequest,
+    SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference, SchemaState,
+    SetCompatibilityRequest, SetSchemaStateRequest, ValidateDataRequest,
 };
 
 use crate::delivery::client;
@@ -197,6 +197,83 @@ fn shop() -> (SchemaDefinition, SchemaDefinition) {
     let name = "money.proto".to_owned();
     order.references = vec![SchemaReference { name, subject: "money".into(), version: 1 }];
     (money, order)
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_has_not_heard_of_yet_is_no_reason_to_refuse() {
+    use std::time::Duration;
+
+    use message_hub::client::ClientOptions;
+
+    use crate::support::{SERVING_WITHIN, poll};
+    let mut cluster = Cluster::start(3, &[]);
+    let behind = (cluster.leader() + 1) % 3;
+    cluster.nodes[behind].kill();
+    // It applies what is decided as long as there is such a file.
+    let go = cluster.nodes[behind].data_dir().with_file_name("go");
+    std::fs::write(&go, "").unwrap();
+    let hold = format!("apply::before_write={}", go.display());
+    cluster.nodes[behind].set("MHUB_TEST_HOLD_AT", hold);
+    cluster.nodes[behind].start();
+    cluster.await_answering(behind);
+    cluster.mhub(behind, &["topic", "ls"]).succeeds();
+    std::fs::remove_file(&go).unwrap();
+    let others = (0..3).filter(|index| *index != behind).map(|i| cluster.nodes[i].endpoint());
+    let (money, order) = shop();
+    let others: Vec<_> = others.collect();
+    register(&Client::new(others.clone()).unwrap(), "money", money).await.unwrap();
+    let of_it = cluster.nodes[behind].endpoint();
+    let first = Client::new([vec![of_it.clone()], others].concat()).unwrap();
+    assert_eq!(register(&first, "order", order.clone()).await.unwrap().version, 1);
+    // Also as the leader it does not refuse before it knows all.
+    let id = cluster.nodes[behind].id.to_string();
+    cluster.admin(&["cluster", "transfer-leader", &id]).succeeds();
+    assert!(poll(SERVING_WITHIN, || cluster.leader() == behind), "it does not lead");
+    let options = ClientOptions { pinned: true, ..ClientOptions::default() };
+    let pinned = Client::with_options([of_it], options).unwrap();
+    let mut registered = std::pin::pin!(register(&pinned, "late", order));
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut registered).await;
+    assert!(early.is_err(), "{early:?}");
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(registered.await.unwrap().version, 1);
+    cluster.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_gets_its_first_answer_whatever_came_since() {
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    let new_id = || uuid::Uuid::new_v4().to_string();
+    let register_by = async |text: &str, request_id: String| {
+        let (subject, definition) = ("n".to_owned(), Some(json(text)));
+        let request = RegisterSchemaRequest { subject, definition, request_id };
+        client.register_schema(request).await.map(|schema| schema.version)
+    };
+    let undo_by = async |version, request_id: String| {
+        let (subject, state) = ("n".to_owned(), SchemaState::Active.into());
+        let request = SetSchemaStateRequest { subject, version, state, request_id };
+        client.set_schema_state(request).await.map(|schema| schema.version)
+    };
+    let remove = |version| {
+        cluster.admin(&["schema", "rm", "n", version, "--yes"]).succeeds();
+    };
+    let (integer, text) = (r#"{"type": "integer"}"#, r#"{"type": "string"}"#);
+    let (registered, undone) = (new_id(), new_id());
+    assert_eq!(register_by(integer, registered.clone()).await, Ok(1));
+    remove("1");
+    assert_eq!(undo_by(1, undone.clone()).await, Ok(1));
+    remove("1");
+    assert_eq!(register_by(text, new_id()).await, Ok(2));
+    // By now neither would be taken.
+    let refused = [register_by(integer, new_id()).await, undo_by(1, new_id()).await];
+    let refused = refused.map(|refused| refused.unwrap_err().reason);
+    assert_eq!(refused, [Reason::SchemaIncompatible; 2]);
+    assert_eq!(register_by(integer, registered).await, Ok(1));
+    assert_eq!(undo_by(1, undone).await, Ok(1));
+    let listed = cluster.admin(&["schema", "ls", "n", "-o", "json"]).json();
+    let states: Vec<_> = listed.as_array().unwrap().iter().map(|v| v["state"].clone()).collect();
+    assert_eq!(states, ["deleted", "active"], "nothing was done again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,11 @@ impl Judgement {
         self.problems.is_empty() && self.incompatible.is_empty()
     }
 
+    /// None was made: the state takes nothing by it that has to be judged.
+    pub(super) fn none() -> Self {
+        Self { judged_at: u64::MAX, ..Self::default() }
+    }
+
     /// The judgement, if nothing stands against the schema.
     pub(super) fn or_refused(self, subject: &str) -> Result<Self, Rejection> {
         if self.is_ok() { Ok(self) } else { Err(self.refusal(subject)) }
@@ -92,5 +97,6 @@ mod tests {
         let problems = vec![problem; 100];
         let none = Judgement { problems, ..Judgement::default() }.or_refused("s").unwrap_err();
         assert_eq!((none.reason, none.fact("failing")), (Reason::SchemaMalformed, Some("100")));
+        assert!(Judgement::none().or_refused("s").is_ok());
     }
 }

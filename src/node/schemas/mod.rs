@@ -38,10 +38,11 @@ impl Node {
         request_id: String,
     ) -> Result<SchemaInfo, Rejection> {
         validate::request_id(&request_id)?;
+        name::check_subject(&subject)?;
         let mut tries = 0;
         loop {
-            // What this node has is enough: the state tells when it was not the newest.
-            let judged = self.judged_new(&subject, &definition).await?;
+            let judge = || self.judged_new(&subject, &definition);
+            let judged = self.surely(&request_id, judge).await?;
             let register = RegisterSchema {
                 subject: subject.clone(),
                 definition: definition.clone(),
@@ -58,6 +59,32 @@ impl Node {
                 }
                 Err(refused) => return Err(refused),
             }
+        }
+    }
+
+    /// A judgement that may be proposed. What this node has is enough for one that takes: the state tells when it was
+    /// not the newest. A refusal never comes that far, so it is made sure of here; and a repeated request gets its
+    /// first answer, whatever is said of it by now.
+    async fn surely<F>(
+        &self,
+        request_id: &str,
+        judge: impl Fn() -> F,
+    ) -> Result<Judgement, Rejection>
+    where
+        F: Future<Output = Result<Judgement, Rejection>>,
+    {
+        // Elsewhere it is refused anyway.
+        if !self.raft.is_leader() {
+            return Ok(Judgement::none());
+        }
+        let mut sure = false;
+        loop {
+            match judge().await {
+                Err(_) if self.is_answered(request_id).await? => return Ok(Judgement::none()),
+                Err(_) if !sure => self.fresh(Consistency::Linearizable, self.deadline()).await?,
+                judged => return judged,
+            }
+            sure = true;
         }
     }
 
@@ -235,7 +262,8 @@ impl Node {
         loop {
             let mut judged_at = 0;
             if state != SchemaState::Deleted {
-                judged_at = self.judged_back(&subject, version).await?.judged_at;
+                let judge = || self.judged_back(&subject, version);
+                judged_at = self.surely(&request_id, judge).await?.judged_at;
             }
             let (subject, request_id) = (subject.clone(), request_id.clone());
             let set =

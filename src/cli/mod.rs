@@ -23,6 +23,7 @@ mod replay;
 mod retries;
 mod schema;
 mod schema_print;
+mod schema_source;
 mod serve;
 mod service;
 mod service_config;
@@ -329,6 +330,7 @@ mod tests {
         "topic create orders --config max_event_bytes=1000 --config index_ids=true",
         "topic ls -o json",
         "topic rm orders --yes",
+        "schema register order p/order.proto p/money.proto --proto-path p --format protobuf",
         "events publish orders",
         "events publish orders -",
         "events publish orders file.jsonl --endpoint a:1,b:2",

@@ -1,34 +1,30 @@
 //! `mhub schema`.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::output::{self, Output};
 use super::read::ConsistencyArg;
 use super::schema_print::{brief, print_subject, state};
+use super::schema_source::{Source, read};
 use super::{Done, Failure, Global, confirm};
 use crate::client::Client;
-use crate::model::limits::CALL_BYTES_MAX;
 use crate::model::rejection::Exit;
 use crate::proto::v1::{
     CheckSchemaRequest, Compatibility, DiffSchemasRequest, GetSchemaRequest, GetSubjectRequest,
-    ListSubjectsRequest, RegisterSchemaRequest, Schema, SchemaDefinition, SchemaFile, SchemaFormat,
-    SchemaReference, SchemaState, SetCompatibilityRequest, SetSchemaStateRequest,
-    ValidateDataRequest, schema_change,
+    ListSubjectsRequest, RegisterSchemaRequest, Schema, SchemaDefinition, SchemaState,
+    SetCompatibilityRequest, SetSchemaStateRequest, ValidateDataRequest, schema_change,
 };
 
 /// Subjects that are asked for at once.
 const PAGE: u32 = 1000;
-/// Bytes of one file; what is longer is refused by the hub anyway.
-const FILE_BYTES_MAX: u64 = CALL_BYTES_MAX as u64;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum SchemaCommand {
     /// Register a version of a subject, if it is compatible with those before.
     #[command(
-        after_help = "Examples:\n  mhub schema register order.created order.json\n  mhub schema register order.created order.proto money.proto      more files that it imports\n  mhub schema register order.created order.avsc --reference com.shop.Money=money@1"
+        after_help = "Examples:\n  mhub schema register order.created order.json\n  mhub schema register order.created protos/order.proto protos/money.proto      and what it imports: \"money.proto\"\n  mhub schema register order.created protos/shop/order.proto protos/shop/money.proto --proto-path protos      \"shop/money.proto\"\n  mhub schema register order.created order.avsc --reference com.shop.Money=money@1"
     )]
     Register {
         /// The subject, like a type of events.
@@ -151,27 +147,6 @@ pub(super) enum SchemaCommand {
     },
 }
 
-/// A schema in files.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct Source {
-    /// The schema; for Protobuf the main file, and what it imports.
-    #[arg(required = true)]
-    files: Vec<PathBuf>,
-    /// Its language; default: by the name of the file (.json, .proto, .avsc).
-    #[arg(long, value_enum)]
-    format: Option<FormatArg>,
-    /// A registered schema that it uses: how it calls it, its subject and version.
-    #[arg(long, value_name = "NAME=SUBJECT@VERSION", value_parser = reference)]
-    reference: Vec<SchemaReference>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FormatArg {
-    Json,
-    Protobuf,
-    Avro,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum CompatibilityArg {
@@ -196,65 +171,6 @@ impl From<CompatibilityArg> for Compatibility {
             CompatibilityArg::FullTransitive => Self::FullTransitive,
         }
     }
-}
-
-fn reference(text: &str) -> Result<SchemaReference, String> {
-    let parts = text.rsplit_once('=').and_then(|(name, rest)| {
-        let (subject, version) = rest.rsplit_once('@')?;
-        Some((name, subject, version.parse().ok()?))
-    });
-    let (name, subject, version) = parts
-        .ok_or_else(|| format!("{text:?} is no NAME=SUBJECT@VERSION, like money=shop.money@1"))?;
-    Ok(SchemaReference { name: name.to_owned(), subject: subject.to_owned(), version })
-}
-
-impl Source {
-    fn definition(self) -> Result<SchemaDefinition, Failure> {
-        let format = match self.format {
-            Some(format) => format,
-            None => by_name(self.files.first().map_or(Path::new(""), PathBuf::as_path))?,
-        };
-        let format = match format {
-            FormatArg::Json => SchemaFormat::Json,
-            FormatArg::Protobuf => SchemaFormat::Protobuf,
-            FormatArg::Avro => SchemaFormat::Avro,
-        };
-        let file = |path: &PathBuf| -> Result<SchemaFile, Failure> {
-            let text = String::from_utf8(read(path)?)
-                .map_err(|_| Failure::usage(format!("{}: it is no text", path.display())))?;
-            Ok(SchemaFile { name: path.display().to_string(), text })
-        };
-        let files = self.files.iter().map(file).collect::<Result<_, _>>()?;
-        Ok(SchemaDefinition { format: format.into(), files, references: self.reference })
-    }
-}
-
-fn by_name(path: &Path) -> Result<FormatArg, Failure> {
-    match path.extension().and_then(std::ffi::OsStr::to_str) {
-        Some("json") => Ok(FormatArg::Json),
-        Some("proto") => Ok(FormatArg::Protobuf),
-        Some("avsc") => Ok(FormatArg::Avro),
-        _ => Err(Failure::usage(format!(
-            "{}: its name does not tell the language; say --format json, protobuf or avro",
-            path.display()
-        ))),
-    }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
-    let input: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(wrong)?)
-    };
-    let mut content = Vec::new();
-    input.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(wrong)?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        let text = format!("{}: more than {FILE_BYTES_MAX} bytes, the most", file.display());
-        return Err(Failure::usage(text));
-    }
-    Ok(content)
 }
 
 pub(super) async fn run(command: SchemaCommand, global: Global) -> Done {
@@ -449,28 +365,4 @@ async fn validate(client: &Client, output: Output, request: ValidateDataRequest)
         output::item(output, &told)?;
     }
     Ok(if found.violations.is_empty() { Exit::Ok } else { Exit::Error })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reference_names_all_it_needs() {
-        let found = reference("https://shop/money=x=shop.money@3").unwrap();
-        assert_eq!(
-            (found.name.as_str(), found.subject.as_str()),
-            ("https://shop/money=x", "shop.money")
-        );
-        assert_eq!(found.version, 3);
-        for text in ["money", "money=shop", "money=shop@x", "shop@1"] {
-            assert!(reference(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_name_tells_the_language() {
-        assert_eq!(by_name(Path::new("a/order.avsc")).unwrap(), FormatArg::Avro);
-        assert!(by_name(Path::new("order")).unwrap_err().message.contains("--format"));
-    }
 }

@@ -332,6 +332,53 @@ async fn a_deleted_version_comes_back_only_where_it_fits() {
 }
 
 #[test]
+fn the_command_line_names_protobuf_files_as_imports_do() {
+    const MONEY: &str = r#"syntax = "proto3"; package shop; message Money { int64 cents = 1; }"#;
+    let order = |import: &str| {
+        format!(
+            r#"syntax = "proto3"; package shop; import "{import}"; message Order {{ Money total = 1; }}"#
+        )
+    };
+    let cluster = Cluster::start(1, &[]);
+    // The same files in two places.
+    let places = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let path =
+        |place: usize, name: &str| places[place].path().join(name).to_str().unwrap().to_owned();
+    for place in 0..2 {
+        std::fs::create_dir_all(path(place, "shop")).unwrap();
+        std::fs::write(path(place, "shop/money.proto"), MONEY).unwrap();
+        std::fs::write(path(place, "shop/order.proto"), order("money.proto")).unwrap();
+        std::fs::write(path(place, "shop/nested.proto"), order("shop/money.proto")).unwrap();
+    }
+    let register = |subject: &str, files: &[String], more: &[&str]| {
+        let files: Vec<_> = files.iter().map(String::as_str).collect();
+        cluster.admin(&[&["schema", "register", subject, "-o", "json"], &files[..], more].concat())
+    };
+    let names = |subject: &str| {
+        let found = cluster.admin(&["schema", "get", subject, "-o", "json"]).json();
+        let files = found["files"].as_array().unwrap().iter();
+        files.map(|file| file["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for place in 0..2 {
+        // By the folder of the main file.
+        let files = [path(place, "shop/order.proto"), path(place, "shop/../shop/./money.proto")];
+        let version = register("order", &files, &[]).json()["version"].clone();
+        assert_eq!(version, 1, "from place {place}");
+        // By a folder above it.
+        let files = [path(place, "shop/nested.proto"), path(place, "shop/money.proto")];
+        let folder = path(place, "");
+        let version =
+            register("nested", &files, &["--proto-path", &folder]).json()["version"].clone();
+        assert_eq!(version, 1, "from place {place}");
+        register("nested", &files, &[]).fails(2, "SCHEMA_MALFORMED");
+    }
+    assert_eq!(names("order"), ["order.proto", "money.proto"]);
+    assert_eq!(names("nested"), ["shop/nested.proto", "shop/money.proto"]);
+    let elsewhere = [path(0, "shop/order.proto"), path(1, "shop/money.proto")];
+    register("order", &elsewhere, &[]).fails(2, "--proto-path");
+}
+
+#[test]
 fn the_command_line_shows_it() {
     let cluster = Cluster::start(1, &[]);
     let dir = tempfile::tempdir().unwrap();

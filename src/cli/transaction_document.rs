@@ -1,11 +1,13 @@
 //! The document that a transaction is written as.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 
 use prost::Message as _;
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -32,8 +34,8 @@ struct Document<'a> {
 #[serde(deny_unknown_fields)]
 struct Part<'a> {
     topic: String,
-    #[serde(default)]
-    expect: BTreeMap<String, Value>,
+    #[serde(default, deserialize_with = "expectations")]
+    expect: Vec<(String, Value)>,
     #[serde(default, borrow)]
     events: Vec<&'a RawValue>,
 }
@@ -55,6 +57,34 @@ struct Item {
     action: String,
     #[serde(default)]
     reason: String,
+}
+
+/// What is expected by key, in the order of the document. A key that is named twice is refused: JSON would let the
+/// last one count.
+fn expectations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, Value)>, D::Error> {
+    struct ByKey;
+
+    impl<'de> Visitor<'de> for ByKey {
+        type Value = Vec<(String, Value)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("what is expected of each key")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut seen, mut all) = (BTreeSet::new(), Vec::new());
+            while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                if !seen.insert(key.clone()) {
+                    let text = format!("expect names key {key:?} twice; say once what is expected");
+                    return Err(A::Error::custom(text));
+                }
+                all.push((key, value));
+            }
+            Ok(all)
+        }
+    }
+
+    from.deserialize_map(ByKey)
 }
 
 /// A transaction from a file, or from standard input.
@@ -149,6 +179,7 @@ mod tests {
         let text = json!({
             "parts": [
                 {"topic": "a", "expect": {"k": 7, "l": "none", "m": "exists", "n": "9"}},
+                {"topic": "c", "expect": {}},
                 {"topic": "b", "events": [{"specversion": "1.0", "id": "1", "source": "/x", "type": "t"}]},
             ],
             "settles": [{
@@ -160,7 +191,13 @@ mod tests {
         let request = request(&text.to_string()).unwrap();
         assert_eq!(request.parts[0].expectations.len(), 4);
         assert_eq!(request.parts[0].expectations[3].expect, Some(Expect::Exact(9)));
-        assert_eq!(request.parts[1].events.len(), 1);
+        assert!(request.parts[1].expectations.is_empty());
+        assert_eq!(request.parts[2].events.len(), 1);
+        // They keep the order in which they are written: a refusal tells them by number.
+        let text = r#"{"parts": [{"topic": "a", "expect": {"z": 1, "a": 2}}]}"#;
+        let ordered = super::request(text).unwrap();
+        let keys: Vec<_> = ordered.parts[0].expectations.iter().map(|e| e.key.as_str()).collect();
+        assert_eq!(keys, ["z", "a"]);
         let item = &request.settles[0].items[0];
         assert_eq!((item.lease_id, item.term, item.topic_id), (1, 2, 3));
         assert!(matches!(&item.action, Some(Action::Nack(nack)) if nack.reason == "BUSY"));
@@ -173,6 +210,9 @@ mod tests {
             (r#"{"part": []}"#, "part"),
             (r#"{"parts": [{"topic": "a", "expect": {"k": -1}}]}"#, "-1"),
             (r#"{"parts": [{"topic": "a", "expect": {"k": "perhaps"}}]}"#, "perhaps"),
+            (r#"{"parts": [{"topic": "a", "expect": {"k": 1, "l": 3, "k": 2}}]}"#, "\"k\" twice"),
+            (r#"{"parts": [{"topic": "a", "expect": {"k": 1, "k": 1}}]}"#, "\"k\" twice"),
+            (r#"{"parts": [{"topic": "a", "expect": [1]}]}"#, "what is expected of each key"),
             (r#"{"parts": [{"topic": "a", "events": [{}]}]}"#, "specversion"),
         ] {
             let failure = request(text).unwrap_err();

@@ -133,6 +133,7 @@ async fn what_is_no_transaction_is_refused() {
     run("{}").fails(2, "INVALID_REQUEST");
     run("nonsense").fails(2, "malformed");
     run(r#"{"parts": [{"topic": "a", "expect": {"k": 3}}]}"#).fails(4, "VERSION_CONFLICT");
+    run(r#"{"parts": [{"topic": "a", "expect": {"k": 3, "k": "none"}}]}"#).fails(2, "\"k\" twice");
     let event = r#"{"specversion":"1.0","id":"1","source":"/t","type":"t","data":"x"}"#;
     let document = format!(
         r#"{{"parts": [{{"topic": "a", "expect": {{"k": "none"}}, "events": [{event}]}}]}}"#

@@ -98,9 +98,10 @@ pub(super) struct FilterArgs {
 
 fn reason(text: &str) -> Result<DeadReason, String> {
     DeadReason::from_str_name(&format!("DEAD_REASON_{text}"))
-        .filter(|reason| !matches!(reason, DeadReason::Unspecified | DeadReason::SchemaInvalid))
+        .filter(|reason| *reason != DeadReason::Unspecified)
         .ok_or_else(|| {
-            "use MAX_ATTEMPTS, REJECTED, NON_RETRYABLE, EXPIRED or DEADLINE_UNREACHABLE".to_owned()
+            "use MAX_ATTEMPTS, REJECTED, SCHEMA_INVALID, NON_RETRYABLE, EXPIRED or DEADLINE_UNREACHABLE"
+                .to_owned()
         })
 }
 

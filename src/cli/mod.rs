@@ -362,7 +362,7 @@ mod tests {
         "retries ls billing",
         "retries now billing --all",
         "retries cancel billing --topic orders --offset 7 --offset 9",
-        "dlq ls billing --reason MAX_ATTEMPTS --reason EXPIRED --type t --from 1000 --limit 5",
+        "dlq ls billing --reason MAX_ATTEMPTS --reason SCHEMA_INVALID --type t --from 1000 --limit 5",
         "dlq show billing 7",
         "dlq redrive billing 7 9 --dry-run",
         "dlq redrive billing --all --rate 500",

@@ -22,7 +22,8 @@ pub enum DeadReason {
     Expired = 4,
     /// Its next delivery would come at or after its deadline.
     DeadlineUnreachable = 5,
-    /// It does not fit its schema. Reserved: schemas are enforced when events are published.
+    /// A consumer rejected it with the reason `SCHEMA_VIOLATED`: what it consists of, or what is made of it, breaks a
+    /// schema.
     SchemaInvalid = 6,
 }
 

@@ -272,7 +272,8 @@ fn an_event_whose_result_is_refused_is_a_dead_letter_and_the_others_are_handed_o
         .map(|letter| {
             let offset: u64 = letter["offset"].as_str().unwrap().parse().unwrap();
             let (reason, error) = letter["error"].as_str().unwrap().split_once(' ').unwrap();
-            assert!(letter["reason"] == "REJECTED" && !error.is_empty(), "{letter}");
+            let died = if reason == "SCHEMA_VIOLATED" { "SCHEMA_INVALID" } else { "REJECTED" };
+            assert!(letter["reason"] == died && !error.is_empty(), "{letter}");
             (offset, reason.to_owned())
         })
         .collect();
@@ -284,6 +285,13 @@ fn an_event_whose_result_is_refused_is_a_dead_letter_and_the_others_are_handed_o
         (31, "CALL_TOO_LARGE"),
     ];
     assert_eq!(dead, reasons.map(|(offset, reason)| (offset, reason.to_owned())));
+    for (reason, offsets) in [("SCHEMA_INVALID", ["3", "17"]), ("REJECTED", ["30", "31"])] {
+        let found = cluster.admin(&["dlq", "ls", "s", "--reason", reason, "-o", "json"]).json();
+        let mut found: Vec<_> =
+            found.as_array().unwrap().iter().map(|l| l["offset"].as_str().unwrap()).collect();
+        found.sort_unstable_by_key(|offset| offset.parse::<u64>().unwrap());
+        assert_eq!(found, offsets, "{reason}");
+    }
     // Each of the others has one result, in their order, and nothing comes again.
     assert_eq!(pipe().succeeds().stdout(), "");
     let read = cluster.admin(&["events", "read", "out", "-o", "jsonl"]).stdout();

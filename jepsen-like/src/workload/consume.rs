@@ -261,10 +261,10 @@ async fn letters(client: &Client, name: &str) -> Result<Vec<Letter>, Rejection> 
             offset: letter.offset,
             death: match letter.reason() {
                 DeadReason::MaxAttempts => Death::MaxAttempts,
-                DeadReason::Rejected => Death::Rejected,
+                DeadReason::Rejected | DeadReason::SchemaInvalid => Death::Rejected,
                 DeadReason::NonRetryable => Death::NonRetryable,
                 DeadReason::Expired | DeadReason::DeadlineUnreachable => Death::TooLate,
-                DeadReason::Unspecified | DeadReason::SchemaInvalid => Death::Other,
+                DeadReason::Unspecified => Death::Other,
             },
             failures: letter.failures,
         }));

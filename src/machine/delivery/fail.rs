@@ -23,6 +23,7 @@ use crate::model::limits::{
     RETRY_AFTER_MS_MAX,
 };
 use crate::model::ranges::Ranges;
+use crate::model::rejection::Reason;
 
 /// Why it failed.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +118,7 @@ fn judge(
 ) -> Verdict {
     let policy = &work.record.config.retry;
     let (reason, retry_after_ms) = match cause {
-        Cause::Reject { .. } => return Verdict::Dead(DeadReason::Rejected),
+        Cause::Reject { reason, .. } => return Verdict::Dead(rejected(reason)),
         Cause::Nack { reason, retry_after_ms, .. } => (reason, retry_after_ms),
         Cause::Expired => (REASON_LEASE_EXPIRED, None),
     };
@@ -139,6 +140,15 @@ fn judge(
     );
     let wait_ms = retry_after_ms.map_or(delay_ms, |ms| ms.min(RETRY_AFTER_MS_MAX));
     Verdict::Retry { due: UnixMs(now.get().saturating_add(wait_ms)), delay_ms }
+}
+
+/// As what an event dies that a consumer rejects.
+fn rejected(reason: &str) -> DeadReason {
+    if reason == Reason::SchemaViolated.as_str() {
+        DeadReason::SchemaInvalid
+    } else {
+        DeadReason::Rejected
+    }
 }
 
 /// The special attributes of an event, without looking where a topic has none.

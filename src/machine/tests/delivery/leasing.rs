@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{LeaseRow, Status, Story, Subscription, Topic, topic_of};
+use super::model::{Cause, LeaseRow, Status, Story, Subscription, Topic, topic_of};
 use super::world::passes;
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::command::{Lease, Settle};
@@ -263,12 +263,12 @@ fn settle_item(
             }
             Action::Nack(nack) => {
                 sub.counters.nacked += 1;
-                let cause = Some((nack.reason.as_str(), nack.retry_after_ms));
+                let cause = Cause::Nack(&nack.reason, nack.retry_after_ms);
                 sub.fail((name, topic), *offset, cause, now);
             }
-            Action::Reject(_) => {
+            Action::Reject(reject) => {
                 sub.counters.rejected += 1;
-                sub.fail((name, topic), *offset, None, now);
+                sub.fail((name, topic), *offset, Cause::Reject(&reject.reason), now);
             }
             Action::Release(_) => {
                 sub.counters.released += 1;

@@ -384,12 +384,11 @@ impl Subscription {
         });
     }
 
-    /// `cause`: the reason of a nack with its `retry_after`; `None`: rejected.
     pub(super) fn fail(
         &mut self,
         (name, topic): (&str, &Topic),
         offset: u64,
-        cause: Option<(&str, Option<u64>)>,
+        cause: Cause<'_>,
         now: u64,
     ) {
         let event = &topic.events[offset as usize];
@@ -413,14 +412,15 @@ impl Subscription {
         );
         let deadline = event.deadline.filter(|_| story.redrives == 0);
         let dead = match cause {
-            None => Some(DeadReason::Rejected),
-            Some((reason, _)) if policy.non_retryable_reasons.iter().any(|r| r == reason) => {
+            Cause::Reject("SCHEMA_VIOLATED") => Some(DeadReason::SchemaInvalid),
+            Cause::Reject(_) => Some(DeadReason::Rejected),
+            Cause::Nack(reason, _) if policy.non_retryable_reasons.iter().any(|r| r == reason) => {
                 Some(DeadReason::NonRetryable)
             }
             _ if policy.max_attempts > 0 && story.failures >= policy.max_attempts => {
                 Some(DeadReason::MaxAttempts)
             }
-            Some((_, after)) => {
+            Cause::Nack(_, after) => {
                 story.due = now + after.unwrap_or(delay);
                 deadline.filter(|d| story.due >= *d).map(|_| DeadReason::DeadlineUnreachable)
             }
@@ -440,6 +440,13 @@ impl Subscription {
         let dead = lately.iter().filter(|(_, dead)| *dead).count();
         lately.len() >= 20 && dead * 2 > lately.len() && !self.config.dead_letters.trip_disabled
     }
+}
+
+/// Why a delivery fails: a nack with its reason and `retry_after`, or a reject with its reason.
+#[derive(Clone, Copy)]
+pub(super) enum Cause<'a> {
+    Nack(&'a str, Option<u64>),
+    Reject(&'a str),
 }
 
 pub(super) fn topic_of(topics: &BTreeMap<String, Topic>, id: u64) -> Option<(&str, &Topic)> {

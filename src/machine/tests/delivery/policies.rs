@@ -479,3 +479,20 @@ fn deleting_a_topic_forgets_its_failed_events_and_no_others() {
     assert_eq!([Table::Ready, Table::Failures].map(|table| hub.kv.rows(table)), [2, 2]);
     assert_eq!(found(&hub).0, [0, 1]);
 }
+
+#[test]
+fn what_is_rejected_for_its_schema_dies_of_that() {
+    let mut hub = Hub::plain();
+    hub.publish(&plain(4));
+    let reject =
+        |reason: &str| Action::Reject(Reject { reason: reason.into(), detail: String::new() });
+    // Who gives it back may get it again.
+    let back = Action::Nack(Nack { reason: "SCHEMA_VIOLATED".into(), ..Nack::default() });
+    let actions = [reject("SCHEMA_VIOLATED"), reject("EVENT_TOO_LARGE"), reject(""), back];
+    for (offset, action) in (0..).zip(actions) {
+        let lease = hub.lease(&[(offset, 1)]).remove(0).lease_id;
+        assert_eq!(hub.settle(lease, action), None);
+    }
+    let rejected = DeadReason::Rejected;
+    assert_eq!(hub.dead(), [DeadReason::SchemaInvalid, rejected, rejected]);
+}

@@ -392,7 +392,7 @@ fn action(dice: &mut Dice, mix: Mix) -> Action {
             reason: if dice.below(8) == 0 { "NEVER".into() } else { String::new() },
             detail: "no".into(),
         }),
-        7 => Action::Reject(Reject::default()),
+        7 => Action::Reject(Reject { reason: "SCHEMA_VIOLATED".into(), ..Reject::default() }),
         8 => Action::Release(Release {}),
         _ => Action::Extend(Extend { lease_ms: dice.below(2) * 5000 }),
     }

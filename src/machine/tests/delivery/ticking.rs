@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::leasing::ends_at;
-use super::model::{LeaseRow, Status, Story, Subscription, World, topic_of};
+use super::model::{Cause, LeaseRow, Status, Story, Subscription, World, topic_of};
 use super::world::{Said, matches, passes};
 use crate::model::delivery::{DeadReason, Ticked};
 use crate::model::outcome::Outcome;
@@ -99,7 +99,7 @@ impl World {
         let place = topic_of(&self.topics, lease.topic).unwrap();
         for offset in &lease.events {
             sub.counters.expired += 1;
-            sub.fail(place, *offset, Some(("LEASE_EXPIRED", None)), self.now);
+            sub.fail(place, *offset, Cause::Nack("LEASE_EXPIRED", None), self.now);
         }
         sub.leases.remove(&id);
         expired.insert(sub.id, ());
@@ -130,7 +130,7 @@ impl World {
                     lease.lost = true;
                     sub.leases.retain(|_, l| !l.events.is_empty());
                     sub.counters.expired += 1;
-                    sub.fail((&name, &topic), offset, Some(("LEASE_EXPIRED", None)), now);
+                    sub.fail((&name, &topic), offset, Cause::Nack("LEASE_EXPIRED", None), now);
                     expired.insert(sub.id, ());
                 }
                 continue;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prost::Message as _;
 
 use super::events::{EVENT, decode, print};
@@ -179,14 +179,26 @@ impl Copies {
     }
 }
 
-fn bar(replay: &Replay) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+/// How far a replay is, counted from where it began.
+struct Bar {
+    bar: ProgressBar,
+    start: u64,
+}
+
+impl Bar {
+    fn new(start: u64, end: u64) -> Self {
+        let shown = std::io::stderr().is_terminal();
+        let target =
+            if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(end.saturating_sub(start)), target);
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar, start }
     }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta}");
-    let bar = ProgressBar::new(replay.end());
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
+
+    fn reach(&self, next: u64) {
+        self.bar.set_position(next.saturating_sub(self.start));
+    }
 }
 
 fn options(args: &ReplayArgs) -> Result<ReplayOptions, Failure> {
@@ -220,11 +232,12 @@ pub(super) async fn run(client: &Client, output: Output, args: ReplayArgs) -> Do
         pending: VecDeque::new(),
         reached: None,
     });
-    let (bar, lines) = (bar(&replay), Lines::new(output, EVENT));
+    let bar = Bar::new(replay.cursor().next, replay.end());
+    let lines = Lines::new(output, EVENT);
     let (all, count, printed) = (args.all, 0, None);
     let mut player = Player { replay, output, lines, copies, kept, all, count, printed };
     let played = player.play(&bar).await;
-    bar.finish_and_clear();
+    bar.bar.finish_and_clear();
     // However it ended: what is there is not to come again.
     let ended = player.end(matches!(played, Ok(false))).await;
     let (stopped, ()) = (played?, ended?);
@@ -251,7 +264,7 @@ struct Player {
 
 impl Player {
     /// Plays until the range ends or somebody stops it; whether the latter.
-    async fn play(&mut self, bar: &ProgressBar) -> Result<bool, Failure> {
+    async fn play(&mut self, bar: &Bar) -> Result<bool, Failure> {
         loop {
             let next = tokio::select! {
                 next = self.replay.next() => next?,
@@ -279,7 +292,7 @@ impl Player {
                 }
             }
             self.count += events.len() as u64;
-            bar.set_position(self.replay.cursor().next);
+            bar.reach(self.replay.cursor().next);
             self.save(self.reached(), false)?;
         }
     }
@@ -310,5 +323,21 @@ impl Player {
             (Some(kept), Some(cursor)) => kept.save(&cursor, at_once),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_counts_from_where_the_replay_began() {
+        let bar = Bar::new(900_000, 1_000_000);
+        assert_eq!((bar.bar.position(), bar.bar.length()), (0, Some(100_000)));
+        bar.reach(950_000);
+        assert_eq!(bar.bar.position(), 50_000);
+        bar.reach(1_000_000);
+        assert_eq!(Some(bar.bar.position()), bar.bar.length());
+        assert_eq!(Bar::new(7, 7).bar.length(), Some(0));
     }
 }

@@ -20,6 +20,8 @@ pub const ADDRESSES_MAX: usize = 16;
 pub const ADDRESS_BYTES_MAX: usize = 260;
 /// Bytes of the word for what is spoken at an address.
 pub const PROTOCOL_BYTES_MAX: usize = 32;
+/// Bytes of a version, and of a requirement of versions.
+pub const VERSION_BYTES_MAX: usize = 256;
 /// Bytes of a zone's name.
 pub const ZONE_BYTES_MAX: usize = 64;
 /// The range of an instance's weight, thousandths.

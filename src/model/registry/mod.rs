@@ -11,6 +11,7 @@ pub use self::service::{
     BalancePolicy, BreakerPolicy, Check, CheckKind, Dependency, Failover, HealthPolicy,
     ServiceConfig, ServiceInfo,
 };
+use super::limits::VERSION_BYTES_MAX;
 use super::rejection::{Reason, Rejection};
 
 fn refuse(setting: &str, why: &str) -> Rejection {
@@ -33,8 +34,18 @@ fn known(setting: &str, known: bool) -> Result<(), Rejection> {
     if known { Ok(()) } else { Err(refuse(setting, "has a value that does not exist")) }
 }
 
+/// Whoever names a long version is not told all of it.
+fn check_length(setting: &str, text: &str) -> Result<(), Rejection> {
+    if text.len() <= VERSION_BYTES_MAX {
+        return Ok(());
+    }
+    let bytes = text.len();
+    Err(refuse(setting, &format!("has {bytes} bytes, {VERSION_BYTES_MAX} is the most")))
+}
+
 /// Checks a version of Semantic Versioning 2.0; empty: none is told.
 fn check_version(setting: &str, version: &str) -> Result<(), Rejection> {
+    check_length(setting, version)?;
     if version.is_empty() || semver::Version::parse(version).is_ok() {
         return Ok(());
     }
@@ -58,6 +69,7 @@ pub fn meets(version: &str, requirement: &str) -> bool {
 /// # Errors
 /// `INVALID_CONFIG`.
 pub fn check_requirement(setting: &str, requirement: &str) -> Result<(), Rejection> {
+    check_length(setting, requirement)?;
     if requirement.is_empty() || semver::VersionReq::parse(requirement).is_ok() {
         return Ok(());
     }
@@ -67,6 +79,17 @@ pub fn check_requirement(setting: &str, requirement: &str) -> Result<(), Rejecti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_and_requirements_are_bounded() {
+        let long = |bytes: usize| format!("1.0.0-{}", "a".repeat(bytes - 6));
+        for check in [check_version, check_requirement] {
+            assert_eq!(check("version", &long(VERSION_BYTES_MAX)), Ok(()));
+            let refused = check("version", &long(VERSION_BYTES_MAX + 1)).unwrap_err();
+            assert_eq!(refused.reason, Reason::InvalidConfig);
+            assert!(refused.to_string().len() < VERSION_BYTES_MAX, "{refused}");
+        }
+    }
 
     #[test]
     fn versions_meet_requirements() {

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prost::Message as _;
+
 use super::convert::invalid;
 use crate::machine::registry::graph::{self, Lack};
 use crate::model::command::InstanceName;
 use crate::model::ids::UnixMs;
+use crate::model::limits::PAGE_BYTES_TARGET;
 use crate::model::outcome::InstanceOutcome;
 use crate::model::registry::{
     self as model, BreakerState, BreakerStatus, CheckKind, Health, InstanceInfo, Mode, ServiceInfo,
@@ -15,10 +18,10 @@ use crate::model::rejection::Rejection;
 use crate::node::registry::{CallOutcome, Change, Renewal, Resolved, Shown, Wanted, WatchPart};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::{
-    self, Address, BalancePolicy, Breaker, DependencyEdge, DependencyNode, GetServiceResponse,
-    HealthTransition, Instance, InstanceHealth, InstanceMode, InstanceResult, InstanceSpec,
-    Readiness, ReadinessCause, RenewResponse, ResolveRequest, ResolveResponse, Service,
-    ServiceChange, ServiceConfig, WatchServicesResponse, instance_result,
+    self, Address, BalancePolicy, Breaker, DependencyEdge, DependencyNode, GetDependenciesResponse,
+    GetServiceResponse, HealthTransition, Instance, InstanceHealth, InstanceMode, InstanceResult,
+    InstanceSpec, Readiness, ReadinessCause, RenewResponse, ResolveRequest, ResolveResponse,
+    Service, ServiceChange, ServiceConfig, WatchServicesResponse, instance_result,
 };
 
 fn unknown(what: &str) -> Rejection {
@@ -293,7 +296,26 @@ pub(super) fn results(outcomes: Vec<InstanceOutcome>) -> Vec<InstanceResult> {
         Ok(info) => instance_result::Result::Instance(instance(info)),
         Err(rejection) => instance_result::Result::Refused(to_call_error(&rejection)),
     };
-    outcomes.into_iter().map(|outcome| InstanceResult { result: Some(one(outcome)) }).collect()
+    let mut bytes = 0;
+    let result = |outcome| {
+        let mut result = InstanceResult { result: Some(one(outcome)) };
+        bytes += result.encoded_len();
+        if bytes > PAGE_BYTES_TARGET {
+            shorten(&mut result);
+        }
+        result
+    };
+    outcomes.into_iter().map(result).collect()
+}
+
+/// Leaves out of an instance what may be long.
+fn shorten(result: &mut InstanceResult) {
+    let Some(instance_result::Result::Instance(instance)) = &mut result.result else { return };
+    instance.transitions.clear();
+    if let Some(spec) = &mut instance.spec {
+        spec.addresses.clear();
+        spec.metadata.clear();
+    }
 }
 
 pub(super) fn renewals(given: Vec<v1::Renewal>) -> Vec<Renewal> {
@@ -407,9 +429,12 @@ pub(super) fn readiness(tree: graph::Node) -> Readiness {
 }
 
 pub(super) fn shown(shown: Shown) -> GetServiceResponse {
+    let page = shown.page;
+    let last = page.instances.last().filter(|_| page.more);
     GetServiceResponse {
-        service: Some(service(shown.service)),
-        instances: shown.instances.into_iter().map(instance).collect(),
+        next_page_token: last.map(|last| last.spec.id.clone()).unwrap_or_default(),
+        service: Some(service(page.service)),
+        instances: page.instances.into_iter().map(instance).collect(),
         revision: shown.revision,
         ready: shown.tree.is_ready(),
         not_ready: shown.tree.causes().into_iter().next().map(cause),
@@ -431,10 +456,14 @@ fn node(known: graph::Node) -> DependencyNode {
     }
 }
 
-pub(super) fn edges(known: Vec<(String, model::Dependency)>) -> Vec<DependencyEdge> {
+pub(super) fn edges(known: graph::Edges) -> GetDependenciesResponse {
     let one =
         |(from, dependency)| DependencyEdge { from, dependency: Some(told_dependency(dependency)) };
-    known.into_iter().map(one).collect()
+    let last = known.edges.last().filter(|_| known.more);
+    GetDependenciesResponse {
+        next_page_token: last.map(|(from, _)| from.clone()).unwrap_or_default(),
+        edges: known.edges.into_iter().map(one).collect(),
+    }
 }
 
 #[cfg(test)]

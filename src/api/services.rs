@@ -48,8 +48,9 @@ impl Services for ServicesService {
         &self,
         request: Request<GetServiceRequest>,
     ) -> Result<Response<GetServiceResponse>, Status> {
-        let GetServiceRequest { name, options } = request.into_inner();
-        let found = self.0.service(&name, consistency(options)).await;
+        let GetServiceRequest { name, options, page_size, page_token } = request.into_inner();
+        let size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(usize::MAX);
+        let found = self.0.service(&name, page_token, size, consistency(options)).await;
         found.map(|shown| Response::new(convert::shown(shown))).map_err(|r| to_status(&r))
     }
 
@@ -200,10 +201,9 @@ impl Services for ServicesService {
         &self,
         request: Request<GetDependenciesRequest>,
     ) -> Result<Response<GetDependenciesResponse>, Status> {
-        let GetDependenciesRequest { name, options } = request.into_inner();
-        let found = self.0.dependencies(&name, consistency(options)).await;
-        let edges = found.map(convert::edges).map_err(|r| to_status(&r))?;
-        Ok(Response::new(GetDependenciesResponse { edges }))
+        let GetDependenciesRequest { name, options, page_token } = request.into_inner();
+        let found = self.0.dependencies(&name, page_token, consistency(options)).await;
+        found.map(|edges| Response::new(convert::edges(edges))).map_err(|r| to_status(&r))
     }
 
     async fn set_breaker(

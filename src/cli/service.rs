@@ -250,7 +250,8 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
         }
         ServiceCommand::Info { name, consistency } => {
             let options = Some(consistency.options());
-            let found = client.service(GetServiceRequest { name, options }).await?;
+            let request = GetServiceRequest { name, options, ..Default::default() };
+            let found = client.service(request).await?;
             show(&found, output)?;
         }
         ServiceCommand::Resolve { name, count, policy, key, zone, requires, protocol } => {
@@ -371,8 +372,9 @@ async fn register(client: &Client, args: RegisterArgs, output: Output) -> Done {
 
 /// Changes a service's settings, or registers it.
 async fn put(client: &Client, args: &RegisterArgs) -> Result<Service, Failure> {
-    let request = GetServiceRequest { name: args.name.clone(), options: None };
-    let known = match client.service(request).await {
+    let name = args.name.clone();
+    let request = GetServiceRequest { name, page_size: 1, ..GetServiceRequest::default() };
+    let known = match client.service_page(request).await {
         Ok(found) => found.service.unwrap_or_default(),
         Err(rejection) if rejection.reason == Reason::ServiceNotFound => Service::default(),
         Err(rejection) => return Err(rejection.into()),

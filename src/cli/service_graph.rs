@@ -46,7 +46,8 @@ pub(super) async fn deps(
     output: Output,
 ) -> Done {
     let of = name.clone().unwrap_or_default();
-    let found = client.dependencies(GetDependenciesRequest { name: of, options: None }).await?;
+    let found =
+        client.dependencies(GetDependenciesRequest { name: of, ..Default::default() }).await?;
     if as_dot {
         dot(&found.edges)?;
         return Ok(Exit::Ok);

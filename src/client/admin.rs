@@ -212,8 +212,8 @@ unary! {
     delete_key_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse = KeysClient, delete_snapshot, Recognised;
     /// A page of the events of a correlation id, with what became of each.
     trace(TraceRequest) -> TraceResponse = TrackingClient, trace, Read;
-    /// A service with its instances.
-    service(GetServiceRequest) -> GetServiceResponse = ServicesClient, get_service, Read;
+    /// A service with a page of its instances.
+    service_page(GetServiceRequest) -> GetServiceResponse = ServicesClient, get_service, Read;
     /// A page of services.
     services(ListServicesRequest) -> ListServicesResponse = ServicesClient, list_services, Read;
     /// Registers instances, each by itself. Nothing renews them: [`super::ServiceHandle`] does.
@@ -228,8 +228,8 @@ unary! {
     report_outcomes(ReportOutcomesRequest) -> ReportOutcomesResponse = ServicesClient, report_outcomes, Read;
     /// What a service needs, transitively, and whether all of it is there.
     readiness(GetReadinessRequest) -> Readiness = ServicesClient, get_readiness, Read;
-    /// Who declares a dependency on whom.
-    dependencies(GetDependenciesRequest) -> GetDependenciesResponse = ServicesClient, get_dependencies, Read;
+    /// A page of who declares a dependency on whom.
+    dependencies_page(GetDependenciesRequest) -> GetDependenciesResponse = ServicesClient, get_dependencies, Read;
     /// Forms a cluster of the node that answers.
     init(InitRequest) -> InitResponse = ClusterClient, init, Unsafe;
     /// Makes the node that answers join a cluster.
@@ -253,6 +253,42 @@ unary! {
 }
 
 impl Client {
+    /// A service with all of its instances, page by page; with the revision of the first page.
+    ///
+    /// # Errors
+    /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
+    pub async fn service(
+        &self,
+        mut request: GetServiceRequest,
+    ) -> Result<GetServiceResponse, Rejection> {
+        let mut found = self.service_page(request.clone()).await?;
+        while !found.next_page_token.is_empty() {
+            request.page_token = std::mem::take(&mut found.next_page_token);
+            let page = self.service_page(request.clone()).await?;
+            found.instances.extend(page.instances);
+            found.next_page_token = page.next_page_token;
+        }
+        Ok(found)
+    }
+
+    /// Who declares a dependency on whom, page by page.
+    ///
+    /// # Errors
+    /// What the hub refuses, and `OUTCOME_UNKNOWN` when nobody answered in time.
+    pub async fn dependencies(
+        &self,
+        mut request: GetDependenciesRequest,
+    ) -> Result<GetDependenciesResponse, Rejection> {
+        let mut found = self.dependencies_page(request.clone()).await?;
+        while !found.next_page_token.is_empty() {
+            request.page_token = std::mem::take(&mut found.next_page_token);
+            let page = self.dependencies_page(request.clone()).await?;
+            found.edges.extend(page.edges);
+            found.next_page_token = page.next_page_token;
+        }
+        Ok(found)
+    }
+
     /// Hands leadership over; the new leader's id.
     ///
     /// # Errors

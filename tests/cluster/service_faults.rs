@@ -2,13 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use message_hub::client::{Client, ClientOptions, ServiceHandle, ServiceNews, Watched};
+use message_hub::client::{
+    Client, ClientOptions, Resolver, ResolverOptions, ServiceHandle, ServiceNews, ServiceWatch,
+    Watched,
+};
+use message_hub::model::limits::PAGE_BYTES_TARGET;
 use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::services_client::ServicesClient;
 use message_hub::proto::v1::{
-    Address, InstanceSpec, RegisterInstancesRequest, RenewRequest, Renewal, ResolveRequest,
-    WatchServicesResponse, instance_result,
+    Address, GetServiceRequest, InstanceMode, InstanceName, InstanceSpec, RegisterInstancesRequest,
+    RenewRequest, Renewal, ResolveRequest, SetInstanceModeRequest, WatchServicesResponse,
+    instance_result,
 };
+use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::delivery::client;
@@ -180,6 +186,91 @@ async fn a_leader_that_stops_does_not_wait_for_those_who_renew() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert!(answers.message().await.unwrap().is_none(), "it ended in good order");
+}
+
+/// How many changes of instances a watch tells until there are so many, and the bytes of its longest part.
+async fn follow(mut watch: ServiceWatch, wanted: usize) -> (usize, usize) {
+    let (mut told, mut longest) = (0, 0);
+    while told < wanted {
+        let next = tokio::time::timeout(Duration::from_secs(20), watch.next()).await.unwrap();
+        let Watched::Changes(part) = next.unwrap() else { panic!("begun anew") };
+        longest = longest.max(part.encoded_len());
+        told += part.changes.iter().filter(|change| change.instance_after.is_some()).count();
+    }
+    (told, longest)
+}
+
+/// Registers instances of which each says 20 KiB.
+async fn register_large(client: &Client, ids: &[String]) {
+    let metadata: std::collections::HashMap<String, String> =
+        (0..64).map(|n| (format!("{n:060}"), "x".repeat(256))).collect();
+    // As many as one call takes.
+    for some in ids.chunks(150) {
+        let large = |id: &String| InstanceSpec { metadata: metadata.clone(), ..spec(id, 600_000) };
+        let instances = some.iter().map(large).collect();
+        client.register_instances(RegisterInstancesRequest { instances }).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_say_more_than_one_message_takes_are_told_in_parts() {
+    const PART_MAX: usize = PAGE_BYTES_TARGET * 5 / 4;
+    let cluster = Cluster::start(1, &[]);
+    let client = client(&cluster);
+    let shop = || vec!["shop".to_owned()];
+    let mut live = client.watch_services(shop(), None);
+    assert!(
+        matches!(live.next().await.unwrap(), Watched::Changes(part) if part.changes.is_empty())
+    );
+    let live = tokio::spawn(follow(live, 600));
+    let ids: Vec<_> = (0..300).map(|n| format!("i-{n:03}")).collect();
+    register_large(&client, &ids).await;
+    // Whom to call: as many as fit.
+    let request = ResolveRequest { service: "shop".into(), count: 300, ..Default::default() };
+    let found = client.resolve(request).await.unwrap().instances.len();
+    assert!((100..300).contains(&found), "{found}");
+    let resolver = Resolver::new(&client, "shop", ResolverOptions::default()).await.unwrap();
+    assert!((100..300).contains(&resolver.instances().len()), "{}", resolver.instances().len());
+    resolver.pick("").unwrap().done(true);
+    // All of them in one call: what the first say is in its answer.
+    let name = |id: &String| InstanceName {
+        service: "shop".to_owned(),
+        id: id.clone(),
+        owner: "me".to_owned(),
+    };
+    let (instances, mode) = (ids.iter().map(name).collect(), InstanceMode::Draining.into());
+    let set = SetInstanceModeRequest { instances, mode, ..Default::default() };
+    let set = client.set_instance_mode(set).await.unwrap();
+    assert!(set.encoded_len() < PART_MAX, "{} bytes", set.encoded_len());
+    let said = set.results.into_iter().map(|result| {
+        let Some(instance_result::Result::Instance(one)) = result.result else { panic!("refused") };
+        assert_eq!(one.mode(), InstanceMode::Draining);
+        one.spec.unwrap().metadata.len()
+    });
+    let said: Vec<_> = said.collect();
+    assert_eq!((said.len(), said[0], said[299]), (300, 64, 0));
+    // Who watches hears each change, as it comes, from the log, and what is there.
+    let from_the_log = client.watch_services(shop(), Some(0));
+    for (told, longest) in [
+        live.await.unwrap(),
+        follow(from_the_log, 600).await,
+        follow(client.watch_services(shop(), None), 300).await,
+    ] {
+        assert!(longest < PART_MAX, "{longest} bytes of {told} changes");
+    }
+    // Page by page, by whatever asks for all.
+    let request =
+        |page_size| GetServiceRequest { name: "shop".into(), page_size, ..Default::default() };
+    let page = client.service_page(request(0)).await.unwrap();
+    assert!(page.encoded_len() < PART_MAX, "{} bytes", page.encoded_len());
+    let page = client.service_page(request(7)).await.unwrap();
+    assert_eq!((page.instances.len(), page.next_page_token.as_str()), (7, "i-006"));
+    let whole = client.service(request(0)).await.unwrap();
+    let told: Vec<_> = whole.instances.into_iter().map(|one| one.spec.unwrap().id).collect();
+    assert_eq!((told, whole.next_page_token.as_str()), (ids, ""));
+    let info = cluster.admin(&["service", "info", "shop", "-o", "json"]).json();
+    assert_eq!(info["instances"].as_array().unwrap().len(), 300);
+    cluster.verify();
 }
 
 /// Streams that one client opens at once.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use prost::Message as _;
+
 use super::breaker::{lets_any_through, lets_through};
 use super::records::{InstanceRecord, ServiceRecord, instances_of, service};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::{Fault, key};
-use crate::model::limits::DEPENDENCY_CHAIN_MAX;
+use crate::model::limits::{DEPENDENCY_CHAIN_MAX, PAGE_BYTES_TARGET};
 use crate::model::registry::{Dependency, meets};
 
 /// The circle that a service would be in with these dependencies: from it back to it.
@@ -318,22 +320,55 @@ struct Healthy {
     versions: BTreeSet<String>,
 }
 
+/// Who declares a dependency on whom.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edges {
+    /// In the order of the names of those who declare them.
+    pub edges: Vec<(String, Dependency)>,
+    /// Others after the last of them declare more.
+    pub more: bool,
+}
+
 /// Who declares a dependency on whom, in the order of names: of one service both ways, or (empty) of
 /// all; `None`: there is no such service, and nobody needs it.
 ///
 /// # Errors
 /// When the store fails or a row is corrupt.
 pub fn edges(kv: &impl Kv, name: &str) -> Result<Option<Vec<(String, Dependency)>>, Fault> {
-    let mut found = Vec::new();
-    kv.scan(Table::Services, &[], &key::END, Order::Ascending, &mut |row, value| {
+    Ok(edges_within(kv, name, "", usize::MAX)?.map(|found| found.edges))
+}
+
+/// The same, of who comes after a name, as much as a page takes. What one service declares is never cut.
+///
+/// # Errors
+/// When the store fails or a row is corrupt.
+pub fn edges_page(kv: &impl Kv, name: &str, after: &str) -> Result<Option<Edges>, Fault> {
+    edges_within(kv, name, after, PAGE_BYTES_TARGET)
+}
+
+fn edges_within(
+    kv: &impl Kv,
+    name: &str,
+    after: &str,
+    bytes_max: usize,
+) -> Result<Option<Edges>, Fault> {
+    let (mut found, mut bytes, mut start) = (Edges::default(), 0, after.as_bytes().to_vec());
+    if !after.is_empty() {
+        start.push(0);
+    }
+    kv.scan(Table::Services, &start, &key::END, Order::Ascending, &mut |row, value| {
         let from = String::from_utf8_lossy(row).into_owned();
-        for dependency in ServiceRecord::decode(value)?.config.dependencies {
-            if name.is_empty() || from == name || dependency.service == name {
-                found.push((from.clone(), dependency));
-            }
+        let mut declared = ServiceRecord::decode(value)?.config.dependencies;
+        declared.retain(|d| name.is_empty() || from == name || d.service == name);
+        bytes += declared.iter().map(|d| from.len() + d.encoded_len()).sum::<usize>();
+        if bytes > bytes_max && !declared.is_empty() && !found.edges.is_empty() {
+            found.more = true;
+            return Ok(ControlFlow::Break(()));
         }
+        found.edges.extend(declared.into_iter().map(|dependency| (from.clone(), dependency)));
         Ok(ControlFlow::Continue(()))
     })?;
-    let known = name.is_empty() || !found.is_empty() || service(kv, name)?.is_some();
-    Ok(known.then_some(found))
+    // Who comes after something has seen that it is known.
+    let is_known = name.is_empty() || !after.is_empty() || !found.edges.is_empty();
+    Ok((is_known || service(kv, name)?.is_some()).then_some(found))
 }

@@ -97,7 +97,7 @@ fn every_version_is_read() {
         let wanted =
             [(Health::Critical, BreakerState::Closed), (Health::Passing, BreakerState::Open)];
         assert_eq!(health, wanted);
-        assert_eq!(watch::changes(&kv, 0, 99).unwrap().unwrap().len(), 10);
+        assert_eq!(watch::changes(&kv, 0, 99).unwrap().unwrap().changes.len(), 10);
         // And it is gone on from: what is silent goes, and the breaker may be tried.
         let tick = CommandBatch { stamp_ms: 63_000, commands: vec![Kind::Tick(Tick {}).into()] };
         apply(&mut kv, &[tick], 9);

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
+
 use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::{graph, query, watch};
 use crate::model::command::{CommandBatch, Kind, PutService, RegisterInstances};
-use crate::model::limits::{DEPENDENCY_CHAIN_MAX, REGISTRY_LOG_MAX};
+use crate::model::limits::{
+    DEPENDENCIES_MAX, DEPENDENCY_CHAIN_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, PAGE_BYTES_TARGET,
+    REGISTRY_LOG_MAX,
+};
 use crate::model::outcome::Outcome;
 use crate::model::registry::{Address, Dependency, InstanceSpec, ServiceConfig};
 use crate::model::rejection::Reason;
@@ -19,7 +24,9 @@ pub(super) fn check_watch(kv: &MemKv, views: &mut Vec<(u64, View)>, context: &st
     views.retain(|(revision, _)| newest - revision <= REGISTRY_LOG_MAX);
     for (revision, view) in &*views {
         let mut view = view.clone();
-        let changes = watch::changes(kv, *revision, usize::MAX).unwrap().unwrap();
+        let page = watch::changes(kv, *revision, usize::MAX).unwrap().unwrap();
+        let (changes, more) = (page.changes, page.more);
+        assert!(!more, "{context}");
         let told: Vec<_> = changes.iter().map(|(revision, _)| *revision).collect();
         assert_eq!(told, (revision + 1..=newest).collect::<Vec<_>>(), "{context}");
         changes.into_iter().for_each(|(_, change)| view.apply(change));
@@ -177,4 +184,110 @@ fn the_way_round_a_circle_is_named() {
     assert_eq!(edges("b").unwrap(), "a-b b-x b-c");
     assert_eq!(edges("").unwrap(), "a-b b-x b-c c-d d-e e-x");
     assert_eq!(edges("y"), None);
+}
+
+/// Services that declare as much as they may.
+fn wide(kv: &mut MemKv, services: u64) {
+    for n in 0..services {
+        let mut config = ServiceConfig::defaults();
+        let needed = |m: usize| Dependency {
+            service: format!("{}-{n}-{m}", "needed".repeat(18)),
+            requirement: format!(">=1.0.0-{}", "a".repeat(200)),
+            optional: true,
+        };
+        config.dependencies = (0..DEPENDENCIES_MAX).map(needed).collect();
+        let label = |m: usize| (m.to_string(), "x".repeat(LABEL_VALUE_BYTES_MAX));
+        config.labels = (0..LABELS_MAX).map(label).collect();
+        let name = format!("{}-{n:03}", "needing".repeat(16));
+        let put = PutService { name, config, ..PutService::default() };
+        let entry = CommandBatch { stamp_ms: 1, commands: vec![Kind::PutService(put).into()] };
+        let outcome = apply(kv, &[entry], 1).remove(0).remove(0);
+        assert!(matches!(outcome, Outcome::Service(_)), "{outcome:?}");
+    }
+}
+
+#[test]
+fn dependencies_and_changes_come_in_pages_that_fit() {
+    let mut kv = MemKv::default();
+    wide(&mut kv, 100);
+    let whole = graph::edges(&kv, "").unwrap().unwrap();
+    assert_eq!(whole.len(), 100 * DEPENDENCIES_MAX);
+    let (mut told, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = graph::edges_page(&kv, "", &after).unwrap().unwrap();
+        let bytes: usize = page.edges.iter().map(|(from, d)| from.len() + d.encoded_len()).sum();
+        assert!(bytes <= PAGE_BYTES_TARGET, "{bytes} bytes");
+        assert_eq!(page.edges.len() % DEPENDENCIES_MAX, 0, "what one declares is told at once");
+        after.clone_from(&page.edges.last().unwrap().0);
+        (told, pages) = ([told, page.edges].concat(), pages + 1);
+        if !page.more {
+            break;
+        }
+    }
+    assert!(pages > 1);
+    assert_eq!(told, whole);
+    // Nothing comes after the last, and of nobody nothing is known.
+    assert_eq!(graph::edges_page(&kv, "", &after).unwrap(), Some(graph::Edges::default()));
+    assert_eq!(graph::edges_page(&kv, "nobody", "").unwrap(), None);
+    // So do changes.
+    let newest = watch::revision(&kv).unwrap();
+    let (mut at, mut pages) = (newest - REGISTRY_LOG_MAX, 0);
+    loop {
+        let page = watch::changes(&kv, at, usize::MAX).unwrap().unwrap();
+        let bytes: usize = page.changes.iter().map(|(_, change)| change.encoded_len()).sum();
+        assert!(bytes <= PAGE_BYTES_TARGET, "{bytes} bytes");
+        for (revision, _) in &page.changes {
+            assert_eq!(*revision, at + 1);
+            at = *revision;
+        }
+        pages += 1;
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!((at, pages), (newest, 2));
+}
+
+/// Instances of a service, with so many bytes to say of themselves.
+fn register_large(kv: &mut MemKv, instances: usize, bytes: usize) {
+    let metadata: BTreeMap<_, _> =
+        (0..bytes / 250).map(|n| (n.to_string(), "x".repeat(250))).collect();
+    let spec = |n: usize| InstanceSpec {
+        service: "shop".to_owned(),
+        id: format!("i-{n:03}"),
+        addresses: vec![Address { protocol: "http".into(), address: "10.0.0.1:80".into() }],
+        weight_milli: 1000,
+        metadata: metadata.clone(),
+        ..InstanceSpec::default()
+    };
+    let instances = (0..instances).map(spec).collect();
+    let register = RegisterInstances { instances };
+    let commands = vec![Kind::RegisterInstances(register).into()];
+    let outcome = apply(kv, &[CommandBatch { stamp_ms: 1, commands }], 1).remove(0).remove(0);
+    let Outcome::Instances(each) = outcome else { panic!("{outcome:?}") };
+    assert!(each.iter().all(Result::is_ok), "{each:?}");
+}
+
+#[test]
+fn instances_come_in_pages_that_fit() {
+    let mut kv = MemKv::default();
+    register_large(&mut kv, 30, 12_000);
+    let ids = |page: &query::Page| {
+        page.instances.iter().map(|instance| instance.spec.id.clone()).collect::<Vec<_>>()
+    };
+    let page = |after: &str, limit| query::page(&kv, "shop", after, limit).unwrap().unwrap();
+    let all = page("", usize::MAX);
+    assert_eq!((all.instances.len(), all.more, all.service.instances), (30, false, 30));
+    let (first, second) = (page("", 20), page("i-019", 20));
+    assert_eq!((first.more, second.more), (true, false));
+    assert_eq!([ids(&first), ids(&second)].concat(), ids(&all));
+    assert!(page("i-029", 20).instances.is_empty());
+    assert!(query::page(&kv, "nothing", "", 20).unwrap().is_none());
+    // With more than a page takes.
+    let mut kv = MemKv::default();
+    register_large(&mut kv, 200, 15_000);
+    let first = query::page(&kv, "shop", "", usize::MAX).unwrap().unwrap();
+    let bytes: usize = first.instances.iter().map(|one| one.spec.encoded_len()).sum();
+    assert!(first.more && bytes <= PAGE_BYTES_TARGET, "{bytes} bytes");
+    assert!(bytes > PAGE_BYTES_TARGET * 9 / 10, "{bytes} bytes");
 }

@@ -93,6 +93,8 @@ pub const STANDINGS_TOLD_MAX: usize = 1000;
 pub const LEADER_STALL_MS: u64 = 2000;
 /// Instances that one answer resolves.
 pub const RESOLVE_INSTANCES_MAX: usize = 1000;
+/// Bytes of the instances that one answer resolves, beyond which there are no more of them; below those of a message.
+pub const RESOLVE_BYTES_TARGET: usize = 3 << 20;
 /// Watchers of the registry on one node.
 pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
 /// The time in which what is known of latencies fades to a third, milliseconds.

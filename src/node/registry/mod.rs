@@ -49,8 +49,7 @@ use crate::model::limits::{INSTANCES_PER_CALL_MAX, REGISTRY_WATCHERS_MAX};
 use crate::model::outcome::{InstanceOutcome, Outcome};
 use crate::model::quota::check_service;
 use crate::model::registry::{
-    BreakerState, CheckKind, Dependency, InstanceInfo, InstanceSpec, Mode, ServiceConfig,
-    ServiceInfo, check_instance_id,
+    BreakerState, CheckKind, InstanceSpec, Mode, ServiceConfig, ServiceInfo, check_instance_id,
 };
 use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::clock;
@@ -137,13 +136,11 @@ pub struct Renewal {
     pub incarnation: u64,
 }
 
-/// A service as it is at one moment.
+/// A service as it is at one moment, and a page of its instances.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// The service.
-    pub service: ServiceInfo,
-    /// Its instances, in the order of their ids.
-    pub instances: Vec<InstanceInfo>,
+    /// The service with some of its instances.
+    pub page: query::Page,
     /// What it needs, transitively.
     pub tree: graph::Node,
     /// The registry's revision.
@@ -202,24 +199,26 @@ impl Node {
         }
     }
 
-    /// A service with its instances and what it needs.
+    /// A service with its instances after an id, at most so many and as many as a page takes, and what it needs.
     ///
     /// # Errors
     /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
-    pub async fn service(&self, name: &str, wanted: Consistency) -> Result<Shown, Rejection> {
+    pub async fn service(
+        &self,
+        name: &str,
+        after: String,
+        limit: usize,
+        wanted: Consistency,
+    ) -> Result<Shown, Rejection> {
         check_service(name)?;
         self.fresh(wanted, self.deadline()).await?;
         let known = name.to_owned();
         let found = self
             .read(move |db| {
-                let found = query::infos(db, &known)?.zip(graph::tree(db, &known)?);
-                let revision = changes::revision(db)?;
-                Ok(found.map(|((service, instances), tree)| Shown {
-                    service,
-                    instances,
-                    tree,
-                    revision,
-                }))
+                let page = query::page(db, &known, &after, limit)?;
+                let (found, revision) =
+                    (page.zip(graph::tree(db, &known)?), changes::revision(db)?);
+                Ok(found.map(|(page, tree)| Shown { page, tree, revision }))
             })
             .await?;
         found.ok_or_else(|| service_not_found(name))
@@ -431,18 +430,20 @@ impl Node {
         found.ok_or_else(|| service_not_found(name))
     }
 
-    /// Who declares a dependency on whom: of one service both ways, or (empty) of all.
+    /// Who, after a name, declares a dependency on whom, as much as a page takes: of one service both ways, or
+    /// (empty) of all.
     ///
     /// # Errors
     /// `SERVICE_NOT_FOUND`, and those of [`Node::fresh`].
     pub async fn dependencies(
         &self,
         name: &str,
+        after: String,
         wanted: Consistency,
-    ) -> Result<Vec<(String, Dependency)>, Rejection> {
+    ) -> Result<graph::Edges, Rejection> {
         self.fresh(wanted, self.deadline()).await?;
         let known = name.to_owned();
-        let found = self.read(move |db| graph::edges(db, &known)).await?;
+        let found = self.read(move |db| graph::edges_page(db, &known, &after)).await?;
         found.ok_or_else(|| service_not_found(name))
     }
 

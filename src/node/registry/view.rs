@@ -1,7 +1,7 @@
 //! The registry in memory: what this node has applied of it, ready to be resolved from and watched.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use tokio::sync::{broadcast, watch};
 
@@ -37,12 +37,24 @@ impl Known {
 /// A change, with the revision that it led to.
 pub type Change = (u64, ChangeRecord);
 
+/// Services as they were at one revision, by name, in no order.
+pub(super) type Snapshot = Arc<[(String, Arc<Known>)]>;
+
 /// A revision, what was there, and what comes after it.
-pub(super) type Subscribed = (u64, Vec<(String, Arc<Known>)>, broadcast::Receiver<Arc<Change>>);
+pub(super) type Subscribed = (u64, Snapshot, broadcast::Receiver<Arc<Change>>);
+
+/// A snapshot that some may hold, and its revision.
+type Shared = (u64, Weak<[(String, Arc<Known>)]>);
+
+fn nothing() -> Shared {
+    (0, Weak::<[(String, Arc<Known>); 0]>::new())
+}
 
 /// What this node knows.
 pub(super) struct View {
     inner: RwLock<Inner>,
+    /// All services at a revision, while somebody reads them: who begins to watch at the same one shares them.
+    shared: Mutex<Shared>,
     /// The revision that is known.
     revision: watch::Sender<u64>,
     /// What came last, for those who watch and keep up.
@@ -59,6 +71,7 @@ impl Default for View {
     fn default() -> Self {
         Self {
             inner: RwLock::default(),
+            shared: Mutex::new(nothing()),
             revision: watch::Sender::default(),
             changes: broadcast::Sender::new(REGISTRY_CHANGES_KEPT),
         }
@@ -78,10 +91,7 @@ pub(super) fn news(kv: &impl Kv, after: u64) -> Result<News, Fault> {
     fail::fail_point!("registry::news");
     fail::fail_point!("registry::whole", |_| whole(kv));
     match changes::changes(kv, after, REGISTRY_PAGE)? {
-        Ok(found) => {
-            let more = found.len() == REGISTRY_PAGE;
-            Ok(News::Changes(found, more))
-        }
+        Ok(page) => Ok(News::Changes(page.changes, page.more)),
         Err(_) => whole(kv),
     }
 }
@@ -128,19 +138,32 @@ impl View {
         self.changes.subscribe()
     }
 
-    /// Everything at one revision, and all that comes after it.
-    pub(super) fn subscribe(&self) -> Subscribed {
+    /// These services (none: all of them) at one revision, and all that comes after it.
+    pub(super) fn subscribe(&self, names: &BTreeSet<String>) -> Subscribed {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         // Under the same lock under which changes are told.
         let changes = self.changes.subscribe();
+        let snapshot = if names.is_empty() { self.whole(&inner) } else { inner.some(names) };
+        (inner.revision, snapshot, changes)
+    }
+
+    fn whole(&self, inner: &Inner) -> Snapshot {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (revision, known) = &*shared;
+        if let Some(known) = known.upgrade().filter(|_| *revision == inner.revision) {
+            return known;
+        }
         let all = inner.services.iter().map(|(name, known)| (name.clone(), Arc::clone(known)));
-        (inner.revision, all.collect(), changes)
+        let all: Snapshot = all.collect();
+        *shared = (inner.revision, Arc::downgrade(&all));
+        all
     }
 
     /// Begins anew. Those who watch find that something is missing, and read it.
     pub(super) fn replace(&self, revision: u64, services: HashMap<String, Arc<Known>>) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         *inner = Inner { revision, services };
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = nothing();
         self.revision.send_replace(revision);
     }
 
@@ -156,6 +179,11 @@ impl View {
 }
 
 impl Inner {
+    fn some(&self, names: &BTreeSet<String>) -> Snapshot {
+        let known = |name: &String| Some((name.clone(), Arc::clone(self.services.get(name)?)));
+        names.iter().filter_map(known).collect()
+    }
+
     fn change(&mut self, change: &ChangeRecord) {
         if change.instance.is_empty() && change.service_after.is_none() {
             self.services.remove(&change.service);
@@ -195,7 +223,7 @@ mod tests {
     #[test]
     fn changes_lead_to_what_is_there() {
         let view = View::default();
-        let (revision, all, mut told) = view.subscribe();
+        let (revision, all, mut told) = view.subscribe(&BTreeSet::new());
         assert_eq!((revision, all.len()), (0, 0));
         let changes = vec![
             (1, change("", 0, true)),
@@ -215,5 +243,28 @@ mod tests {
         view.add((6, change("b", 0, false)));
         view.add((7, change("", 0, false)));
         assert_eq!((ids(&view), view.revision()), (None, 7));
+    }
+    #[test]
+    fn who_begins_to_watch_shares_what_is_known() {
+        let view = View::default();
+        let changes = [change("", 0, true), change("a", 1, true)];
+        (1..).zip(changes).for_each(|change| view.add(change));
+        let (all, named) = (BTreeSet::new(), BTreeSet::from(["s".to_owned(), "gone".to_owned()]));
+        let (revision, first, _) = view.subscribe(&all);
+        let (_, second, _) = view.subscribe(&all);
+        let (_, of_s, _) = view.subscribe(&named);
+        assert_eq!((revision, first.len(), of_s.len()), (2, 1, 1));
+        assert!(Arc::ptr_eq(&first, &second), "one for all");
+        let known = view.service("s").unwrap();
+        assert!(Arc::ptr_eq(&first[0].1, &known) && Arc::ptr_eq(&of_s[0].1, &known));
+        // It stays as it was, and who comes later sees what is new.
+        view.add((3, change("b", 2, true)));
+        let (revision, third, _) = view.subscribe(&all);
+        let counts = [&first, &third].map(|all| all[0].1.instances.len());
+        assert_eq!((revision, counts), (3, [1, 2]));
+        assert!(Arc::ptr_eq(&first[0].1.instances[0], &third[0].1.instances[0]));
+        // A new beginning at the same revision is another one.
+        view.replace(3, HashMap::new());
+        assert!(view.subscribe(&all).1.is_empty());
     }
 }

@@ -1,20 +1,22 @@
 //! Watching the registry: what is there, and every change after it, without gaps.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Change, Consistency};
+use super::view::Snapshot;
+use super::{Change, Consistency, Known};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::watch::changes;
-use crate::model::limits::{REGISTRY_PAGE, WATCH_STALE_LOOK_MS};
+use crate::model::limits::{PAGE_BYTES_TARGET, REGISTRY_PAGE, WATCH_STALE_LOOK_MS};
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::Node;
 
-/// What a watcher is told at once.
+/// What a watcher is told at once: about as much as a page takes.
 #[derive(Clone, Debug, Default)]
 pub struct WatchPart {
     /// In order.
@@ -29,6 +31,57 @@ pub struct WatchPart {
     pub stale: bool,
 }
 
+/// What is there when somebody begins to watch, shared with the registry and with who else does; only what is
+/// told next becomes changes.
+#[derive(Default)]
+struct Begin {
+    revision: u64,
+    services: Snapshot,
+    /// Which service is next, and how many of its changes were told: itself, then its instances.
+    place: (usize, usize),
+}
+
+impl Begin {
+    /// As many changes as one part takes.
+    fn page(&mut self) -> Vec<Change> {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while page.len() < REGISTRY_PAGE && bytes < PAGE_BYTES_TARGET {
+            let Some(change) = self.next() else { break };
+            bytes += change.encoded_len();
+            page.push((self.revision, change));
+        }
+        page
+    }
+
+    fn next(&mut self) -> Option<ChangeRecord> {
+        loop {
+            let (at, told) = self.place;
+            let (name, known) = self.services.get(at)?;
+            let service = name.clone();
+            let Some(before) = told.checked_sub(1) else {
+                self.place = (at, 1);
+                let service_after = known.service.clone();
+                return Some(ChangeRecord { service, service_after, ..Default::default() });
+            };
+            if let Some(instance) = known.instances.get(before) {
+                self.place = (at, told + 1);
+                let (id, after) = (instance.spec.id.clone(), Some((**instance).clone()));
+                let change = ChangeRecord { service, instance: id, ..Default::default() };
+                return Some(ChangeRecord { instance_after: after, ..change });
+            }
+            self.place = (at + 1, 0);
+        }
+    }
+
+    /// Whether all was told.
+    fn is_over(&self) -> bool {
+        let (at, told) = self.place;
+        let is_last = at + 1 == self.services.len();
+        let over = |(_, known): &(String, Arc<Known>)| is_last && told > known.instances.len();
+        self.services.get(at).is_none_or(over)
+    }
+}
+
 /// Somebody who watches.
 pub struct Watch {
     node: Arc<Node>,
@@ -38,8 +91,8 @@ pub struct Watch {
     /// `None`: what is there comes first.
     after: Option<u64>,
     revision: u64,
-    /// What was there at the beginning, as changes; `None`: nobody has looked yet.
-    begin: Option<VecDeque<Change>>,
+    /// What was there at the beginning, as far as it was not told; `None`: nobody has looked yet.
+    begin: Option<Begin>,
     begun: bool,
     /// There are changes that were not heard, or too many to hear.
     behind: bool,
@@ -103,10 +156,9 @@ impl Watch {
                 Some(begin) => begin,
                 None => self.look().await,
             };
-            let some = begin.len().min(REGISTRY_PAGE);
-            let changes = begin.drain(..some).collect();
-            self.begun = begin.is_empty();
-            self.begin = Some(begin);
+            let changes = begin.page();
+            self.begun = begin.is_over();
+            self.begin = Some(begin).filter(|_| !self.begun);
             return Ok(self.part(changes));
         }
         loop {
@@ -141,33 +193,17 @@ impl Watch {
         }
     }
 
-    /// What is there, as changes, when this node has caught up or could not in time.
-    async fn look(&mut self) -> VecDeque<Change> {
+    /// What is there, when this node has caught up or could not in time.
+    async fn look(&mut self) -> Begin {
         self.up_to = self.node.catch_up_to().await;
-        let (revision, all, told) = self.node.registry.view.subscribe();
+        let (revision, services, told) = self.node.registry.view.subscribe(&self.services);
         self.told = told;
         self.revision = self.after.unwrap_or(revision);
         self.behind = self.revision < revision;
         self.stale = self.node.is_cut_off() || self.up_to.is_none_or(|up_to| revision < up_to);
-        let mut begin = VecDeque::new();
-        let wanted = |name: &String| self.services.is_empty() || self.services.contains(name);
-        let all = all.into_iter().filter(|(name, _)| self.after.is_none() && wanted(name));
-        for (name, known) in all {
-            let service_after = known.service.clone();
-            let service =
-                ChangeRecord { service: name.clone(), service_after, ..Default::default() };
-            begin.push_back((revision, service));
-            begin.extend(known.instances.iter().map(|instance| {
-                let change = ChangeRecord {
-                    service: name.clone(),
-                    instance: instance.spec.id.clone(),
-                    service_after: None,
-                    instance_after: Some((**instance).clone()),
-                };
-                (revision, change)
-            }));
-        }
-        begin
+        // Who named a revision knows what was there.
+        let services = if self.after.is_none() { services } else { Snapshot::default() };
+        Begin { revision, services, place: (0, 0) }
     }
 
     /// Whether what was told may be old. Once it may be, it is until all was told that the hub knew when this node
@@ -189,8 +225,8 @@ impl Watch {
     async fn catch_up(&mut self) -> Result<Vec<Change>, Rejection> {
         let after = self.revision;
         let found = self.node.read(move |db| changes(db, after, REGISTRY_PAGE)).await??;
-        self.behind = found.len() == REGISTRY_PAGE;
-        Ok(self.passed(found))
+        self.behind = found.more;
+        Ok(self.passed(found.changes))
     }
 
     /// Notes what is told, and leaves out what nobody asked for.
@@ -209,10 +245,13 @@ impl Watch {
         let mut found = Vec::new();
         match heard {
             Ok(change) if change.0 == self.revision + 1 => {
+                let mut bytes = change.1.encoded_len();
                 found.push((*change).clone());
                 while found.len() < REGISTRY_PAGE
+                    && bytes < PAGE_BYTES_TARGET
                     && let Ok(next) = self.told.try_recv()
                 {
+                    bytes += next.1.encoded_len();
                     found.push((*next).clone());
                 }
             }
@@ -233,5 +272,70 @@ impl Watch {
         };
         let ttls_ms = services.into_iter().filter_map(ttl_ms).collect();
         WatchPart { changes, ttls_ms, revision, continues, stale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::registry::records::{InstanceRecord, ServiceRecord};
+    use crate::model::registry::InstanceSpec;
+
+    /// A service with so many instances, each with so many bytes to say.
+    fn known(service: &str, instances: usize, bytes: usize) -> (String, Arc<Known>) {
+        let instance = |n: usize| {
+            let metadata = [("x".to_owned(), "y".repeat(bytes))].into();
+            let id = format!("i-{n}");
+            let spec = InstanceSpec { id, metadata, ..InstanceSpec::default() };
+            Arc::new(InstanceRecord { spec, ..InstanceRecord::default() })
+        };
+        let instances = (0..instances).map(instance).collect();
+        let known = Known { service: Some(ServiceRecord::default()), instances };
+        (service.to_owned(), Arc::new(known))
+    }
+
+    fn begin(services: Vec<(String, Arc<Known>)>) -> Begin {
+        Begin { revision: 7, services: services.into(), place: (0, 0) }
+    }
+
+    #[test]
+    fn what_is_there_is_told_once_and_in_order_in_parts_that_fit() {
+        let kib = 1 << 10;
+        let services = vec![
+            known("empty", 0, 0),
+            known("many", REGISTRY_PAGE, 0),
+            known("large", 100, 30 * kib),
+            known("last", 2, 3 * PAGE_BYTES_TARGET),
+        ];
+        let wanted = services.iter().flat_map(|(name, known)| {
+            let ids = known.instances.iter().map(|instance| instance.spec.id.clone());
+            std::iter::once(String::new()).chain(ids).map(|id| (name.clone(), id))
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let (mut begin, mut told) = (begin(services), Vec::new());
+        while !begin.is_over() {
+            let page = begin.page();
+            let sizes: Vec<_> = page.iter().map(|(_, change)| change.encoded_len()).collect();
+            let before_last: usize = sizes.iter().rev().skip(1).sum();
+            assert!(!page.is_empty() && page.len() <= REGISTRY_PAGE, "{sizes:?}");
+            assert!(before_last < PAGE_BYTES_TARGET, "{sizes:?}");
+            for (revision, change) in page {
+                assert_eq!(revision, 7);
+                assert_eq!(change.service_after.is_some(), change.instance.is_empty());
+                assert_eq!(change.instance_after.is_some(), !change.instance.is_empty());
+                told.push((change.service, change.instance));
+            }
+        }
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn where_nothing_is_all_was_told() {
+        let mut nothing = begin(Vec::new());
+        assert!(nothing.is_over() && nothing.page().is_empty());
+        let mut one = begin(vec![known("s", 0, 0)]);
+        assert!(!one.is_over());
+        assert_eq!(one.page().len(), 1);
+        assert!(one.is_over());
     }
 }

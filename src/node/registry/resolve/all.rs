@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use prost::Message as _;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::machine::registry::records::{InstanceRecord, service_not_found};
 use crate::model::ids::UnixMs;
-use crate::model::limits::RESOLVE_INSTANCES_MAX;
+use crate::model::limits::{RESOLVE_BYTES_TARGET, RESOLVE_INSTANCES_MAX};
 use crate::model::registry::BreakerState;
 use crate::model::rejection::Rejection;
 use crate::node::registry::view::Known;
@@ -37,11 +38,11 @@ impl Registry {
         now: UnixMs,
         revision: u64,
     ) -> Result<Resolved, Rejection> {
-        let mut left = RESOLVE_INSTANCES_MAX;
+        let mut left = Left { instances: RESOLVE_INSTANCES_MAX, bytes: RESOLVE_BYTES_TARGET };
         let mut tell = |pool: &Pool| {
-            let service = pool.known.service.as_ref().filter(|_| left > 0)?;
-            let some = sample(&pool.members, dice, left);
-            left -= some.len();
+            let is_full = left.instances == 0 || left.bytes == 0;
+            let service = pool.known.service.as_ref().filter(|_| !is_full)?;
+            let some = left.sample(&pool.members, dice);
             let slow = service.config.slow_start_ms;
             let warmth_milli = some.iter().map(|member| warmth_milli(member, slow, now)).collect();
             Some(Resolved { warmth_milli, ..pool.tell(service, wanted, &some, revision) })
@@ -117,12 +118,37 @@ impl Registry {
     }
 }
 
-/// All, or so many of them: others for each number that nobody foresees.
-fn sample(members: &[Arc<InstanceRecord>], dice: u64, most: usize) -> Vec<Arc<InstanceRecord>> {
-    let mut some = members.to_vec();
-    if some.len() > most {
-        some.sort_by_cached_key(|member| xxh3_64_with_seed(&member.number.to_be_bytes(), dice));
-        some.truncate(most);
+/// What is left of an answer.
+struct Left {
+    instances: usize,
+    bytes: usize,
+}
+
+impl Left {
+    /// All, or as many of them as fit, but one in any case: others for each number that nobody foresees.
+    fn sample(&mut self, members: &[Arc<InstanceRecord>], dice: u64) -> Vec<Arc<InstanceRecord>> {
+        let mut some = members.to_vec();
+        if some.len() > self.instances {
+            shuffle(&mut some, dice);
+            some.truncate(self.instances);
+        }
+        let mut bytes: usize = some.iter().map(|member| member.encoded_len()).sum();
+        if bytes > self.bytes {
+            shuffle(&mut some, dice);
+            bytes = 0;
+            let fits = |member: &&Arc<InstanceRecord>| {
+                bytes += member.encoded_len();
+                bytes <= self.bytes
+            };
+            let fitting = some.iter().take_while(fits).count();
+            some.truncate(fitting.max(1));
+        }
+        self.instances -= some.len();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        some
     }
-    some
+}
+
+fn shuffle(members: &mut [Arc<InstanceRecord>], dice: u64) {
+    members.sort_by_cached_key(|member| xxh3_64_with_seed(&member.number.to_be_bytes(), dice));
 }

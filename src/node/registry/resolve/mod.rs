@@ -6,13 +6,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use prost::Message as _;
+
 use super::Registry;
 use super::view::Known;
 use crate::balance::{Candidate, Draw, choose};
 use crate::machine::registry::breaker::{lets_any_through, lets_through};
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord, service_not_found};
 use crate::model::ids::UnixMs;
-use crate::model::limits::{PROBES_RETRY_MS, RESOLVE_INSTANCES_MAX};
+use crate::model::limits::{PROBES_RETRY_MS, RESOLVE_BYTES_TARGET, RESOLVE_INSTANCES_MAX};
 use crate::model::registry::{
     BalancePolicy, BreakerState, Failover, Health, InstanceInfo, Mode, check_requirement, meets,
 };
@@ -277,8 +279,8 @@ impl Registry {
             )
         };
         let mut left: Vec<_> = pool.members.iter().zip(stats).map(candidate).collect();
-        let mut chosen = Vec::with_capacity(count.min(left.len()));
-        while chosen.len() < count {
+        let (mut chosen, mut bytes) = (Vec::with_capacity(count.min(left.len())), 0);
+        while chosen.len() < count && bytes < RESOLVE_BYTES_TARGET {
             let candidates: Vec<_> = left
                 .iter()
                 .map(|(member, weight, warmth, outstanding, latency_us)| Candidate {
@@ -292,6 +294,9 @@ impl Registry {
             let Some(best) = choose(policy, &candidates, draw) else { break };
             let (member, ..) = left.remove(best);
             self.calls.resolved(member.number, at);
+            if count > 1 {
+                bytes += member.encoded_len();
+            }
             chosen.push(member);
         }
         chosen

@@ -113,3 +113,44 @@ fn nobody_is_told_twice_and_nothing_empty_is() {
     let told: Vec<_> = std::iter::once(&found).chain(&found.next).map(text).collect();
     assert_eq!(told, ["td"]);
 }
+
+/// Adds instances of `s` that are passing and say so many bytes of themselves, in the order of their numbers.
+fn add_large(registry: &Registry, numbers: std::ops::RangeInclusive<u64>, bytes: usize) {
+    for number in numbers {
+        let (service, id) = ("s".to_owned(), format!("i-{number:04}"));
+        let metadata = [("x".to_owned(), "y".repeat(bytes))].into();
+        let spec = InstanceSpec { service, id, metadata, weight_milli: 1000, ..Default::default() };
+        let record = InstanceRecord { number, spec, ..InstanceRecord::default() };
+        let (service, instance) = ("s".to_owned(), record.spec.id.clone());
+        let instance_after = Some(InstanceRecord { health: Passing as i32, ..record });
+        let change = ChangeRecord { service, instance, instance_after, service_after: None };
+        registry.view.add((number + 1, change));
+    }
+}
+
+#[test]
+fn no_more_bytes_are_told_than_one_answer_takes() {
+    let kib = 1 << 10;
+    let registry = registry(&[("s", |_| (), &[])]);
+    add_large(&registry, 1..=200, 20 * kib);
+    let told = |all: bool, dice: u64| {
+        let wanted = Wanted { service: "s".into(), count: 200, all, ..Wanted::default() };
+        let found = registry.choose(&wanted, dice, UnixMs(100_000), clock::now()).unwrap();
+        found.instances.iter().map(|instance| instance.incarnation).collect::<BTreeSet<_>>()
+    };
+    // 3 MiB are some 150 of them, with what they say beside that; others each time.
+    let some = [told(true, 1), told(true, 2), told(false, 3)];
+    for numbers in &some {
+        assert!((140..=160).contains(&numbers.len()), "{}", numbers.len());
+    }
+    assert_ne!(some[0], some[1]);
+    // What fits is told whole, and one is in any case.
+    let small = super::registry(&[("s", |_| (), &[])]);
+    add_large(&small, 1..=200, kib);
+    assert_eq!(resolve(&small, |w| w.all = true).unwrap().split(',').count(), 200);
+    assert_eq!(resolve(&small, |_| ()).unwrap().split(',').count(), 200);
+    let huge = super::registry(&[("s", |_| (), &[])]);
+    add_large(&huge, 1..=3, 2 * RESOLVE_BYTES_TARGET);
+    assert_eq!(resolve(&huge, |w| w.all = true).unwrap().split(',').count(), 1);
+    assert_eq!(resolve(&huge, |_| ()).unwrap().split(',').count(), 1);
+}

@@ -30,6 +30,7 @@ mod service_config;
 mod service_graph;
 mod service_handle;
 mod service_print;
+mod service_register;
 mod subscription;
 mod subscription_config;
 mod topic;
@@ -376,6 +377,7 @@ mod tests {
         "quota set shop --instances 5",
         "service register billing --config balance=weighted --depends ledger@^2 --depends mail?",
         "service register billing --instance b1 --address http=10.0.0.7:80 --weight 0.5 --keep",
+        "service register billing --no-depends --no-failover",
         "service deregister billing b1 --force",
         "service drain billing b1 --owner x --maintenance",
         "service ls -o json",

@@ -1,27 +1,22 @@
 //! `mhub service`.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
 use super::output::{self, Output};
 use super::read::ConsistencyArg;
-use super::service_config::{SETTINGS, balance, change, dependency, failover};
+use super::service_config::{SETTINGS, balance};
 use super::service_graph as graph;
 use super::service_handle::{self, HandleArgs};
-use super::service_print::{
-    COLUMNS, INSTANCE_COLUMNS, change_line, instance, show, summary, weight,
-};
-use super::value::duration;
-use super::{Done, Failure, Global, confirm, key_value};
-use crate::client::{Client, ServiceHandle, ServiceNews, Watched};
+use super::service_print::{COLUMNS, INSTANCE_COLUMNS, change_line, instance, show, summary};
+use super::service_register::{RegisterArgs, register};
+use super::{Done, Failure, Global, confirm};
+use crate::client::{Client, Watched};
 use crate::model::rejection::{Exit, Reason, Rejection};
 use crate::proto::status::from_call_error;
 use crate::proto::v1::{
-    Address, BalancePolicy, BreakerState, DeleteServiceRequest, Dependency,
-    DeregisterInstancesRequest, Failover, GetReadinessRequest, GetServiceRequest, Instance,
-    InstanceMode, InstanceName, InstanceSpec, InstancesResponse, ListServicesRequest,
-    PutServiceRequest, RegisterInstancesRequest, ResolveRequest, Service, SetBreakerRequest,
+    BalancePolicy, BreakerState, DeleteServiceRequest, DeregisterInstancesRequest,
+    GetReadinessRequest, GetServiceRequest, Instance, InstanceMode, InstanceName,
+    InstancesResponse, ListServicesRequest, ResolveRequest, SetBreakerRequest,
     SetInstanceModeRequest, instance_result,
 };
 
@@ -30,7 +25,7 @@ pub(super) enum ServiceCommand {
     /// Register a service, change its settings, or register an instance of it.
     #[command(
         disable_version_flag = true,
-        after_help = format!("{SETTINGS}\n\nExamples:\n  mhub service register billing --config balance=weighted --depends ledger@^2 --depends mail?\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --version 1.4.0\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --keep     renews it until ctrl-C\n  mhub service register billing --failover billing-eu --failover zone:west")
+        after_help = format!("{SETTINGS}\n\nExamples:\n  mhub service register billing --config balance=weighted --depends ledger@^2 --depends mail?\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --version 1.4.0\n  mhub service register billing --instance b1 --address http=10.0.0.7:8080 --keep     renews it until ctrl-C\n  mhub service register billing --failover billing-eu --failover zone:west\n  mhub service register billing --no-depends --config label.team=     takes away what it needs, and a label")
     )]
     Register(Box<RegisterArgs>),
     /// Deregister an instance.
@@ -155,52 +150,6 @@ pub(super) enum ServiceCommand {
         #[arg(long, env = "MHUB_YES")]
         yes: bool,
     },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct RegisterArgs {
-    /// The service.
-    name: String,
-    /// A setting of the service; may be given many times, the others stay.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
-    config: Vec<(String, String)>,
-    /// What it needs: SERVICE, SERVICE@VERSIONS, with a ? at the end when it is ready without. Those
-    /// that are given replace the old ones.
-    #[arg(long, value_name = "SERVICE[@VERSIONS][?]", value_parser = dependency)]
-    depends: Vec<Dependency>,
-    /// Where to go when no instance is healthy; may be given many times, in this order.
-    #[arg(long, value_name = "SERVICE|zone:ZONE", value_parser = failover)]
-    failover: Vec<Failover>,
-    /// Only if the service has this revision.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    if_revision: u64,
-    /// An instance to register.
-    #[arg(long, value_name = "ID", requires = "address")]
-    instance: Option<String>,
-    /// Where it answers; may be given many times.
-    #[arg(long, value_name = "PROTOCOL=HOST:PORT", value_parser = key_value, requires = "instance")]
-    address: Vec<(String, String)>,
-    /// Where it runs.
-    #[arg(long, default_value = "", requires = "instance")]
-    zone: String,
-    /// Its version.
-    #[arg(long, default_value = "", requires = "instance")]
-    version: String,
-    /// Its share among the others, 0.001 to 1000.
-    #[arg(long, value_parser = weight, requires = "instance")]
-    weight: Option<u64>,
-    /// Something else to know of it; may be given many times.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, requires = "instance")]
-    meta: Vec<(String, String)>,
-    /// How long its renewals last.
-    #[arg(long, value_parser = duration, requires = "instance")]
-    ttl: Option<u64>,
-    /// A secret: only who names it changes the instance.
-    #[arg(long, env = "MHUB_OWNER", default_value = "", hide_env_values = true)]
-    owner: String,
-    /// Renew it until ctrl-C, then deregister it.
-    #[arg(long, requires = "instance")]
-    keep: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -336,93 +285,8 @@ async fn set_breaker(client: &Client, service: String, what: &[String]) -> Resul
     Ok(())
 }
 
-async fn register(client: &Client, args: RegisterArgs, output: Output) -> Done {
-    let changes = !(args.config.is_empty() && args.depends.is_empty() && args.failover.is_empty());
-    let mut registered = None;
-    if changes || args.instance.is_none() {
-        registered = Some(put(client, &args).await?);
-    }
-    let Some(id) = args.instance else {
-        if let Some(service) = registered {
-            output::item(output, &summary(&service))?;
-        }
-        return Ok(Exit::Ok);
-    };
-    let address = |(protocol, address)| Address { protocol, address };
-    let spec = InstanceSpec {
-        service: args.name,
-        id,
-        addresses: args.address.into_iter().map(address).collect(),
-        zone: args.zone,
-        version: args.version,
-        weight_milli: args.weight,
-        metadata: args.meta.into_iter().collect::<HashMap<_, _>>(),
-        ttl_ms: args.ttl.unwrap_or(0),
-        owner: args.owner,
-        process: String::new(),
-    };
-    if args.keep {
-        return keep(client, spec, output).await;
-    }
-    let request = RegisterInstancesRequest { instances: vec![spec] };
-    let registered = one(client.register_instances(request).await?)?;
-    output::item(output, &instance(&registered))?;
-    Ok(Exit::Ok)
-}
-
-/// Changes a service's settings, or registers it.
-async fn put(client: &Client, args: &RegisterArgs) -> Result<Service, Failure> {
-    let name = args.name.clone();
-    let request = GetServiceRequest { name, page_size: 1, ..GetServiceRequest::default() };
-    let known = match client.service_page(request).await {
-        Ok(found) => found.service.unwrap_or_default(),
-        Err(rejection) if rejection.reason == Reason::ServiceNotFound => Service::default(),
-        Err(rejection) => return Err(rejection.into()),
-    };
-    let mut config = known.config.unwrap_or_default();
-    change(&mut config, args.config.clone())?;
-    if !args.depends.is_empty() {
-        config.dependencies.clone_from(&args.depends);
-    }
-    if !args.failover.is_empty() {
-        config.failover.clone_from(&args.failover);
-    }
-    let if_revision = if args.if_revision > 0 { args.if_revision } else { known.revision };
-    let (name, request_id) = (args.name.clone(), String::new());
-    let request = PutServiceRequest { name, config: Some(config), if_revision, request_id };
-    Ok(client.put_service(request).await?)
-}
-
-/// Keeps an instance registered until ctrl-C.
-async fn keep(client: &Client, spec: InstanceSpec, output: Output) -> Done {
-    let mut handle = ServiceHandle::register(client, vec![spec]).await?;
-    handle.instances().iter().try_for_each(|i| output::item(output, &instance(i)))?;
-    loop {
-        tokio::select! {
-            news = handle.news() => match news {
-                Some(ServiceNews::Lost { service, id }) => {
-                    output::complain(&format!("{service} {id} was given up; registering it again"));
-                }
-                Some(ServiceNews::Registered(registered)) => {
-                    output::complain("registered again");
-                    output::item(output, &instance(&registered))?;
-                }
-                Some(ServiceNews::Refused(rejection)) => {
-                    output::complain(&format!("not registered again: {rejection}"));
-                }
-                None => return Ok(Exit::Error),
-            },
-            stop = tokio::signal::ctrl_c() => {
-                stop?;
-                handle.deregister().await?;
-                return Ok(Exit::Ok);
-            }
-        }
-    }
-}
-
 /// The instance of an answer, or why not.
-fn one(answer: InstancesResponse) -> Result<Instance, Failure> {
+pub(super) fn one(answer: InstancesResponse) -> Result<Instance, Failure> {
     match answer.results.into_iter().next().and_then(|result| result.result) {
         Some(instance_result::Result::Instance(instance)) => Ok(instance),
         Some(instance_result::Result::Refused(error)) => Err(from_call_error(error).into()),

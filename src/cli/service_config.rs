@@ -27,7 +27,8 @@ Settings, with their defaults; durations are written like 500ms, 30s, 5m, 12h:
   hold_until_ready=off              on: not given to callers until what it requires is ready
   breaker=on  breaker.failures=5  breaker.failure_percent=50%  breaker.min_calls=20
   breaker.window=10s  breaker.open=30s  breaker.open_max=5m  breaker.probes=3  breaker.ejected=33%
-  description=  label.NAME=";
+  description=  label.NAME=         label.NAME= takes a label away
+--depends and --failover are flags of their own; --no-depends and --no-failover take them away.";
 
 /// Changes settings as given.
 pub(super) fn change(
@@ -68,7 +69,10 @@ fn set(config: &mut ServiceConfig, key: &str, value: &str) -> Result<(), String>
         "panic" => config.panic_percent = Some(percent(value)?),
         "failover_hold" => config.failover_hold_ms = Some(duration(value)?),
         "hold_until_ready" => config.hold_until_ready = Some(on_off(value)?),
+        "depends" => return Err("use --depends, or --no-depends for none".to_owned()),
+        "failover" => return Err("use --failover, or --no-failover for none".to_owned()),
         _ => match key.strip_prefix("label.") {
+            Some(name) if value.is_empty() => drop(config.labels.remove(name)),
             Some(name) => drop(config.labels.insert(name.to_owned(), value.to_owned())),
             None => return Err(no_such()),
         },
@@ -253,11 +257,22 @@ mod tests {
             ("balance", "best"),
             ("panic", "50"),
             ("breaker.failures", "-1"),
+            ("depends", ""),
             ("nope", "1"),
         ] {
             let given = vec![(key.to_owned(), value.to_owned())];
             assert!(change(&mut ServiceConfig::default(), given).is_err(), "{key}={value}");
         }
+    }
+
+    #[test]
+    fn a_label_without_a_value_is_taken_away() {
+        let mut config = ServiceConfig::default();
+        let mut set = |value: &str| {
+            change(&mut config, vec![("label.team".to_owned(), value.to_owned())]).unwrap();
+            config.labels.get("team").cloned()
+        };
+        assert_eq!((set("red"), set(""), set("")), (Some("red".to_owned()), None, None));
     }
 
     #[test]

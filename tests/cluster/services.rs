@@ -161,6 +161,27 @@ fn the_command_line_registers_shows_chooses_and_refuses() {
 }
 
 #[test]
+fn what_a_service_was_given_can_be_taken_away() {
+    let cluster = Cluster::start(1, &[]);
+    let service = |args: &[&str]| cluster.admin(&[&["service"], args].concat());
+    service(&["register", "ledger"]).succeeds();
+    service(&["register", "billing", "--depends", "ledger", "--config", "label.team=red"])
+        .succeeds();
+    let given = ["register", "ledger", "--depends", "billing", "--failover", "billing"];
+    service(&given).fails(4, "ledger -> billing -> ledger");
+    // The other way round the circle is the only one that billing declares.
+    let nothing = ["register", "billing", "--no-depends", "--config", "label.team="];
+    service(&nothing).succeeds();
+    let info = service(&["info", "billing", "-o", "json"]).json();
+    assert_eq!((&info["depends"], &info["label.team"]), (&"".into(), &serde_json::Value::Null));
+    service(&given).succeeds();
+    service(&["register", "ledger", "--no-depends", "--no-failover"]).succeeds();
+    let info = service(&["info", "ledger", "-o", "json"]).json();
+    assert_eq!((&info["depends"], &info["failover"]), (&"".into(), &"".into()));
+    service(&[&given[..], &["--no-depends"]].concat()).fails(2, "cannot be used with");
+}
+
+#[test]
 fn quotas_bound_how_many_instances_a_service_has() {
     let cluster = Cluster::start(1, &[]);
     cluster.admin(&["quota", "set", "shop", "--instances", "2"]).succeeds();

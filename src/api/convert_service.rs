@@ -359,6 +359,7 @@ pub(super) fn resolved(found: Resolved, stale: bool) -> ResolveResponse {
         warmth_milli: found.warmth_milli,
         probes: found.probes,
         service_half_open: found.service_half_open,
+        other_zone: found.other_zone,
         next: found.next.into_iter().map(|next| resolved(next, stale)).collect(),
     }
 }

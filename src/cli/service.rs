@@ -254,7 +254,12 @@ async fn drain(
 }
 
 async fn resolve(client: &Client, request: ResolveRequest, output: Output) -> Result<(), Failure> {
+    let zone = request.zone.clone();
     let found = client.resolve(request).await?;
+    if let Some(other) = &found.other_zone {
+        let other = if other.is_empty() { "no zone" } else { other };
+        output::complain(&format!("of {other}, not of {zone}"));
+    }
     if found.stale {
         output::complain("this node hears of no leader: this may be old");
     }

@@ -88,6 +88,10 @@ impl Collector for Services {
             let labels = [("what", kind)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
+        let help = "Choices by this node of instances of another zone than the caller's";
+        let name = "resolved_out_of_zone";
+        let resolved = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.resolved_out_of_zone()).encode(resolved)?;
         let help = "Calls of this node to instances that it delivered events to";
         let name = "routed_calls";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

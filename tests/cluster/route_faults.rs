@@ -233,6 +233,9 @@ async fn metrics_tell_how_services_stand_and_how_calls_went() {
     let wanted = ([Some(2), Some(1), Some(1)], Some(1));
     assert!(poll(SOON, || of_store() == wanted), "{:?}", of_store());
     assert_eq!((instances("shop", "passing"), instances("shop", "critical")), (Some(1), Some(0)));
+    assert_eq!(of("resolved_out_of_zone_total"), Some(0));
+    cluster.mhub(leader, &["service", "resolve", "store", "--zone", "eu"]).succeeds();
+    assert_eq!(of("resolved_out_of_zone_total"), Some(1));
     let happened = |kind: &str| of(&format!("service_transitions_total{{to=\"{kind}\"}}"));
     let kinds = ["registered", "deregistered", "passing", "critical", "breaker_opened"];
     assert_eq!(kinds.map(happened), [Some(7), Some(2), Some(0), Some(1), Some(1)]);

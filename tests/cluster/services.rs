@@ -179,6 +179,15 @@ fn what_a_service_was_given_can_be_taken_away() {
     let info = service(&["info", "ledger", "-o", "json"]).json();
     assert_eq!((&info["depends"], &info["failover"]), (&"".into(), &"".into()));
     service(&[&given[..], &["--no-depends"]].concat()).fails(2, "cannot be used with");
+    // Whoever is sent out of its zone is told.
+    let at = ["--instance", "1", "--address", "http=10.0.0.1:80", "--zone", "us"];
+    service(&[&["register", "billing"], &at[..]].concat()).succeeds();
+    for (zone, told) in [("eu", "of us, not of eu"), ("us", "")] {
+        let found = service(&["resolve", "billing", "--zone", zone]);
+        let is_told = found.succeeds().stderr().contains("not of");
+        assert_eq!(is_told, !told.is_empty(), "{}", found.all());
+        assert!(found.stderr().contains(told), "{}", found.all());
+    }
 }
 
 #[test]

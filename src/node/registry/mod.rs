@@ -16,6 +16,7 @@ mod upkeep;
 mod view;
 mod watch;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(super) struct Registry {
     view: View,
     renewals: Mutex<Renewals>,
     calls: CallStats,
+    /// Choices of instances of another zone than the caller's.
+    out_of_zone: AtomicU64,
     breakers: Mutex<Breakers>,
     /// Calls that the leader was not told of yet.
     untold: Mutex<Untold>,
@@ -76,6 +79,7 @@ impl Registry {
             view: View::default(),
             renewals: Mutex::default(),
             calls: CallStats::default(),
+            out_of_zone: AtomicU64::new(0),
             breakers: Mutex::default(),
             untold: Mutex::default(),
             verdicts: Mutex::default(),

@@ -4,6 +4,7 @@ mod all;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use prost::Message as _;
@@ -19,6 +20,7 @@ use crate::model::registry::{
     BalancePolicy, BreakerState, Failover, Health, InstanceInfo, Mode, check_requirement, meets,
 };
 use crate::model::rejection::{Reason, Rejection};
+use crate::node::Node;
 
 /// The least share of its weight that an instance gets in its slow start, thousandths.
 const WARMTH_MILLI_MIN: u32 = 100;
@@ -55,6 +57,8 @@ pub struct Resolved {
     pub instances: Vec<InstanceInfo>,
     /// Whose they are, when not the service's own.
     pub failed_over_to: Option<String>,
+    /// Of which zone the first of them is, when zones matter and it is not the caller's.
+    pub other_zone: Option<String>,
     /// Too few are healthy, so that all count as healthy.
     pub panic: bool,
     /// The registry's revision that this shows.
@@ -94,6 +98,7 @@ impl Pool {
         Resolved {
             instances: chosen.iter().map(|instance| instance.info(&service.config)).collect(),
             failed_over_to: (self.name != wanted.service).then(|| self.name.clone()),
+            other_zone: other_zone(service, wanted, chosen),
             panic: self.panic,
             revision,
             policy: wanted.policy.unwrap_or(service.config.balance()),
@@ -102,6 +107,14 @@ impl Pool {
             service_half_open: service.breaker.state() == BreakerState::HalfOpen,
             next: Vec::new(),
         }
+    }
+}
+
+impl Node {
+    /// How often this node chose instances of another zone than the caller's, since it started.
+    #[must_use]
+    pub fn resolved_out_of_zone(&self) -> u64 {
+        self.registry.out_of_zone.load(Ordering::Relaxed)
     }
 }
 
@@ -140,7 +153,11 @@ impl Registry {
         let draw = Draw { dice, turn: self.calls.turn(), key: &wanted.key };
         let count = wanted.count.min(self.room(&pool.known, at));
         let chosen = self.draw(&pool, service, policy, (count, &draw), now, at);
-        Ok(pool.tell(service, wanted, &chosen, revision))
+        let found = pool.tell(service, wanted, &chosen, revision);
+        if found.other_zone.is_some() {
+            self.out_of_zone.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(found)
     }
 
     /// Whose instances would be chosen from, and the incarnations of those of all zones; `None`: nobody's.
@@ -369,6 +386,17 @@ fn in_zone(
         of.cloned().collect::<Vec<_>>()
     };
     zones.map(of).find(|members| !members.is_empty())
+}
+
+/// Of which zone the first of those is who were chosen, when zones matter and it is not the caller's.
+fn other_zone(
+    service: &ServiceRecord,
+    wanted: &Wanted,
+    chosen: &[Arc<InstanceRecord>],
+) -> Option<String> {
+    let zones_matter = !wanted.zone.is_empty() && !service.config.zones_equal;
+    let zone = &chosen.first().filter(|_| zones_matter)?.spec.zone;
+    (*zone != wanted.zone).then(|| zone.clone())
 }
 
 /// How much of its share an instance gets by now, thousandths.

@@ -109,6 +109,44 @@ fn the_callers_zone_comes_first() {
     assert_eq!(from(&registry(&[("s", next, three)]), "z"), "b");
 }
 
+#[test]
+fn who_is_sent_to_another_zone_is_told_and_counted() {
+    let two = &[Instance("a", "x", Passing), Instance("b", "y", Passing)];
+    let to_t = |c: &mut ServiceConfig| {
+        c.failover = vec![Failover { service: "t".into(), zone: String::new() }];
+    };
+    let of_t = &[Instance("c", "y", Passing)];
+    let registry = registry(&[
+        ("s", |_| (), two),
+        ("equal", |c| c.zones_equal = true, two),
+        ("down", to_t, &[Instance("d", "x", Critical)]),
+        ("t", |_| (), of_t),
+        ("panics", |_| (), &[Instance("e", "", Critical)]),
+    ]);
+    let from = |service: &str, zone: &str, all: bool| {
+        let (service, zone) = (service.to_owned(), zone.to_owned());
+        let wanted = Wanted { service, zone, count: 1, all, ..Wanted::default() };
+        let found = registry.choose(&wanted, 7, UnixMs(100_000), clock::now()).unwrap();
+        let zone = found.instances[0].spec.zone.clone();
+        let told = found.other_zone.clone();
+        assert!(told.is_none_or(|told| told == zone), "{found:?}");
+        found.other_zone
+    };
+    let told = |zone: &str| Some(zone.to_owned());
+    assert_eq!(from("s", "x", false), None);
+    assert_eq!(from("s", "", false), None, "whoever is nowhere is sent anywhere");
+    assert_eq!(from("equal", "z", false), None, "zones do not matter");
+    assert_eq!(registry.out_of_zone.load(Ordering::Relaxed), 0);
+    assert!(from("s", "z", false).is_some());
+    assert_eq!(from("down", "x", false), told("y"), "of a service that is called in its place");
+    assert_eq!(from("panics", "x", false), told(""));
+    assert_eq!(registry.out_of_zone.load(Ordering::Relaxed), 3);
+    // Who chooses by itself is told, too, and counts by itself.
+    assert_eq!(from("s", "y", true), None);
+    assert!(from("s", "z", true).is_some());
+    assert_eq!(registry.out_of_zone.load(Ordering::Relaxed), 3);
+}
+
 /// Gives the instances of `s` the numbers from 100 on, and changes them.
 fn renumber(registry: &Registry, change: impl Fn(&mut InstanceRecord)) {
     renumber_of(registry, "s", 100, change);

@@ -1,7 +1,6 @@
 //! What is known of calls to instances: from what was resolved and what callers report.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,18 +29,11 @@ fn entry(known: &mut HashMap<u64, Calls>, number: u64, now: Instant) -> Option<&
 #[derive(Debug, Default)]
 pub struct CallStats {
     by_number: Mutex<HashMap<u64, Calls>>,
-    turn: AtomicU64,
 }
 
 impl CallStats {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Calls>> {
         self.by_number.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The number of a choice.
-    #[must_use]
-    pub fn turn(&self) -> u64 {
-        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What calls took lately, microseconds, and how many are on their way; one entry a number.

@@ -4,6 +4,7 @@
 //! chooses: another node or client that knows of other calls chooses otherwise.
 
 pub mod calls;
+pub mod turns;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -34,7 +35,7 @@ impl Candidate<'_> {
 pub struct Draw<'a> {
     /// A number that nobody foresees.
     pub dice: u64,
-    /// How many choices of this service came before.
+    /// The number of the choice among those from the same pool, from any number on.
     pub turn: u64,
     /// What the caller's calls belong to.
     pub key: &'a str,

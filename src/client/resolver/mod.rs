@@ -23,6 +23,7 @@ use super::services::Watched;
 use super::spawn::{now, spawn};
 use super::{Client, probes};
 use crate::balance::calls::CallStats;
+use crate::balance::turns::Turns;
 use crate::balance::{Candidate, Draw, choose};
 use crate::model::registry as model;
 use crate::model::rejection::{Reason, Rejection};
@@ -70,6 +71,7 @@ struct Shared {
     options: ResolverOptions,
     known: RwLock<Known>,
     stats: CallStats,
+    turns: Turns,
     /// Which instances were being tried when they were told of last.
     tried: Mutex<HashMap<u64, bool>>,
     /// The node that is watched may not know what the hub knows.
@@ -118,6 +120,7 @@ impl Resolver {
             options,
             known: RwLock::new(known),
             stats: CallStats::default(),
+            turns: Turns::default(),
             tried: Mutex::default(),
             watch_is_stale: AtomicBool::new(false),
             untold: Mutex::default(),
@@ -144,7 +147,7 @@ impl Resolver {
             return Err(rejection);
         }
         let mut places = pools.iter().enumerate();
-        let place = places.find_map(|(n, pool)| Some((n, self.shared.choose(pool, key)?)));
+        let place = places.find_map(|(n, pool)| Some((n, self.shared.choose((n, pool), key)?)));
         let place = place.ok_or_else(|| {
             let service = &self.shared.service;
             if pools.iter().any(|pool| !pool.instances.is_empty()) {
@@ -217,7 +220,7 @@ impl Drop for Chosen {
 }
 
 impl Shared {
-    fn choose(&self, answer: &ResolveResponse, key: &str) -> Option<usize> {
+    fn choose(&self, (n, answer): (usize, &ResolveResponse), key: &str) -> Option<usize> {
         let policy = match self.options.policy.unwrap_or(answer.policy()) {
             BalancePolicy::Unspecified | BalancePolicy::P2cEwma => model::BalancePolicy::P2cEwma,
             BalancePolicy::RoundRobin => model::BalancePolicy::RoundRobin,
@@ -256,8 +259,8 @@ impl Shared {
             return None;
         }
         let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let chosen = choose(policy, &candidates, &Draw { dice, turn: self.stats.turn(), key });
-        chosen.map(|at| places[at])
+        let turn = self.turns.take(n as u64, dice);
+        choose(policy, &candidates, &Draw { dice, turn, key }).map(|at| places[at])
     }
 
     fn note(&self, instance: &Instance, ok: bool, took_us: u64) {

@@ -29,6 +29,7 @@ fn resolver(answer: ResolveResponse) -> Resolver {
         options: ResolverOptions::default(),
         known: RwLock::new(known),
         stats: CallStats::default(),
+        turns: Turns::default(),
         tried: Mutex::default(),
         watch_is_stale: AtomicBool::new(false),
         untold: Mutex::default(),

@@ -103,6 +103,8 @@ pub const EWMA_MS: u64 = 10_000;
 pub const CALL_PATIENCE_MS: u64 = 30_000;
 /// Instances of which one node knows how calls go.
 pub const CALLS_INSTANCES_MAX: usize = 200_000;
+/// Pools of instances of which one node, or one client, knows whose turn it is.
+pub const TURNS_MAX: usize = 20_000;
 /// When to call again while a breaker is being tried by as many calls as it lets through, milliseconds.
 pub const PROBES_RETRY_MS: u64 = 1000;
 /// Parts that a breaker's window is kept in.

@@ -40,6 +40,7 @@ use super::propose::not_leader;
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
 use crate::balance::calls::CallStats;
+use crate::balance::turns::Turns;
 use crate::machine::registry::records::service_not_found;
 use crate::machine::registry::{graph, query, records, watch as changes};
 use crate::model::command::{
@@ -62,6 +63,7 @@ pub(super) struct Registry {
     calls: CallStats,
     /// Choices of instances of another zone than the caller's.
     out_of_zone: AtomicU64,
+    turns: Turns,
     breakers: Mutex<Breakers>,
     /// Calls that the leader was not told of yet.
     untold: Mutex<Untold>,
@@ -80,6 +82,7 @@ impl Registry {
             renewals: Mutex::default(),
             calls: CallStats::default(),
             out_of_zone: AtomicU64::new(0),
+            turns: Turns::default(),
             breakers: Mutex::default(),
             untold: Mutex::default(),
             verdicts: Mutex::default(),

@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use super::Registry;
 use super::view::Known;
-use crate::balance::{Candidate, Draw, choose};
+use crate::balance::{Candidate, Draw, choose, turns};
 use crate::machine::registry::breaker::{lets_any_through, lets_through};
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord, service_not_found};
 use crate::model::ids::UnixMs;
@@ -150,7 +150,7 @@ impl Registry {
             return Err(none(&wanted.service, service, &pool.known, wanted));
         }
         let policy = wanted.policy.unwrap_or(service.config.balance());
-        let draw = Draw { dice, turn: self.calls.turn(), key: &wanted.key };
+        let draw = Draw { dice, turn: self.turn(policy, &pool, wanted, dice), key: &wanted.key };
         let count = wanted.count.min(self.room(&pool.known, at));
         let chosen = self.draw(&pool, service, policy, (count, &draw), now, at);
         let found = pool.tell(service, wanted, &chosen, revision);
@@ -158,6 +158,21 @@ impl Registry {
             self.out_of_zone.fetch_add(1, Ordering::Relaxed);
         }
         Ok(found)
+    }
+
+    /// The number of a choice, for policies that go round: callers that are given different instances do not take
+    /// each other's turns.
+    fn turn(&self, policy: BalancePolicy, pool: &Pool, wanted: &Wanted, dice: u64) -> u64 {
+        match policy {
+            BalancePolicy::RoundRobin | BalancePolicy::Weighted => {
+                let words = [&pool.name, &wanted.zone, &wanted.requirement, &wanted.protocol];
+                self.turns.take(turns::pool(&words.map(String::as_str)), dice)
+            }
+            BalancePolicy::P2cEwma
+            | BalancePolicy::Random
+            | BalancePolicy::LeastOutstanding
+            | BalancePolicy::ConsistentHash => 0,
+        }
     }
 
     /// Whose instances would be chosen from, and the incarnations of those of all zones; `None`: nobody's.

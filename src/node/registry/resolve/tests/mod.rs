@@ -390,6 +390,38 @@ fn an_open_breaker_is_not_passed_for_lack_of_others() {
     assert_eq!(resolve(&registry, |_| ()), Err(Reason::NoInstance));
 }
 
+/// How often `b` is chosen, of so many choices by each caller in turn: the service that is called, and from where.
+fn turns_of_b(registry: &Registry, callers: &[(&str, &str)], rounds: usize) -> Vec<usize> {
+    let mut of_b = vec![0; callers.len()];
+    for _ in 0..rounds {
+        for ((service, zone), of_b) in callers.iter().zip(&mut of_b) {
+            let (service, zone) = ((*service).to_owned(), (*zone).to_owned());
+            let found = resolve(registry, |w| (w.service, w.zone, w.count) = (service, zone, 1));
+            *of_b += usize::from(found.unwrap() == "b");
+        }
+    }
+    of_b
+}
+
+#[test]
+fn services_and_callers_do_not_take_each_others_turns() {
+    let two = &[Instance("a", "x", Passing), Instance("b", "y", Passing)];
+    let round: fn(&mut ServiceConfig) = |c| c.balance = BalancePolicy::RoundRobin as i32;
+    let rounds = registry(&[("s", round, two), ("t", round, two)]);
+    // Nobody is in the zones of the last two.
+    let callers = [("s", ""), ("t", ""), ("s", "v"), ("s", "w")];
+    assert_eq!(turns_of_b(&rounds, &callers, 100), [50; 4]);
+    // Steps of 610 along the multiples of the golden ratio hardly move.
+    let weighted: fn(&mut ServiceConfig) = |c| c.balance = BalancePolicy::Weighted as i32;
+    let weighted = registry(&[("s", weighted, two), ("t", weighted, two)]);
+    renumber(&weighted, |record| {
+        record.spec.weight_milli = if record.spec.id == "b" { 2000 } else { 1000 };
+    });
+    let callers: Vec<_> = std::iter::once(("s", "")).chain([("t", ""); 609]).collect();
+    let of_b = turns_of_b(&weighted, &callers, 90)[0];
+    assert!((57..=63).contains(&of_b), "{of_b} of 90");
+}
+
 #[test]
 fn warmth_grows() {
     let record = InstanceRecord { health_since_ms: 1000, ..InstanceRecord::default() };

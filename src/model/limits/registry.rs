@@ -99,7 +99,7 @@ pub const RESOLVE_BYTES_TARGET: usize = 3 << 20;
 pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
 /// The time in which what is known of latencies fades to a third, milliseconds.
 pub const EWMA_MS: u64 = 10_000;
-/// A call of which nothing is heard counts as on its way for so long, milliseconds.
+/// A call of which nothing is heard counts as on its way for so long, and up to a third longer, milliseconds.
 pub const CALL_PATIENCE_MS: u64 = 30_000;
 /// Instances of which one node knows how calls go.
 pub const CALLS_INSTANCES_MAX: usize = 200_000;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use message_hub::client::ServiceHandle;
 use message_hub::model::rejection::Reason;
-use message_hub::proto::v1::{Address, CheckKind};
+use message_hub::proto::v1::{Address, CheckKind, RegisterInstancesRequest, instance_result};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -150,8 +150,20 @@ async fn the_hub_asks_instances_itself() {
     assert!(reason["reason"].as_str().unwrap().contains("status 302"), "{reason}");
     status.store(200, Ordering::Relaxed);
     await_ids(&cluster, "shop", &["sick", "well"], Duration::from_secs(10)).await;
-    // A private address is none that this hub may reach.
+    // A private address is none that this hub may reach. The others of the call, before and after it, are registered,
+    // also in a service that is not checked.
     let forbidden = ServiceHandle::register(&client, vec![spec("shop", "far", 60_000)]).await;
     assert_eq!(forbidden.unwrap_err().reason, Reason::AddressForbidden);
+    let mut near = spec("shop", "near", 60_000);
+    near.addresses = at(answering(&Arc::new(AtomicU16::new(204))));
+    let instances = vec![spec("desk", "x", 60_000), spec("shop", "far", 60_000), near];
+    let request = RegisterInstancesRequest { instances };
+    let answer = client.register_instances(request).await.unwrap();
+    let told = answer.results.into_iter().map(|result| match result.result.unwrap() {
+        instance_result::Result::Instance(instance) => instance.spec.unwrap().id,
+        instance_result::Result::Refused(error) => error.reason,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), ["x", "ADDRESS_FORBIDDEN", "near"]);
+    await_ids(&cluster, "shop", &["near", "sick", "well"], Duration::from_secs(10)).await;
     cluster.verify();
 }

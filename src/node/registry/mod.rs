@@ -245,28 +245,34 @@ impl Node {
         self.read(move |db| Ok((query::services(db, &after, limit)?, changes::revision(db)?))).await
     }
 
-    /// Registers instances, each by itself.
+    /// Registers instances, each by itself: an address that is forbidden refuses one, and the others go on.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` for none or too many, `ADDRESS_FORBIDDEN`, and those of any proposal.
+    /// `INVALID_REQUEST` for none or too many, and those of any proposal.
     pub async fn register_instances(
         &self,
-        instances_: Vec<InstanceSpec>,
+        specs: Vec<InstanceSpec>,
     ) -> Result<Vec<InstanceOutcome>, Rejection> {
-        check_count(instances_.len(), "instances")?;
-        self.check_egress(&instances_)?;
-        let register = RegisterInstances { instances: instances_ };
-        instances(self.execute(Kind::RegisterInstances(register)).await?)
+        check_count(specs.len(), "instances")?;
+        let refused: Vec<_> = specs.iter().map(|spec| self.check_egress(spec).err()).collect();
+        let judged = specs.into_iter().zip(&refused);
+        let allowed: Vec<_> =
+            judged.filter(|(_, refused)| refused.is_none()).map(|(spec, _)| spec).collect();
+        let mut outcomes = Vec::new().into_iter();
+        if !allowed.is_empty() {
+            let register = Kind::RegisterInstances(RegisterInstances { instances: allowed });
+            outcomes = instances(self.execute(register).await?)?.into_iter();
+        }
+        let each = refused.into_iter().map(|refused| refused.map(Err).or_else(|| outcomes.next()));
+        Ok(each.flatten().collect())
     }
 
     /// Refuses addresses that the hub would have to connect to and may not.
-    fn check_egress(&self, specs: &[InstanceSpec]) -> Result<(), Rejection> {
-        for spec in specs {
-            let known = self.registry.view.service(&spec.service);
-            let known = known.and_then(|known| known.service.clone());
-            if known.is_some_and(|s| s.config.health.check.kind() != CheckKind::None) {
-                spec.addresses.iter().try_for_each(|a| self.registry.egress.check(a))?;
-            }
+    fn check_egress(&self, spec: &InstanceSpec) -> Result<(), Rejection> {
+        let known = self.registry.view.service(&spec.service);
+        let service = known.as_ref().and_then(|known| known.service.as_ref());
+        if service.is_some_and(|s| s.config.health.check.kind() != CheckKind::None) {
+            spec.addresses.iter().try_for_each(|address| self.registry.egress.check(address))?;
         }
         Ok(())
     }

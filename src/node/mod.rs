@@ -4,6 +4,7 @@
 pub mod validate;
 
 mod bounded_call;
+mod connect;
 pub mod failures;
 mod hub_clock;
 pub mod keys;

@@ -150,6 +150,8 @@ pub const ROUTE_LOOK_MS: u64 = 250;
 pub const ROUTE_REST_MS: std::ops::RangeInclusive<u64> = 50..=5000;
 /// How long nobody lets a connection to an instance wait, milliseconds.
 pub const ROUTE_CONNECT_MS: u64 = 2000;
+/// Addresses that are tried of those that one name of an instance stands for.
+pub const CONNECT_ADDRESSES_MAX: usize = 8;
 /// Bytes that are read of an instance's answer; what is longer is cut off.
 pub const ROUTE_ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Bytes of an instance's answer that a failed delivery tells.

@@ -5,12 +5,16 @@
 //! setting `egress.allow` names their network. A name is resolved once, and what was judged is what
 //! is connected to.
 
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::model::limits::CONNECT_ADDRESSES_MAX;
 use crate::model::registry::Address;
 use crate::model::rejection::{Reason, Rejection};
+use crate::runtime::net::TcpStream;
 
 /// The networks that are open beside the public ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,24 +47,54 @@ impl Egress {
         }
     }
 
-    /// What to connect to for an address: the first of its IP addresses that is allowed.
+    /// A connection to an address, and where it goes: those of its IP addresses that are allowed are tried one
+    /// after the other.
     ///
     /// # Errors
     /// Why there is none, for people.
-    pub async fn resolve(&self, address: &Address) -> Result<SocketAddr, String> {
+    pub async fn connect(&self, address: &Address) -> Result<(SocketAddr, TcpStream), String> {
+        first_of(&self.resolve(address).await?).await
+    }
+
+    /// What to connect to for an address: its IP addresses that are allowed, in their order, up to a bound.
+    async fn resolve(&self, address: &Address) -> Result<Vec<SocketAddr>, String> {
         let Some((host, port)) = address.split() else {
             return Err(format!("{} is not HOST:PORT", address.address));
         };
         if let Ok(ip) = host.parse::<IpAddr>() {
             let refuse = || forbidden(&ip.to_string()).message;
-            return self.allows(ip).then_some(SocketAddr::new(ip, port)).ok_or_else(refuse);
+            return self.allows(ip).then(|| vec![SocketAddr::new(ip, port)]).ok_or_else(refuse);
         }
         let found = tokio::net::lookup_host((host, port)).await;
-        let found: Vec<_> = found.map_err(|e| format!("{host} is not found: {e}"))?.collect();
-        let open = found.into_iter().find(|at| self.allows(at.ip()));
-        open.ok_or_else(|| forbidden(host).message)
+        let found = found.map_err(|e| format!("{host} is not found: {e}"))?;
+        let open = found.filter(|at| self.allows(at.ip())).take(CONNECT_ADDRESSES_MAX);
+        let open: Vec<_> = open.collect();
+        if open.is_empty() { Err(forbidden(host).message) } else { Ok(open) }
     }
 }
+
+/// A connection to the first that takes one. Who says nothing keeps the next one waiting for a moment only; the
+/// last one has as long as the caller.
+async fn first_of(places: &[SocketAddr]) -> Result<(SocketAddr, TcpStream), String> {
+    let mut failed = Vec::new();
+    for (n, at) in places.iter().enumerate() {
+        let connecting = TcpStream::connect(*at);
+        let connected = if n + 1 < places.len() {
+            let late = |_| Err(io::ErrorKind::TimedOut.into());
+            tokio::time::timeout(CONNECT_NEXT, connecting).await.unwrap_or_else(late)
+        } else {
+            connecting.await
+        };
+        match connected {
+            Ok(stream) => return Ok((*at, stream)),
+            Err(error) => failed.push(format!("no connection to {at}: {error}")),
+        }
+    }
+    Err(failed.join("; "))
+}
+
+/// When the next address is tried (RFC 8305, 5, which tries both at once then).
+const CONNECT_NEXT: Duration = Duration::from_millis(250);
 
 fn forbidden(what: &str) -> Rejection {
     let text = format!(
@@ -106,8 +140,43 @@ fn is_public(ip: IpAddr) -> bool {
     }
 }
 
+/// What tests connect to.
+#[cfg(test)]
+pub(in crate::node) mod held {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::{Duration, SocketAddr};
+
+    /// An address where the system takes no more connections, and refuses none.
+    pub(in crate::node) struct Held {
+        pub(in crate::node) at: SocketAddr,
+        _listener: TcpListener,
+        _taken: Vec<TcpStream>,
+    }
+
+    impl Held {
+        /// Nobody accepts, so that the queue is full soon.
+        pub(in crate::node) async fn new() -> Self {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let listener = socket.listen(1).unwrap();
+            let at = listener.local_addr().unwrap();
+            let mut taken = Vec::new();
+            let patience = Duration::from_millis(300);
+            while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(at)).await {
+                taken.push(stream.unwrap());
+                assert!(taken.len() < 100, "the system takes any number");
+            }
+            Self { at, _listener: listener, _taken: taken }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
+    use super::held::Held;
     use super::*;
 
     fn allows(egress: &Egress, ip: &str) -> bool {
@@ -162,6 +231,26 @@ mod tests {
         assert!(egress.resolve(&at("localhost:80")).await.unwrap_err().contains("egress.allow"));
         let loopback =
             Egress::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        assert!(loopback.resolve(&at("localhost:80")).await.unwrap().ip().is_loopback());
+        let found = loopback.resolve(&at("localhost:80")).await.unwrap();
+        assert!(!found.is_empty() && found.iter().all(|at| at.ip().is_loopback()), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        // Nobody listens there.
+        let refused = SocketAddr::new("127.0.0.2".parse().unwrap(), open.port());
+        assert_eq!(first_of(&[refused, open]).await.unwrap().0, open);
+        let why = first_of(&[refused, refused]).await.unwrap_err();
+        assert_eq!(why.matches(&format!("no connection to {refused}")).count(), 2, "{why}");
+        let held = Held::new().await;
+        assert_eq!(first_of(&[held.at, refused, open]).await.unwrap().0, open);
+        // One that is forbidden is not.
+        let egress = Egress::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let address = format!("localhost:{}", open.port());
+        let address = Address { protocol: "http".into(), address };
+        let (at, _stream) = egress.connect(&address).await.unwrap();
+        assert_eq!(at, open);
     }
 }

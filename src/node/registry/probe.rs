@@ -1,6 +1,8 @@
 //! One check: does an instance answer?
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper::Request;
@@ -15,6 +17,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::egress::Egress;
 use crate::model::registry::{Address, Check, CheckKind};
 use crate::node::bounded_call::BoundedCalls;
+use crate::node::connect::{Connector, causes};
 use crate::runtime::net::TcpStream;
 use crate::runtime::tasks;
 
@@ -22,23 +25,25 @@ use crate::runtime::tasks;
 ///
 /// # Errors
 /// Why it does not pass, for people.
-pub(super) async fn probe(egress: &Egress, address: &Address, check: &Check) -> Result<(), String> {
-    let at = egress.resolve(address).await?;
+pub(super) async fn probe(
+    egress: &Arc<Egress>,
+    address: &Address,
+    check: &Check,
+) -> Result<(), String> {
     match check.kind() {
         CheckKind::None => Ok(()),
-        CheckKind::Tcp => connect(at).await.map(drop),
-        CheckKind::Http => http(at, address, check).await,
-        CheckKind::Grpc => grpc(at, check).await,
+        CheckKind::Tcp => egress.connect(address).await.map(drop),
+        CheckKind::Http => http(egress.connect(address).await?, address, check).await,
+        CheckKind::Grpc => grpc(egress, address, check).await,
     }
 }
 
-async fn connect(at: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(at).await.map_err(|error| format!("no connection to {at}: {error}"))
-}
-
-async fn http(at: SocketAddr, address: &Address, check: &Check) -> Result<(), String> {
+async fn http(
+    (at, stream): (SocketAddr, TcpStream),
+    address: &Address,
+    check: &Check,
+) -> Result<(), String> {
     let path = if check.path.is_empty() { "/" } else { &check.path };
-    let stream = connect(at).await?;
     let wrong = |error: hyper::Error| format!("GET {path} of {at}: {error}");
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(ANSWER_BYTES_MAX)
@@ -64,9 +69,12 @@ async fn http(at: SocketAddr, address: &Address, check: &Check) -> Result<(), St
 /// Bytes of the head of an answer over HTTP, and of all of it over gRPC.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
 
-async fn grpc(at: SocketAddr, check: &Check) -> Result<(), String> {
+async fn grpc(egress: &Arc<Egress>, address: &Address, check: &Check) -> Result<(), String> {
+    let at = &address.address;
     let endpoint = Endpoint::from_shared(format!("http://{at}")).map_err(|e| e.to_string())?;
-    let channel = endpoint.connect().await.map_err(|e| format!("no connection to {at}: {e}"))?;
+    let patience = Duration::from_millis(check.timeout_ms);
+    let connector = Connector { egress: Arc::clone(egress), patience };
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|e| causes(&e))?;
     let request = HealthCheckRequest { service: check.path.clone() };
     let calls = BoundedCalls { channel, answer_bytes_max: ANSWER_BYTES_MAX };
     let answer = HealthClient::new(calls).check(request).await;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,18 +11,19 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{ConnectError, Status};
 
 use super::answer::{HttpAnswer, Verdict, of_grpc, of_http};
-use super::connect::Connector;
 use crate::model::ids::UnixMs;
 use crate::model::limits::{ROUTE_ANSWER_BYTES_MAX, ROUTE_CONNECT_MS, ROUTE_IDLE_MS};
 use crate::model::registry::Address;
 use crate::model::subscription::{Target, TargetFormat};
 use crate::node::bounded_call::BoundedCalls;
+use crate::node::connect::{Connector, causes};
 use crate::node::registry::egress::Egress;
 use crate::proto::cloudevents;
 use crate::proto::v1::handler_client::HandlerClient;
@@ -55,21 +57,29 @@ type Used = (Channel, Instant);
 
 /// What calls go through: connections that are kept for as long as they are used.
 pub(super) struct Carrier {
-    connector: Connector,
+    egress: Arc<Egress>,
     http: Client<Connector, Full<Bytes>>,
-    channels: Mutex<HashMap<String, Used>>,
+    /// By address, and by how long connecting to it may take.
+    channels: Mutex<HashMap<(String, Duration), Used>>,
+}
+
+/// How long connecting may take for a call that has so much time: half of it at most, so that it is known that
+/// nothing was sent, and there is time for another instance.
+fn connecting(patience: Duration) -> Duration {
+    Duration::from_millis(ROUTE_CONNECT_MS).min(patience / 2)
 }
 
 impl Carrier {
     pub(super) fn new(egress: &Arc<Egress>) -> Self {
-        let connector = Connector(Arc::clone(egress));
+        let patience = Duration::from_millis(ROUTE_CONNECT_MS);
+        let connector = Connector { egress: Arc::clone(egress), patience };
         let mut builder = Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_millis(ROUTE_IDLE_MS))
             .http1_max_buf_size(ROUTE_ANSWER_BYTES_MAX);
-        let http = builder.build(connector.clone());
-        Self { connector, http, channels: Mutex::default() }
+        let http = builder.build(connector);
+        Self { egress: Arc::clone(egress), http, channels: Mutex::default() }
     }
 
     /// Hands a letter over, and tells what the answer means. In time, whatever the instance does.
@@ -84,7 +94,7 @@ impl Carrier {
         let calling = async {
             match target.format() {
                 TargetFormat::Grpc => self.grpc(target, letter, to, patience).await,
-                format => self.http(target, format, letter, to, now).await,
+                format => self.http(target, format, letter, to, (patience, now)).await,
             }
         };
         tokio::time::timeout(patience, calling).await.unwrap_or_else(|_| {
@@ -101,17 +111,28 @@ impl Carrier {
         format: TargetFormat,
         letter: &Letter,
         to: &Receiver,
-        now: UnixMs,
+        (patience, now): (Duration, UnixMs),
     ) -> Answered {
         let wrong = |what: &str| Ok(Verdict::unsendable(what));
         let Ok(event) = Event::decode(letter.recorded.event.clone()) else {
             return wrong("the event is no messagehub.v1.Event");
         };
-        let request = match request(target, format, letter, to, event) {
+        let mut request = match request(target, format, letter, to, event) {
             Ok(request) => request,
             Err(error) => return wrong(&error.to_string()),
         };
-        match self.http.request(request).await {
+        let connection = capture_connection(&mut request);
+        let mut requesting = pin!(self.http.request(request));
+        let connecting = connecting(patience);
+        let answered = match tokio::time::timeout(connecting, &mut requesting).await {
+            Ok(answered) => answered,
+            Err(_) if connection.connection_metadata().is_some() => requesting.await,
+            Err(_) => {
+                let ms = connecting.as_millis();
+                return Err(NotConnected(format!("{}: no connection within {ms} ms", to.instance)));
+            }
+        };
+        match answered {
             Ok(response) => {
                 let answer = read(response).await;
                 Ok(of_http(&answer, target.retry_client_errors, now))
@@ -131,7 +152,8 @@ impl Carrier {
         to: &Receiver,
         patience: Duration,
     ) -> Answered {
-        let channel = self.channel(&to.address.address).await?;
+        let connecting = connecting(Duration::from_millis(target.timeout_ms));
+        let channel = self.channel(&to.address.address, connecting).await?;
         let calls = BoundedCalls { channel, answer_bytes_max: ROUTE_ANSWER_BYTES_MAX };
         let mut client =
             HandlerClient::new(calls).max_decoding_message_size(ROUTE_ANSWER_BYTES_MAX);
@@ -153,11 +175,12 @@ impl Carrier {
     }
 
     /// A connection to an address; it makes itself anew when it breaks.
-    async fn channel(&self, address: &str) -> Result<Channel, NotConnected> {
+    async fn channel(&self, address: &str, patience: Duration) -> Result<Channel, NotConnected> {
+        let key = (address.to_owned(), patience);
         let (now, idle) = (clock::now(), Duration::from_millis(ROUTE_IDLE_MS));
         {
             let mut known = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((channel, used)) = known.get_mut(address) {
+            if let Some((channel, used)) = known.get_mut(&key) {
                 *used = now;
                 return Ok(channel.clone());
             }
@@ -165,11 +188,10 @@ impl Carrier {
         }
         let not_connected = |error: tonic::transport::Error| NotConnected(causes(&error));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(not_connected)?;
-        let endpoint = endpoint.connect_timeout(Duration::from_millis(ROUTE_CONNECT_MS));
-        let connector = self.connector.clone();
+        let connector = Connector { egress: Arc::clone(&self.egress), patience };
         let channel = endpoint.connect_with_connector(connector).await.map_err(not_connected)?;
         let mut known = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(known.entry(address.to_owned()).or_insert((channel, now)).0.clone())
+        Ok(known.entry(key).or_insert((channel, now)).0.clone())
     }
 }
 
@@ -183,17 +205,6 @@ fn was_not_sent(status: &Status) -> bool {
         cause = error.source();
     }
     false
-}
-
-/// An error with what led to it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// The request for an event, in either mode of the CloudEvents HTTP binding.
@@ -249,30 +260,48 @@ const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::model::command::delivery::Action;
+    use crate::node::registry::egress::held::Held;
 
-    #[tokio::test]
-    async fn an_instance_is_blamed_for_silence_only_if_it_had_its_time() {
-        // Connections are taken by the system, and nobody answers.
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = silent.local_addr().unwrap().to_string();
+    /// Calls an instance at an address, which may take 500 ms by the target, with so much time.
+    async fn call(at: SocketAddr, format: TargetFormat, patience_ms: u64) -> Answered {
         let to = Receiver {
             service: "shop".to_owned(),
             instance: "a".to_owned(),
-            address: Address { protocol: "http".to_owned(), address },
+            address: Address { protocol: "http".to_owned(), address: at.to_string() },
         };
         let (id, source, kind) = ("1".to_owned(), "/s".to_owned(), "t".to_owned());
         let event = Event { id, source, r#type: kind, ..Event::default() }.encode_to_vec();
         let recorded = RecordedEvent { event: event.into(), ..RecordedEvent::default() };
         let letter = Letter { subscription: "s".to_owned(), attempt: 1, recorded };
         let carrier = Carrier::new(&Arc::new(Egress::new(vec!["127.0.0.0/8".parse().unwrap()])));
-        let target = Target { timeout_ms: 500, ..Target::defaults("shop") };
+        let format = format as i32;
+        let target = Target { timeout_ms: 500, format, ..Target::defaults("shop") };
+        let patience = Duration::from_millis(patience_ms);
+        carrier.call(&target, &letter, &to, patience, UnixMs(0)).await
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_blamed_for_silence_only_if_it_had_its_time() {
+        // Connections are taken by the system, and nobody answers.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = silent.local_addr().unwrap();
         for (patience_ms, blamed) in [(500, true), (400, false)] {
-            let patience = Duration::from_millis(patience_ms);
-            let verdict = carrier.call(&target, &letter, &to, patience, UnixMs(0)).await.unwrap();
+            let verdict = call(at, TargetFormat::HttpBinary, patience_ms).await.unwrap();
             let Action::Nack(nack) = &verdict.action else { panic!("{verdict:?}") };
             assert_eq!((nack.reason.as_str(), verdict.failed), ("TIMEOUT", blamed));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_connected_to_in_time_was_sent_nothing() {
+        let held = Held::new().await;
+        for format in [TargetFormat::HttpBinary, TargetFormat::Grpc] {
+            let NotConnected(why) = call(held.at, format, 500).await.unwrap_err();
+            assert!(why.contains("no connection within 250 ms"), "{format:?}: {why}");
         }
     }
 }

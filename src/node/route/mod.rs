@@ -8,7 +8,6 @@
 
 mod answer;
 mod call;
-mod connect;
 mod parcel;
 mod worker;
 

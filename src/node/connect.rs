@@ -1,5 +1,6 @@
 //! Connections to instances: only where the hub may connect, in bounded time.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -13,14 +14,17 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
-use crate::model::limits::ROUTE_CONNECT_MS;
+use super::registry::egress::Egress;
 use crate::model::registry::Address;
-use crate::node::registry::egress::Egress;
 use crate::runtime::net::TcpStream;
 
 /// Connects to the host and port of a URI. What a name stands for is judged and connected to in one go.
 #[derive(Clone, Debug)]
-pub(super) struct Connector(pub(super) Arc<Egress>);
+pub(super) struct Connector {
+    pub(super) egress: Arc<Egress>,
+    /// How long that may take.
+    pub(super) patience: Duration,
+}
 
 impl Service<Uri> for Connector {
     type Response = Wire;
@@ -32,22 +36,34 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let egress = Arc::clone(&self.0);
+        let (egress, patience) = (Arc::clone(&self.egress), self.patience);
         Box::pin(async move {
             let address = uri.authority().map(ToString::to_string).unwrap_or_default();
             let address = Address { protocol: String::new(), address };
-            let patience = Duration::from_millis(ROUTE_CONNECT_MS);
             let connecting = async {
-                let at = egress.resolve(&address).await.map_err(io::Error::other)?;
-                let stream = TcpStream::connect(at).await?;
+                let (_, stream) = egress.connect(&address).await.map_err(io::Error::other)?;
                 // Requests are small, and each is waited for.
                 stream.set_nodelay(true)?;
                 Ok(Wire(TokioIo::new(stream)))
             };
-            let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+            let late = |_| {
+                let text = format!("no connection within {} ms", patience.as_millis());
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            };
             tokio::time::timeout(patience, connecting).await.unwrap_or_else(late)
         })
     }
+}
+
+/// An error with what led to it.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// A connection.

@@ -9,8 +9,9 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::spawn::spawn;
-use crate::model::rejection::Rejection;
-use crate::proto::status::to_status;
+use crate::model::limits::INSTANCES_PER_CALL_MAX;
+use crate::model::rejection::{Reason, Rejection};
+use crate::proto::status::{to_call_error, to_status};
 use crate::proto::v1::services_server::{Services, ServicesServer};
 use crate::proto::v1::{
     DeleteServiceRequest, DeleteServiceResponse, DeregisterInstancesRequest,
@@ -52,21 +53,27 @@ pub(super) struct FakeServices {
     pub(super) endpoint: String,
     streams: mpsc::Receiver<RenewalStream>,
     registered: mpsc::Receiver<Vec<InstanceSpec>>,
+    deregistered: mpsc::Receiver<usize>,
 }
 
+/// The id of an instance that is refused.
+pub(super) const REFUSED: &str = "refused";
+
 impl FakeServices {
-    /// Takes everything that is registered, with renewals that last so long.
+    /// Takes what is registered, as far as a call may have it, with renewals that last so long.
     pub(super) async fn start(ttl_ms: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
         let (renew, streams) = mpsc::channel(16);
         let (register, registered) = mpsc::channel(16);
-        let node = Node { ttl_ms, renew, register, incarnations: AtomicU64::new(0) };
+        let (deregister, deregistered) = mpsc::channel(16);
+        let incarnations = AtomicU64::new(0);
+        let node = Node { ttl_ms, renew, register, deregister, incarnations };
         let server = tonic::transport::Server::builder()
             .add_service(ServicesServer::new(node))
             .serve_with_incoming(TcpListenerStream::new(listener));
         spawn(async move { drop(server.await) });
-        Self { endpoint, streams, registered }
+        Self { endpoint, streams, registered, deregistered }
     }
 
     /// The next stream that is opened.
@@ -82,13 +89,27 @@ impl FakeServices {
     pub(super) async fn registered(&mut self) -> Vec<InstanceSpec> {
         self.registered.recv().await.unwrap()
     }
+
+    /// How many are deregistered next.
+    pub(super) async fn deregistered(&mut self) -> usize {
+        self.deregistered.recv().await.unwrap()
+    }
 }
 
 struct Node {
     ttl_ms: u64,
     renew: mpsc::Sender<RenewalStream>,
     register: mpsc::Sender<Vec<InstanceSpec>>,
+    deregister: mpsc::Sender<usize>,
     incarnations: AtomicU64,
+}
+
+/// Refuses calls that have too many.
+fn check_count(count: usize) -> Result<(), Status> {
+    if count <= INSTANCES_PER_CALL_MAX {
+        return Ok(());
+    }
+    Err(to_status(&Rejection::new(Reason::InvalidRequest, format!("{count} are too many"))))
 }
 
 fn unasked<T>() -> Result<Response<T>, Status> {
@@ -106,7 +127,13 @@ impl Services for Node {
         request: Request<RegisterInstancesRequest>,
     ) -> Result<Response<InstancesResponse>, Status> {
         let specs = request.into_inner().instances;
+        check_count(specs.len())?;
         let one = |spec: &InstanceSpec| {
+            if spec.id == REFUSED {
+                let rejection = Rejection::new(Reason::InstanceOwned, "somebody has it");
+                let refused = instance_result::Result::Refused(to_call_error(&rejection));
+                return InstanceResult { result: Some(refused) };
+            }
             let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed) + 1;
             let (spec, ttl_ms) = (Some(spec.clone()), self.ttl_ms);
             let instance = Instance { spec, incarnation, ttl_ms, ..Instance::default() };
@@ -119,8 +146,11 @@ impl Services for Node {
 
     async fn deregister_instances(
         &self,
-        _: Request<DeregisterInstancesRequest>,
+        request: Request<DeregisterInstancesRequest>,
     ) -> Result<Response<InstancesResponse>, Status> {
+        let count = request.into_inner().instances.len();
+        check_count(count)?;
+        let _ = self.deregister.send(count).await;
         Ok(Response::new(InstancesResponse::default()))
     }
 

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::client::ServiceHandle;
     use crate::client::fake::client;
-    use crate::client::fake_services::FakeServices;
+    use crate::client::fake_services::{FakeServices, REFUSED};
     use crate::model::limits::INSTANCES_PER_CALL_MAX;
     use crate::proto::v1::InstanceSpec;
 
@@ -175,5 +175,37 @@ mod tests {
         assert_eq!(stream.request().await.len(), INSTANCES_PER_CALL_MAX);
         stream.refuse(&Rejection::new(Reason::NoQuorum, "too few")).await;
         assert_eq!(one.stream().await.request().await.len(), INSTANCES_PER_CALL_MAX);
+    }
+
+    #[tokio::test]
+    async fn no_call_of_a_handle_has_more_instances_than_it_may() {
+        let mut fake = FakeServices::start(60_000).await;
+        let client = client(&[&fake.endpoint], 5000);
+        let specs = |last: &str| {
+            let ids = (0..INSTANCES_PER_CALL_MAX).map(|n| n.to_string()).chain([last.to_owned()]);
+            ids.map(|id| spec(&id)).collect::<Vec<_>>()
+        };
+        let handle = ServiceHandle::register(&client, specs("last")).await.unwrap();
+        assert_eq!(fake.registered().await.len(), INSTANCES_PER_CALL_MAX);
+        assert_eq!(fake.registered().await.len(), 1);
+        let instances = handle.instances();
+        assert_eq!(instances.len(), INSTANCES_PER_CALL_MAX + 1);
+        assert_eq!(instances.last().unwrap().spec.as_ref().unwrap().id, "last");
+        handle.deregister().await.unwrap();
+        for count in [INSTANCES_PER_CALL_MAX, 1] {
+            assert_eq!(fake.deregistered().await, count);
+        }
+        drop(ServiceHandle::register(&client, specs("last")).await.unwrap());
+        for count in [INSTANCES_PER_CALL_MAX, 1] {
+            assert_eq!(fake.deregistered().await, count);
+        }
+        // One that is refused in the second call takes those of the first with it.
+        let refused = ServiceHandle::register(&client, specs(REFUSED)).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::InstanceOwned);
+        for count in [INSTANCES_PER_CALL_MAX, 1] {
+            assert_eq!(fake.deregistered().await, count);
+        }
+        let none = ServiceHandle::register(&client, Vec::new()).await.unwrap_err();
+        assert_eq!(none.reason, Reason::InvalidRequest);
     }
 }

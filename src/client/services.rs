@@ -93,6 +93,9 @@ impl ServiceHandle {
         client: &Client,
         mut specs: Vec<InstanceSpec>,
     ) -> Result<Self, Rejection> {
+        if specs.is_empty() {
+            return Err(Rejection::new(Reason::InvalidRequest, "name at least one instance"));
+        }
         for spec in specs.iter_mut().filter(|spec| spec.owner.is_empty()) {
             spec.owner = uuid::Uuid::new_v4().to_string();
         }
@@ -106,18 +109,22 @@ impl ServiceHandle {
             owner: spec.owner.clone(),
         };
         let names: Vec<_> = specs.iter().map(name).collect();
-        let request = RegisterInstancesRequest { instances: specs.clone() };
-        let instances = match instances(client.register_instances(request).await?) {
-            Ok(instances) => instances,
-            Err(rejection) => {
-                let request = DeregisterInstancesRequest { instances: names, force: false };
-                // Those that it fails for were not registered.
-                drop(client.deregister_instances(request).await);
-                return Err(rejection);
+        let mut registered = Vec::with_capacity(specs.len());
+        for some in specs.chunks(INSTANCES_PER_CALL_MAX) {
+            let request = RegisterInstancesRequest { instances: some.to_vec() };
+            let answer = client.register_instances(request).await;
+            let done = registered.len() + if answer.is_ok() { some.len() } else { 0 };
+            match answer.and_then(instances) {
+                Ok(instances) => registered.extend(instances),
+                Err(rejection) => {
+                    // Those that it fails for were not registered.
+                    drop(deregister(client, &names[..done]).await);
+                    return Err(rejection);
+                }
             }
-        };
+        }
         let (tell, news) = mpsc::channel(NEWS_MAX);
-        let (known, instances) = watch::channel(instances);
+        let (known, instances) = watch::channel(registered);
         let (stop, stopped) = mpsc::channel(1);
         let (ends, ended) = watch::channel(());
         let lost = vec![None; specs.len()];
@@ -151,9 +158,7 @@ impl ServiceHandle {
         // Nobody registers them again meanwhile.
         self.stop = None;
         drop(self.ended.changed().await);
-        let instances = std::mem::take(&mut self.names);
-        let request = DeregisterInstancesRequest { instances, force: false };
-        self.client.deregister_instances(request).await.map(drop)
+        deregister(&self.client, &self.names).await
     }
 }
 
@@ -164,15 +169,23 @@ impl Drop for ServiceHandle {
             return;
         }
         self.stop = None;
-        let (client, instances) = (self.client.clone(), std::mem::take(&mut self.names));
+        let (client, names) = (self.client.clone(), std::mem::take(&mut self.names));
         let mut ended = self.ended.clone();
         spawn(async move {
             drop(ended.changed().await);
-            let request = DeregisterInstancesRequest { instances, force: false };
             // Nobody is there any more to be told.
-            drop(client.deregister_instances(request).await);
+            drop(deregister(&client, &names).await);
         });
     }
+}
+
+/// Deregisters instances, as many at once as a call may have.
+async fn deregister(client: &Client, names: &[InstanceName]) -> Result<(), Rejection> {
+    for some in names.chunks(INSTANCES_PER_CALL_MAX) {
+        let request = DeregisterInstancesRequest { instances: some.to_vec(), force: false };
+        client.deregister_instances(request).await?;
+    }
+    Ok(())
 }
 
 /// The instances of an answer, or the first refusal in it.

@@ -281,7 +281,8 @@ async fn a_pause_shorter_than_the_ttl_is_no_loss_and_a_longer_one_heals() {
 async fn a_killed_leader_loses_none_of_a_thousand_instances() {
     let mut cluster = Cluster::start(3, &[]);
     let client = client(&cluster);
-    let specs = (0..1000).map(|n| spec("shop", &format!("i-{n:04}"), 3000)).collect();
+    // More than one call has.
+    let specs = (0..1100).map(|n| spec("shop", &format!("i-{n:04}"), 3000)).collect();
     let mut handle = ServiceHandle::register(&client, specs).await.unwrap();
     let revision = handle.instances().iter().map(|instance| instance.revision).max().unwrap();
     let mut watch = client.watch_services(Vec::new(), Some(revision));

@@ -239,6 +239,12 @@ async fn metrics_tell_how_services_stand_and_how_calls_went() {
     let happened = |kind: &str| of(&format!("service_transitions_total{{to=\"{kind}\"}}"));
     let kinds = ["registered", "deregistered", "passing", "critical", "breaker_opened"];
     assert_eq!(kinds.map(happened), [Some(7), Some(2), Some(0), Some(1), Some(1)]);
+    let modes = || ["draining", "maintenance", "up"].map(happened);
+    assert_eq!(modes(), [Some(1), Some(0), Some(0)]);
+    for to in ["--maintenance", "--undo"] {
+        cluster.admin(&["service", "drain", "store", "out", "--force", to]).succeeds();
+    }
+    assert!(poll(Duration::from_secs(5), || modes() == [Some(1); 3]), "{:?}", modes());
     cluster.admin(&["service", "breaker", "store", "shut", "auto"]).succeeds();
     assert!(poll(Duration::from_secs(5), || happened("breaker_closed") == Some(1)));
     assert_eq!(of("service_breakers_open{service=\"store\"}"), Some(0));

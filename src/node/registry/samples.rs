@@ -56,13 +56,16 @@ const SERVICE_KINDS: [&str; 14] = [
 ];
 
 /// What happens to instances.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 12] = [
     "registered",
     "deregistered",
     "passing",
     "critical",
     "hold_begun",
     "hold_ended",
+    "up",
+    "draining",
+    "maintenance",
     "breaker_opened",
     "breaker_half_open",
     "breaker_closed",
@@ -97,6 +100,13 @@ impl Transitions {
         let (Some(before), Some(after)) = (before, after) else { return };
         if health(before) != health(after) {
             count(if health(after) == Health::Passing { "passing" } else { "critical" });
+        }
+        if before.mode() != after.mode() {
+            count(match after.mode() {
+                Mode::Up => "up",
+                Mode::Draining => "draining",
+                Mode::Maintenance => "maintenance",
+            });
         }
         if breaker(before) != breaker(after) {
             count(of_breaker(breaker(after)));
@@ -245,5 +255,22 @@ mod tests {
         let counted = told(&KINDS, &transitions.of_instances);
         assert!(counted.contains(&("hold_begun", 2)), "{counted:?}");
         assert!(counted.contains(&("hold_ended", 1)), "{counted:?}");
+    }
+
+    #[test]
+    fn what_happens_to_instances_is_counted() {
+        let transitions = Transitions::default();
+        let modes = [Mode::Up, Mode::Draining, Mode::Draining, Mode::Maintenance, Mode::Up];
+        let record = |mode: Mode| InstanceRecord { mode: mode as i32, ..Default::default() };
+        let mut before = None;
+        for after in modes.map(|mode| Some(record(mode))).into_iter().chain([None]) {
+            let change = ChangeRecord { instance_after: after.clone(), ..ChangeRecord::default() };
+            transitions.count(before.as_ref(), &change);
+            before = after;
+        }
+        let mut counted = told(&KINDS, &transitions.of_instances);
+        counted.retain(|(_, count)| *count > 0);
+        let each = ["registered", "deregistered", "up", "draining", "maintenance"];
+        assert_eq!(counted, each.map(|kind| (kind, 1)));
     }
 }

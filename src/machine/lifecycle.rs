@@ -48,14 +48,14 @@ pub(crate) enum Report {
     BrakeEngaged { silent: u64 },
     BrakeReleased,
     Ready,
-    NotReady,
+    NotReady { reason: String },
     FailedOver { to: String },
     FailedBack,
     // Of an instance: what it is about is SERVICE/ID.
     Registered,
     Deregistered,
     Passing,
-    Critical,
+    Critical { reason: String },
     HoldBegun { until_ms: u64 },
     HoldEnded,
     Mode(Mode),
@@ -121,7 +121,7 @@ impl Report {
             Self::BrakeEngaged { .. } => "hub.service.brake_engaged",
             Self::BrakeReleased => "hub.service.brake_released",
             Self::Ready => "hub.service.ready",
-            Self::NotReady => "hub.service.not_ready",
+            Self::NotReady { .. } => "hub.service.not_ready",
             Self::FailedOver { .. } => "hub.service.failed_over",
             Self::FailedBack => "hub.service.failed_back",
             Self::ServiceDown => "hub.service.down",
@@ -136,7 +136,7 @@ impl Report {
             Self::Registered => "hub.instance.registered",
             Self::Deregistered => "hub.instance.deregistered",
             Self::Passing => "hub.instance.passing",
-            Self::Critical => "hub.instance.critical",
+            Self::Critical { .. } => "hub.instance.critical",
             Self::HoldBegun { .. } => "hub.instance.hold_begun",
             Self::HoldEnded => "hub.instance.hold_ended",
             Self::Mode(Mode::Up) => "hub.instance.up",
@@ -165,7 +165,7 @@ impl Report {
                 | Self::BrakeEngaged { .. }
                 | Self::BrakeReleased
                 | Self::Ready
-                | Self::NotReady
+                | Self::NotReady { .. }
                 | Self::FailedOver { .. }
                 | Self::FailedBack
         )
@@ -202,9 +202,27 @@ impl Report {
         if let Self::FailedOver { to } = self {
             json.push_str(&format!(",\"to\":\"{to}\""));
         }
+        if let Self::Critical { reason } | Self::NotReady { reason } = self
+            && !reason.is_empty()
+        {
+            json.push_str(&format!(",\"reason\":\"{}\"", escaped(reason)));
+        }
         json.push('}');
         json
     }
+}
+
+/// Text as it stands between the quotes of a JSON string.
+fn escaped(text: &str) -> String {
+    let mut json = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => json.extend(['\\', character]),
+            '\u{0}'..'\u{20}' => json.push_str(&format!("\\u{:04x}", u32::from(character))),
+            _ => json.push(character),
+        }
+    }
+    json
 }
 
 /// The fields of `messagehub.v1.Event` that the feed uses.
@@ -287,8 +305,12 @@ mod tests {
         assert_eq!(hit.data("shop"), r#"{"service":"shop","in_flight":"5"}"#);
         let over = Report::FailedOver { to: "spare".into() };
         assert_eq!(over.data("shop"), r#"{"service":"shop","to":"spare"}"#);
-        let critical = Report::Critical.data("shop/h:80");
-        assert_eq!(critical, r#"{"service":"shop","instance":"h:80"}"#);
+        let critical = |reason: &str| Report::Critical { reason: reason.into() }.data("shop/h:80");
+        assert_eq!(critical(""), r#"{"service":"shop","instance":"h:80"}"#);
+        let odd = "status \"5\\0\n3\u{1b}é";
+        let wanted =
+            r#"{"service":"shop","instance":"h:80","reason":"status \"5\\0\u000a3\u001bé"}"#;
+        assert_eq!(critical(odd), wanted);
     }
 
     #[test]

@@ -147,7 +147,11 @@ fn tell<K: Kv>(
     }
     if after.is_some() && health(before) != health(after) {
         match health(after) {
-            Some(Health::Critical) => machine.report(&about, Report::Critical),
+            Some(Health::Critical) => {
+                let last = after.and_then(|record| record.transitions.last());
+                let reason = last.map(|last| last.reason.clone()).unwrap_or_default();
+                machine.report(&about, Report::Critical { reason });
+            }
             _ if before.is_some() => machine.report(&about, Report::Passing),
             _ => {}
         }

@@ -9,7 +9,7 @@ use super::breaker::{lets_any_through, lets_through};
 use super::records::{InstanceRecord, ServiceRecord, instances_of, service};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::{Fault, key};
-use crate::model::limits::{DEPENDENCY_CHAIN_MAX, PAGE_BYTES_TARGET};
+use crate::model::limits::{DEPENDENCY_CHAIN_MAX, NOT_READY_REASON_CHARS_MAX, PAGE_BYTES_TARGET};
 use crate::model::registry::{Dependency, meets};
 
 /// The circle that a service would be in with these dependencies: from it back to it.
@@ -105,6 +105,19 @@ pub enum Lack {
     NotReady,
 }
 
+impl Lack {
+    /// What it is, in a word or two.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unhealthy => "no healthy instance",
+            Self::Incompatible(_) => "only other versions",
+            Self::ShutOff { .. } => "shut off by breakers",
+            Self::NotReady => "not ready",
+        }
+    }
+}
+
 /// A service in the view of who depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -148,6 +161,20 @@ impl Node {
     #[must_use]
     pub fn causes(&self) -> Vec<Vec<&Self>> {
         self.chains(self.lack.as_ref())
+    }
+
+    /// The first of these chains and what is wrong with its end, for people; empty: nothing is.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let causes = self.causes();
+        let Some((chain, last)) = causes.first().and_then(|chain| Some((chain, chain.last()?)))
+        else {
+            return String::new();
+        };
+        let names: Vec<_> = chain.iter().map(|node| node.service.as_str()).collect();
+        let lack = last.lack.as_ref().map_or("not ready", Lack::word);
+        let text = format!("{}: {lack}", names.join(" -> "));
+        text.chars().take(NOT_READY_REASON_CHARS_MAX).collect()
     }
 
     /// The same, whatever is wrong with this one.

@@ -31,10 +31,11 @@ pub fn news(kv: &impl Kv, now: UnixMs) -> Result<(Vec<Notice>, Option<UnixMs>), 
     })?;
     let (mut found, mut next, mut graph) = (Vec::new(), None, Unfolding::new(kv));
     for (name, record) in &records {
-        let ready = graph.node(name, None)?.is_ready();
-        if ready != record.ready {
-            let kind = if ready { NoticeKind::Ready } else { NoticeKind::NotReady };
-            found.push(notice(name, kind, ""));
+        let node = graph.node(name, None)?;
+        match (record.ready, node.is_ready()) {
+            (false, true) => found.push(notice(name, NoticeKind::Ready, "")),
+            (true, false) => found.push(notice(name, NoticeKind::NotReady, &node.reason())),
+            _ => {}
         }
         let (to, until) = stand_in(&records, record, now);
         if to != record.failed_over_to {
@@ -46,8 +47,8 @@ pub fn news(kv: &impl Kv, now: UnixMs) -> Result<(Vec<Notice>, Option<UnixMs>), 
     Ok((found, next))
 }
 
-fn notice(about: &str, kind: NoticeKind, to: &str) -> Notice {
-    Notice { about: about.to_owned(), kind: kind as i32, limit: to.to_owned(), value: 0 }
+fn notice(about: &str, kind: NoticeKind, what: &str) -> Notice {
+    Notice { about: about.to_owned(), kind: kind as i32, limit: what.to_owned(), value: 0 }
 }
 
 /// Who is called in place of a service that is down, or has not been back for long enough; empty: nobody.
@@ -89,7 +90,7 @@ pub(crate) fn note<K: Kv>(machine: &mut Machine<'_, K>, notice: &Notice) -> Resu
         }
         NoticeKind::NotReady => {
             after.ready = false;
-            Report::NotReady
+            Report::NotReady { reason: notice.limit.clone() }
         }
         NoticeKind::FailedOver => {
             if after.failed_over_to != notice.limit {

@@ -54,6 +54,19 @@ impl Hub {
         String::from_utf8(EventView::parse(&stored.event).unwrap().data.to_vec()).unwrap()
     }
 
+    /// What the newest event of a kind says.
+    fn last_data_of(&self, kind: &str) -> String {
+        let feed = query::topic(&self.kv, lifecycle::TOPIC).unwrap().unwrap();
+        let event =
+            |offset| query::event_at(&self.kv, &feed, Offset(offset)).unwrap().unwrap().event;
+        let events = (0..feed.next_offset.get()).rev().map(event);
+        let data = |event: bytes::Bytes| {
+            let view = EventView::parse(&event).unwrap();
+            (view.kind == kind).then(|| String::from_utf8(view.data.to_vec()).unwrap())
+        };
+        events.into_iter().find_map(data).unwrap()
+    }
+
     fn put(&mut self, name: &str, needs: &[&str], failover: &[&str]) {
         let mut config = ServiceConfig::defaults();
         let need = |service: &&str| {
@@ -401,6 +414,29 @@ fn readiness_and_failover_are_told_as_they_change() {
     hub.renews("spare", "i", true);
     hub.lead();
     assert_eq!(hub.service("shop").failed_over_to, "spare");
+}
+
+#[test]
+fn it_is_told_why_an_instance_is_critical_and_a_service_is_not_ready() {
+    let mut hub = Hub::default();
+    hub.put("web", &["shop"], &[]);
+    hub.put("shop", &[], &[]);
+    for service in ["web", "shop"] {
+        hub.register(service, "i");
+    }
+    hub.lead();
+    hub.renews("shop", "i", false);
+    let critical = hub.last_data_of("hub.instance.critical");
+    assert_eq!(critical, r#"{"service":"shop","instance":"i","reason":"said so"}"#);
+    hub.lead();
+    let not_ready = hub.last_data_of("hub.service.not_ready");
+    assert_eq!(not_ready, r#"{"service":"web","reason":"web -> shop: no healthy instance"}"#);
+    hub.renews("shop", "i", true);
+    hub.lead();
+    hub.breaker("web", "i", BreakerState::ForcedOpen);
+    hub.lead();
+    let not_ready = hub.last_data_of("hub.service.not_ready");
+    assert_eq!(not_ready, r#"{"service":"web","reason":"web: shut off by breakers"}"#);
 }
 
 #[test]

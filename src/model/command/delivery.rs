@@ -231,7 +231,7 @@ pub struct Notice {
     /// What.
     #[prost(enumeration = "NoticeKind", tag = "2")]
     pub kind: i32,
-    /// Which of the service's limits was hit, or which service is called in its place.
+    /// Which of the service's limits was hit, which service is called in its place, or why it is not ready.
     #[prost(string, tag = "3")]
     pub limit: String,
     /// The limit's value, how many events wait, or how many instances are silent.

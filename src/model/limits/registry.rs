@@ -66,6 +66,8 @@ pub const FLAP_HOLD_MS_MAX: u64 = 600_000;
 pub const TRANSITIONS_KEPT: usize = 16;
 /// Bytes of the reason of a change of health.
 pub const HEALTH_REASON_BYTES_MAX: usize = 512;
+/// Characters of the reason why a service is not ready, as the lifecycle feed tells it.
+pub const NOT_READY_REASON_CHARS_MAX: usize = 512;
 /// Changes of health in one command.
 pub const HEALTH_CHANGES_MAX: usize = 256;
 /// Changes of the registry that are kept for who watches.
@@ -101,10 +103,10 @@ pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
 pub const EWMA_MS: u64 = 10_000;
 /// A call of which nothing is heard counts as on its way for so long, and up to a third longer, milliseconds.
 pub const CALL_PATIENCE_MS: u64 = 30_000;
-/// Instances of which one node knows how calls go.
-pub const CALLS_INSTANCES_MAX: usize = 200_000;
 /// Pools of instances of which one node, or one client, knows whose turn it is.
 pub const TURNS_MAX: usize = 20_000;
+/// Instances of which one node knows how calls go.
+pub const CALLS_INSTANCES_MAX: usize = 200_000;
 /// When to call again while a breaker is being tried by as many calls as it lets through, milliseconds.
 pub const PROBES_RETRY_MS: u64 = 1000;
 /// Parts that a breaker's window is kept in.
@@ -148,10 +150,10 @@ pub const ROUTE_DOWN_MS: u64 = 1000;
 pub const ROUTE_LOOK_MS: u64 = 250;
 /// The rest after no instance of a target could be connected to, milliseconds: at first, and at most.
 pub const ROUTE_REST_MS: std::ops::RangeInclusive<u64> = 50..=5000;
-/// How long nobody lets a connection to an instance wait, milliseconds.
-pub const ROUTE_CONNECT_MS: u64 = 2000;
 /// Addresses that are tried of those that one name of an instance stands for.
 pub const CONNECT_ADDRESSES_MAX: usize = 8;
+/// How long nobody lets a connection to an instance wait, milliseconds.
+pub const ROUTE_CONNECT_MS: u64 = 2000;
 /// Bytes that are read of an instance's answer; what is longer is cut off.
 pub const ROUTE_ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Bytes of an instance's answer that a failed delivery tells.

@@ -6,7 +6,7 @@
 //! is connected to.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -131,11 +131,14 @@ fn is_public(ip: IpAddr) -> bool {
                 || protocol)
         }
         IpAddr::V6(ip) => {
-            let first = ip.segments()[0];
-            let documentation = first == 0x2001 && ip.segments()[1] == 0xdb8;
-            let translated = ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+            let [first, second, ..] = ip.segments();
+            let documentation =
+                (first, second) == (0x2001, 0xdb8) || (first == 0x3fff && second < 0x1000);
+            // Teredo among others, which leads on to any IPv4 address, as 6to4 does.
+            let protocol = first == 0x2001 && second < 0x200;
+            let six_to_four = first == 0x2002;
             // Only 2000::/3 is given out.
-            first & 0xe000 == 0x2000 && !documentation && !translated && ip != Ipv6Addr::UNSPECIFIED
+            first & 0xe000 == 0x2000 && !documentation && !protocol && !six_to_four
         }
     }
 }
@@ -186,7 +189,14 @@ mod tests {
     #[test]
     fn what_is_not_public_is_closed_until_it_is_named() {
         let egress = Egress::default();
-        for open in ["1.1.1.1", "93.184.216.34", "2606:4700::1111"] {
+        for open in [
+            "1.1.1.1",
+            "93.184.216.34",
+            "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "2001:200::1",
+            "3ffe::1",
+        ] {
             assert!(allows(&egress, open), "{open}");
         }
         for closed in [
@@ -210,6 +220,10 @@ mod tests {
             "::ffff:10.0.0.1",
             "2001:db8::1",
             "64:ff9b::7f00:1",
+            "2001::1",
+            "2001:1ff::1",
+            "2002:a00:1::1",
+            "3fff:fff::1",
         ] {
             assert!(!allows(&egress, closed), "{closed}");
         }

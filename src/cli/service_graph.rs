@@ -22,10 +22,20 @@ fn print_lack(lack: Lack, versions: &[String]) -> String {
         Lack::Unspecified => "ready".to_owned(),
         Lack::Missing => "missing".to_owned(),
         Lack::Unhealthy => "no healthy instance".to_owned(),
-        Lack::Incompatible => format!("only versions {}", versions.join(", ")),
+        Lack::Incompatible => only(versions),
         Lack::NotReady => "not ready".to_owned(),
         Lack::ShutOff => "shut off by breakers".to_owned(),
     }
+}
+
+/// Which versions there are, where none of them will do.
+fn only(versions: &[String]) -> String {
+    let told: Vec<_> = versions.iter().map(String::as_str).filter(|v| !v.is_empty()).collect();
+    if told.is_empty() {
+        return "only instances without a version".to_owned();
+    }
+    let silent = if told.len() < versions.len() { ", and some without" } else { "" };
+    format!("only versions {}{silent}", told.join(", "))
 }
 
 /// The chain of services to one that is the cause, and what is wrong with that.
@@ -141,7 +151,12 @@ pub(super) fn ready(readiness: &Readiness, output: Output) -> Done {
     } else {
         let cause = |cause: &ReadinessCause| {
             let lack = cause.lack().as_str_name().trim_start_matches("LACK_");
-            json!({ "services": cause.services, "lack": lack.to_ascii_lowercase() })
+            let (services, lack) = (&cause.services, lack.to_ascii_lowercase());
+            let mut told = json!({ "services": services, "lack": lack });
+            if !cause.versions.is_empty() {
+                told["versions"] = json!(cause.versions);
+            }
+            told
         };
         let causes: Vec<_> = readiness.causes.iter().map(cause).collect();
         let told = json!({
@@ -164,4 +179,20 @@ fn node(known: &DependencyNode) -> Value {
         "state": lack(known),
         "needs": known.needs.iter().map(node).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_instead_is_said_also_where_no_version_is_told() {
+        let lack = |versions: &[&str]| {
+            let versions: Vec<_> = versions.iter().map(|v| (*v).to_owned()).collect();
+            print_lack(Lack::Incompatible, &versions)
+        };
+        assert_eq!(lack(&["1.0.0", "1.2.0"]), "only versions 1.0.0, 1.2.0");
+        assert_eq!(lack(&[""]), "only instances without a version");
+        assert_eq!(lack(&["", "1.0.0"]), "only versions 1.0.0, and some without");
+    }
 }

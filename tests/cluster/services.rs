@@ -111,6 +111,7 @@ fn the_command_line_registers_shows_chooses_and_refuses() {
     service(&[&wrong[..], &["--version", "1.0.0"]].concat()).succeeds();
     let why = told(&service(&["ready", "billing", "-o", "json"]));
     assert_eq!(why["causes"][0]["lack"], "incompatible");
+    assert_eq!(why["causes"][0]["versions"], serde_json::json!(["1.0.0"]));
     service(&[&wrong[..], &["--version", "2.1.0"]].concat()).succeeds();
     service(&["ready", "billing"]).succeeds();
     assert!(service(&["deps", "billing"]).stdout().contains("ledger@^2  ready"));

@@ -33,7 +33,11 @@ fn waits(cluster: &Cluster, chain: &[&str], lack: &str, says: &str) {
     let ready = service(cluster, &["ready", "shop", "-o", "json"]);
     let told: Value = serde_json::from_str(&ready.stdout()).unwrap();
     assert_eq!(told["ready"], false);
-    assert_eq!(told["causes"], json!([{"services": chain, "lack": lack}]));
+    let mut cause = json!({"services": chain, "lack": lack});
+    if let Some(version) = says.strip_prefix("only versions ") {
+        cause["versions"] = json!([version]);
+    }
+    assert_eq!(told["causes"], json!([cause]));
     // A node may know of it a moment later.
     let resolve = || service(cluster, &["resolve", "shop"]);
     let refused = || resolve().code() == 7 && resolve().stderr().contains(&chain.join(" -> "));

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{consistency, invalid, page_size, recorded_event};
 use super::convert_failures::attempt;
 use crate::machine::tracking::query::Traced;
-use crate::model::ids::Position;
+use crate::model::ids::{DeadNumber, Position};
 use crate::model::trace::{self, Standing};
 use crate::node::Node;
 use crate::proto::status::to_status;
@@ -77,7 +77,7 @@ fn fate(fate: trace::Fate) -> Fate {
         Standing::Dead(death) => {
             told.at_ms = death.at.get();
             told.reason = death.reason as i32;
-            told.dead_number = death.number.get();
+            told.dead_number = death.number.map_or(0, DeadNumber::get);
             FateStanding::Dead
         }
     };

@@ -215,7 +215,11 @@ fn told(fate: &Fate) -> String {
         FateStanding::Retrying => words.push_str(&format!(", due {}", at())),
         FateStanding::Dead => {
             let (reason, number) = (dead_reason(fate), fate.dead_number);
-            words.push_str(&format!(" at {}: {reason}, dead letter {number}", at()));
+            words.push_str(&format!(" at {}: {reason}, ", at()));
+            words.push_str(&match number {
+                0 => "no dead letter is kept".to_owned(),
+                number => format!("dead letter {number}"),
+            });
         }
         _ => {}
     }
@@ -245,7 +249,7 @@ fn fate(fate: &Fate) -> Value {
         "at": (fate.at_ms > 0).then(|| instant(fate.at_ms)),
         "consumer": fate.consumer,
         "reason": dead.then(|| dead_reason(fate)),
-        "dead_letter": dead.then(|| fate.dead_number.to_string()),
+        "dead_letter": (dead && fate.dead_number > 0).then(|| fate.dead_number.to_string()),
         "failures": fate.failures,
         "redrives": fate.redrives,
         "attempts": attempts.collect::<Vec<_>>(),

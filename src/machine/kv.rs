@@ -88,11 +88,13 @@ pub enum Table {
     Subjects,
     /// (subject, version) → the schema.
     Schemas,
+    /// (subscription id, topic id, offset) → how an event ended of which nothing else tells.
+    Endings,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Meta,
         Self::Topics,
         Self::Batches,
@@ -132,6 +134,7 @@ impl Table {
         Self::KeySnapshots,
         Self::Subjects,
         Self::Schemas,
+        Self::Endings,
     ];
 
     /// The persisted name.
@@ -177,6 +180,7 @@ impl Table {
             Self::KeySnapshots => "key_snapshots",
             Self::Subjects => "subjects",
             Self::Schemas => "schemas",
+            Self::Endings => "endings",
         }
     }
 }

@@ -106,6 +106,8 @@ pub enum Kind {
     Subject = 45,
     /// A version of a subject.
     Schema = 46,
+    /// How an event ended.
+    Ending = 47,
 }
 
 impl Kind {
@@ -157,6 +159,7 @@ impl Kind {
         Self::KeySnapshot,
         Self::Subject,
         Self::Schema,
+        Self::Ending,
     ];
 }
 

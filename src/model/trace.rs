@@ -10,13 +10,13 @@ pub enum Standing {
     Pending,
     /// It may be delivered from then on.
     Delayed(UnixMs),
-    /// It was called off before it could be delivered.
+    /// It was called off before it could be delivered, and is not going to be.
     Cancelled,
     /// A consumer has it, for the first time or again.
     Leased(Holder),
     /// It failed, or was redriven, and may be delivered again from then on.
     Retrying(UnixMs),
-    /// It was acknowledged, or passed over by a seek.
+    /// It was acknowledged.
     Acked,
     /// It does not pass the subscription's filter.
     Filtered,
@@ -38,8 +38,8 @@ pub struct Holder {
 /// The end of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Death {
-    /// Its number among the subscription's dead letters.
-    pub number: DeadNumber,
+    /// Its number among the subscription's dead letters; `None`: none is kept of it.
+    pub number: Option<DeadNumber>,
     /// Why.
     pub reason: DeadReason,
     /// When.
@@ -57,7 +57,7 @@ pub struct Fate {
     pub standing: Standing,
     /// Failures since the last redrive.
     pub failures: u32,
-    /// The first and the newest of them.
+    /// The first and the newest of them, while they are kept.
     pub attempts: Vec<Attempt>,
     /// How often it came back from the dead.
     pub redrives: u32,

@@ -116,6 +116,23 @@ fn place_key(subscription: SubscriptionId, number: DeadNumber, letter: &DeadLett
     [place_prefix(subscription, topic, offset), number.to_key().to_vec()].concat()
 }
 
+/// The number of the newest dead letter of an event.
+pub(crate) fn newest(
+    kv: &impl Kv,
+    subscription: SubscriptionId,
+    topic: TopicId,
+    offset: Offset,
+) -> Result<Option<DeadNumber>, Fault> {
+    let low = place_prefix(subscription, topic, offset);
+    let (high, mut newest) = (key::after_prefix(&low), None);
+    kv.scan(Table::DeadPlaces, &low, &high, Order::Descending, &mut |row, _| {
+        let number = row.last_chunk::<8>().map(|bytes| DeadNumber(u64::from_be_bytes(*bytes)));
+        newest = number;
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(newest)
+}
+
 /// The newest dead letter of an event.
 ///
 /// # Errors
@@ -126,14 +143,7 @@ pub fn at(
     topic: TopicId,
     offset: Offset,
 ) -> Result<Option<(DeadNumber, DeadLetter)>, Fault> {
-    let low = place_prefix(subscription, topic, offset);
-    let (high, mut newest) = (key::after_prefix(&low), None);
-    kv.scan(Table::DeadPlaces, &low, &high, Order::Descending, &mut |row, _| {
-        let number = row.last_chunk::<8>().map(|bytes| DeadNumber(u64::from_be_bytes(*bytes)));
-        newest = number;
-        Ok(ControlFlow::Break(()))
-    })?;
-    let Some(number) = newest else { return Ok(None) };
+    let Some(number) = newest(kv, subscription, topic, offset)? else { return Ok(None) };
     Ok(get(kv, subscription, number)?.map(|letter| (number, letter)))
 }
 

@@ -15,6 +15,7 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::schedule::rank::Rank;
 use crate::machine::schedule::specials::{self, SpecialRecord};
 use crate::machine::subscription::state::Placing;
+use crate::machine::tracking::endings;
 use crate::machine::{Fault, query};
 use crate::model::delivery::{Attempt, DeadReason, REASON_LEASE_EXPIRED};
 use crate::model::ids::{DeadNumber, Offset, TopicId, UnixMs};
@@ -379,7 +380,7 @@ pub(crate) fn keep<K: Kv>(
     let event = query::stored_event(machine.overlay(), topic, offset)?;
     let Some(event) = event.filter(|_| !disabled) else {
         work.state.counters.dropped += 1;
-        return Ok(());
+        return endings::note_dropped(machine, work, (topic, offset), story, reason);
     };
     let now = machine.now();
     let number = DeadNumber(work.state.last_dead_number).next();

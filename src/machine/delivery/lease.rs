@@ -18,6 +18,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::schedule::specials;
 use crate::machine::subscription::record::not_found;
+use crate::machine::tracking::endings::{self, End};
 use crate::model::command::Lease;
 use crate::model::delivery::{DeadReason, Granted, Leased, Pick, Seen};
 use crate::model::ids::{LeaseId, Offset, Term, TopicId, UnixMs};
@@ -254,6 +255,7 @@ impl Plan {
             }
             if !eligible::passes(machine, filter.as_ref(), topic, offset)? {
                 fail::unwait(machine, work, (topic, offset), &story);
+                endings::note(machine, work, (topic, offset), End::Filtered)?;
                 fail::forget(machine, work, topic, offset)?;
                 (self.skipped, work.wakes) = (self.skipped + 1, true);
                 work.state.counters.filtered += 1;

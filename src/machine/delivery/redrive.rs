@@ -13,6 +13,7 @@ use super::work::Work;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::subscription::record::not_found;
+use crate::machine::tracking::endings;
 use crate::machine::{Fault, query};
 use crate::model::command::{PurgeDead, Redrive};
 use crate::model::delivery::Moved;
@@ -70,6 +71,7 @@ pub(crate) fn purge<K: Kv>(
     let moved = Moved { count: letters.len() as u64, left: 0, next };
     let first = letters.first().map(|(number, _)| *number);
     for (number, letter) in letters {
+        endings::note_lost(machine, &work, number, &letter)?;
         remove(machine, &mut work, number, &letter);
     }
     time_next(machine, &work, first)?;
@@ -147,6 +149,7 @@ fn revive<K: Kv>(
     };
     story.set_place(fail::rank_of(work, special.as_ref(), now));
     work.count_failures(topic, 1, 0)?;
+    endings::forget(machine, work.id, (topic, offset));
     fail::make_ready(machine, work, (topic, offset), &mut story)?;
     Ok(true)
 }

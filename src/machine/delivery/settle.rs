@@ -15,6 +15,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::subscription::record::not_found;
 use crate::machine::subscription::state;
+use crate::machine::tracking::endings::{self, End};
 use crate::model::command::Settle;
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::delivery::Settled;
@@ -184,6 +185,7 @@ fn ack<K: Kv>(
         return work.done(machine, lease.topic(), events);
     }
     for offset in events.iter() {
+        endings::note(machine, work, (lease.topic(), offset), End::Acked)?;
         fail::forget(machine, work, lease.topic(), offset)?;
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::lifecycle::Report;
 use crate::machine::schedule::specials;
+use crate::machine::tracking::endings;
 use crate::machine::{Fault, query, registry, subscription, transaction};
 use crate::model::delivery::{DeadReason, Ticked};
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId};
@@ -163,6 +164,9 @@ impl Tick {
             Due::Bury(subscription, topic, offset) => {
                 let Some(work) = self.work(machine, subscription)? else { return Ok(()) };
                 fail::bury_late(machine, work, (topic, offset), at)
+            }
+            Due::Ending(subscription, topic, offset) => {
+                endings::due(machine, subscription, (topic, offset))
             }
             Due::Registry(number) => registry::health::due(machine, number),
             Due::Transaction(id) => {
@@ -392,6 +396,7 @@ fn forget<K: Kv>(
             dead::time(machine, work.id, (number, letter.died_at()), retention_ms);
             return Ok((count, over));
         }
+        endings::note_lost(machine, work, number, &letter)?;
         dead::remove(machine, work.id, (number, &letter), retention_ms);
         work.state.dead_letters = work.state.dead_letters.saturating_sub(1);
         count += 1;

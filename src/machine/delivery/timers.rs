@@ -35,6 +35,8 @@ pub enum Due {
     Sweep(SubscriptionId, TopicId, Offset),
     /// The dead letter of an event is to be written: there were too many at once.
     Bury(SubscriptionId, TopicId, Offset),
+    /// What led to the end of an event was kept long enough.
+    Ending(SubscriptionId, TopicId, Offset),
 }
 
 /// A row's key, taken apart.
@@ -61,6 +63,7 @@ impl Timer {
             Due::Place(subscription) => (8, [subscription.0, 0, 0]),
             Due::Sweep(subscription, topic, offset) => (9, [subscription.0, topic.0, offset.0]),
             Due::Bury(subscription, topic, offset) => (10, [subscription.0, topic.0, offset.0]),
+            Due::Ending(subscription, topic, offset) => (11, [subscription.0, topic.0, offset.0]),
         };
         let mut row = Vec::with_capacity(33);
         row.extend_from_slice(&self.at.to_key());
@@ -89,6 +92,7 @@ impl Timer {
             8 => Due::Place(SubscriptionId(a)),
             9 => Due::Sweep(SubscriptionId(a), TopicId(b), Offset(c)),
             10 => Due::Bury(SubscriptionId(a), TopicId(b), Offset(c)),
+            11 => Due::Ending(SubscriptionId(a), TopicId(b), Offset(c)),
             _ => {
                 let what = format!("timer of kind {kind}");
                 return Err(Fault::Corrupt { record: Kind::Timer, what });
@@ -131,6 +135,7 @@ mod tests {
             Due::Place(s),
             Due::Sweep(s, t, o),
             Due::Bury(s, t, o),
+            Due::Ending(s, t, o),
         ];
         let timers: Vec<_> =
             [1, 300].iter().flat_map(|at| dues.map(|due| Timer { at: UnixMs(*at), due })).collect();

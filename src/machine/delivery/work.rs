@@ -45,6 +45,8 @@ pub(crate) struct TopicWork {
     pub(crate) specials: u64,
     pub(crate) cancels: u64,
     pub(crate) delays: u64,
+    /// Traces tell of some of its events.
+    pub(crate) correlated: bool,
     chunks: BTreeMap<u64, Marks>,
     changed: bool,
 }
@@ -109,6 +111,7 @@ impl Work {
         }
         let (first_offset, next_offset) = (Offset(found.first_offset), Offset(found.next_offset));
         let (specials, cancels, delays) = (found.specials, found.cancels, found.delays);
+        let correlated = found.correlated;
         let info = found.info(&name);
         let changed = stored.is_none();
         let progress = match stored {
@@ -126,6 +129,7 @@ impl Work {
             specials,
             cancels,
             delays,
+            correlated,
             chunks,
             changed,
         };

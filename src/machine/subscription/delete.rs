@@ -21,13 +21,14 @@ use crate::model::limits::FAILURES_SWEPT_MAX;
 use crate::model::outcome::Outcome;
 
 /// What a subscription has beside its settings, its state and its dead letters.
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 7] = [
     Table::Progress,
     Table::Marks,
     Table::Failures,
     Table::Ready,
     Table::Leases,
     Table::ConsumerLoads,
+    Table::Endings,
 ];
 
 pub(crate) fn apply<K: Kv>(
@@ -88,7 +89,7 @@ pub(crate) fn forget_topic<K: Kv>(
         let Some(progress) = progress::stored(machine.overlay(), id, topic)? else { continue };
         let Some(mut work) = Work::open_id(machine, id)? else { continue };
         end_leases(machine, &mut work, topic)?;
-        for table in [Table::Progress, Table::Marks] {
+        for table in [Table::Progress, Table::Marks, Table::Endings] {
             let low = progress::row_key(id, topic);
             let high = progress::row_key(id, topic.next());
             machine.overlay_mut().delete_range(table, low, high);

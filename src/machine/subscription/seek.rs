@@ -45,6 +45,7 @@ pub(crate) fn apply<K: Kv>(
     let id = work.id;
     delete::forget_progress(machine, id)?;
     work.state.in_flight = 0;
+    work.state.dead_before_seek = work.state.last_dead_number;
     work.record.start_position = target.start.get();
     // Plans and cursors from before the seek are void.
     work.record.revision += 1;

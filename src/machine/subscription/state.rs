@@ -54,6 +54,9 @@ pub struct SubscriptionState {
     /// Failed events are being placed by a changed priority policy; none: all are where they belong.
     #[prost(message, optional, tag = "10")]
     pub placing: Option<Placing>,
+    /// Dead letters up to this number are from before the newest seek: their events may have been delivered since.
+    #[prost(uint64, tag = "11")]
+    pub dead_before_seek: u64,
 }
 
 impl SubscriptionState {

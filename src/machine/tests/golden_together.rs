@@ -10,17 +10,23 @@ use crate::machine::schema::query as schema;
 use crate::machine::topic::key_snapshots;
 use crate::machine::tracking::query::trace;
 use crate::machine::transaction::query;
+use crate::model::command::delivery::{Action, Reject, SettleItem};
+use crate::model::command::subscription::At;
 use crate::model::command::{
-    BeginTransaction, CommandBatch, CommitTransaction, CreateTopic, Kind, Publish, PutKeySnapshot,
-    RegisterSchema, SetCompatibility, StageTransaction,
+    BeginTransaction, CommandBatch, CommitTransaction, CreateSubscription, CreateTopic, Kind,
+    Lease, Publish, PutKeySnapshot, RegisterSchema, SetCompatibility, Settle, StageTransaction,
 };
+use crate::model::delivery::{DeadReason, Pick};
 use crate::model::ids::{Position, TopicId, TransactionId, UnixMs};
 use crate::model::outcome::Outcome;
+use crate::model::ranges::{OffsetRange, Ranges};
 use crate::model::schema::{
     Compatibility, SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference,
 };
 use crate::model::schema_rule::{Judged, SchemaMode, SchemaRule, SubjectVersion};
+use crate::model::subscription::SubscriptionConfig;
 use crate::model::topic::TopicConfig;
+use crate::model::trace::{Death, Standing};
 use crate::model::transaction::TransactionState;
 
 /// One row a line: table, key, value; the latter two in hexadecimal.
@@ -89,6 +95,7 @@ fn entries() -> Vec<CommandBatch> {
     };
     let config = TopicConfig { schema: Some(rule()), ..TopicConfig::defaults() };
     let ruled = CreateTopic { name: "ruled".into(), config, request_id: String::new() };
+    let (create, lease, settle) = drop_first();
     vec![
         at(1000, Kind::RegisterSchema(address)),
         at(1000, Kind::RegisterSchema(order)),
@@ -101,7 +108,36 @@ fn entries() -> Vec<CommandBatch> {
         at(4000, Kind::StageTransaction(stage(2, vec![plain, judged]))),
         at(5000, Kind::CommitTransaction(CommitTransaction { id: 1, judged_again: None })),
         at(6000, Kind::PutKeySnapshot(snapshot)),
+        at(7000, Kind::CreateSubscription(create)),
+        at(7000, Kind::Lease(lease)),
+        at(7000, Kind::Settle(settle)),
     ]
+}
+
+/// A subscription that drops the first event of `t`, whose end is told by a trace.
+fn drop_first() -> (CreateSubscription, Lease, Settle) {
+    let mut config = SubscriptionConfig::defaults("t");
+    config.dead_letters.disabled = true;
+    let create = CreateSubscription {
+        name: "s".into(),
+        config,
+        start: At::Start(true).into(),
+        request_id: String::new(),
+    };
+    let ranges = Ranges::from_unsorted(&[OffsetRange { first: 0, count: 1 }]);
+    let lease = Lease {
+        subscription: "s".into(),
+        revision: 1,
+        term: 1,
+        consumer: "c".into(),
+        picks: vec![Pick { topic: "t".into(), topic_id: 1, ranges, seen: None }],
+        ..Lease::default()
+    };
+    let reject = Action::Reject(Reject { reason: "BAD".into(), detail: "d".into() });
+    let item =
+        SettleItem { lease_id: 1, term: 1, topic_id: 1, ranges: Vec::new(), action: Some(reject) };
+    let settle = Settle { subscription: "s".into(), consumer: "c".into(), items: vec![item] };
+    (create, lease, settle)
 }
 
 #[test]
@@ -119,6 +155,10 @@ fn every_version_is_read() {
         assert_eq!((snapshot.version.get(), &snapshot.data[..]), (1, &b"state"[..]));
         let traced = trace(&kv, "c", Position(0), 10, UnixMs(7000)).unwrap();
         assert_eq!((traced.events.len(), traced.events[0].topic.as_str()), (1, "t"));
+        let fate = &traced.events[0].fates[0];
+        let (reason, at) = (DeadReason::Rejected, UnixMs(7000));
+        assert_eq!(fate.standing, Standing::Dead(Death { number: None, reason, at }));
+        assert_eq!((fate.failures, fate.attempts[0].reason.as_str()), (1, "BAD"));
         let order = schema::subject(&kv, "order").unwrap().unwrap();
         assert_eq!((order.compatibility, order.judge()), (Compatibility::Full, Some(1)));
         let order = schema::schema(&kv, "order", 1).unwrap().unwrap();

@@ -123,6 +123,7 @@ fn append<K: Kv>(
     };
     if command.correlated {
         tracking::index::note(machine, id, (first_offset, first_position), run)?;
+        topic.correlated = true;
     }
     topic.specials += specials.len() as u64;
     let is_delayed = |(_, special): &&(_, SpecialRecord)| special.ready_at_ms > machine.now().get();

@@ -48,6 +48,9 @@ pub struct TopicRecord {
     /// Of these, those that were not to be delivered at once.
     #[prost(uint64, tag = "12")]
     pub delays: u64,
+    /// Some of its events have a correlation id: traces tell of them.
+    #[prost(bool, tag = "13")]
+    pub correlated: bool,
 }
 
 impl TopicRecord {

@@ -1,5 +1,6 @@
 //! How an event stands with a subscription, from the rows that delivery keeps.
 
+use super::endings::{self, End};
 use crate::machine::Fault;
 use crate::machine::delivery::failures::{self, FailureRecord};
 use crate::machine::delivery::query::LeaseInfo;
@@ -8,9 +9,9 @@ use crate::machine::kv::Kv;
 use crate::machine::query::StoredEvent;
 use crate::machine::schedule::specials;
 use crate::machine::subscription::record::SubscriptionRecord;
-use crate::machine::subscription::{marks, progress};
+use crate::machine::subscription::{marks, progress, state};
 use crate::model::filter::Compiled;
-use crate::model::ids::{LeaseId, Offset, TopicId, UnixMs};
+use crate::model::ids::{DeadNumber, LeaseId, Offset, TopicId, UnixMs};
 use crate::model::limits::{MARKS_OFFSETS, TRACE_LEASES_MAX};
 use crate::model::trace::{Death, Fate, Holder, Standing};
 
@@ -96,6 +97,7 @@ impl Observer {
         })
     }
 
+    /// How an event that is done came to that: what is noted of its end, else its dead letter, else by itself.
     fn ended(
         &self,
         kv: &impl Kv,
@@ -103,16 +105,41 @@ impl Observer {
         event: &StoredEvent,
         fate: &mut Fate,
     ) -> Result<(), Fault> {
-        if let Some((number, letter)) = dead::at(kv, fate.subscription, topic, event.offset)? {
+        let (id, offset) = (fate.subscription, event.offset);
+        if let Some(ending) = endings::get(kv, id, topic, offset)? {
+            fate.standing = match ending.end() {
+                End::Acked => Standing::Acked,
+                End::Filtered => Standing::Filtered,
+                End::Dead => {
+                    let (reason, at) = (ending.reason(), UnixMs(ending.ended_at_ms));
+                    Standing::Dead(Death { number: None, reason, at })
+                }
+            };
+            fate.failures = ending.failures;
+            fate.attempts = ending.attempts;
+            fate.redrives = ending.redrives;
+            return Ok(());
+        }
+        if let Some((number, letter)) = dead::at(kv, id, topic, offset)?
+            && (fate.standing == Standing::Before || self.is_of_today(kv, number)?)
+        {
             let (reason, at) = (letter.reason(), letter.died_at());
-            fate.standing = Standing::Dead(Death { number, reason, at });
+            fate.standing = Standing::Dead(Death { number: Some(number), reason, at });
             fate.failures = letter.failures;
             fate.attempts = letter.attempts;
             fate.redrives = letter.redrives;
+        } else if specials::get(kv, topic, offset)?.is_some_and(|special| special.cancelled) {
+            fate.standing = Standing::Cancelled;
         } else if !self.passes(event)? {
             fate.standing = Standing::Filtered;
         }
         Ok(())
+    }
+
+    /// Whether a dead letter is from after the newest seek.
+    fn is_of_today(&self, kv: &impl Kv, number: DeadNumber) -> Result<bool, Fault> {
+        let state = state::get(kv, self.record.subscription_id())?.unwrap_or_default();
+        Ok(number.get() > state.dead_before_seek)
     }
 
     fn waiting(

@@ -83,7 +83,9 @@ pub fn trace(
             next = Some(position);
             break;
         }
-        let Some((name, event)) = reader.event(kv, topic, offset)? else { continue };
+        let Some((name, mut event)) = reader.event(kv, topic, offset)? else { continue };
+        // Else the page would hold the whole batch of each of its events.
+        event.event = Bytes::copy_from_slice(&event.event);
         bytes += event.event.len();
         events.push((name, topic, event));
     }

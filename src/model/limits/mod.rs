@@ -297,6 +297,8 @@ pub const TRACE_ROWS_MAX: usize = 1000;
 pub const TRACE_FATES_MAX: usize = 100;
 /// Leases of a subscription that a trace looks through for who has an event.
 pub const TRACE_LEASES_MAX: usize = 4096;
+/// What led to the end of an event that failed is kept for 14 days, in milliseconds.
+pub const ENDINGS_KEPT_MS: u64 = if cfg!(test) { 20_000 } else { 14 * 24 * 3600 * 1000 };
 
 /// Offsets that one row of progress covers.
 pub const MARKS_OFFSETS: u64 = 4096;

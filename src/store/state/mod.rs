@@ -220,7 +220,8 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         | Table::Producers
         | Table::Marks
         | Table::ConsumerLoads
-        | Table::Failures => {
+        | Table::Failures
+        | Table::Endings => {
             blocks.set_bloom_filter(10.0, false);
         }
         Table::Meta

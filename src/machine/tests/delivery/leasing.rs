@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Cause, LeaseRow, Status, Story, Subscription, Topic, topic_of};
+use super::model::{Cause, End, LeaseRow, Status, Story, Subscription, Topic, topic_of};
 use super::world::passes;
 use crate::model::command::delivery::{Action, SettleItem};
 use crate::model::command::{Lease, Settle};
@@ -54,8 +54,9 @@ pub(super) fn lease(
     let mut leased = Leased::default();
     for (_, topic, offsets) in picks(&command.skips) {
         for offset in offsets {
-            if sub.story(&topic, offset).status == Status::Free {
-                sub.set(&topic, offset, Story::new(Status::Done));
+            let story = sub.story(&topic, offset);
+            if story.status == Status::Free {
+                sub.set(&topic, offset, story.ended(End::Filtered, now));
                 leased.filtered += 1;
             }
         }
@@ -110,7 +111,7 @@ impl Taking<'_> {
                 continue;
             }
             if !passes(sub, &topic.events[*offset as usize]) {
-                sub.set(topic, *offset, Story::new(Status::Done));
+                sub.set(topic, *offset, story.ended(End::Filtered, self.now));
                 self.leased.filtered += 1;
                 continue;
             }
@@ -130,11 +131,12 @@ impl Taking<'_> {
         let mut fresh = Vec::new();
         for offset in offsets {
             let event = &topic.events[*offset as usize];
-            if sub.story(topic, *offset).status != Status::Free {
+            let story = sub.story(topic, *offset);
+            if story.status != Status::Free {
                 continue;
             }
             if event.cancelled {
-                sub.set(topic, *offset, Story::new(Status::Done));
+                sub.set(topic, *offset, story.ended(End::Cancelled, self.now));
                 self.leased.filtered += 1;
             } else if event.deadline.is_some_and(|d| d <= self.now) {
                 sub.bury(name, topic, *offset, DeadReason::Expired, self.now);
@@ -259,7 +261,8 @@ fn settle_item(
             Action::Ack(_) => {
                 sub.counters.acked += 1;
                 sub.outcomes.push((now, false));
-                sub.set(topic, *offset, Story::new(Status::Done));
+                let story = sub.story(topic, *offset);
+                sub.set(topic, *offset, story.ended(End::Acked, now));
             }
             Action::Nack(nack) => {
                 sub.counters.nacked += 1;

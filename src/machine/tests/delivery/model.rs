@@ -70,6 +70,21 @@ pub(super) struct Story {
     pub(super) told: u64,
     /// Why it is dead, while it has no dead letter.
     pub(super) reason: Option<DeadReason>,
+    /// How it came to be done, and when; `None`: it is not, or the subscription begins behind it.
+    pub(super) end: Option<(End, u64)>,
+    /// What led to that was kept long enough.
+    pub(super) swept: bool,
+}
+
+/// How an event came to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Acked,
+    /// The filter did not let it through, or somebody skipped it.
+    Filtered,
+    Cancelled,
+    /// Without a number: dead letters were off.
+    Dead(DeadReason, Option<u64>),
 }
 
 impl Story {
@@ -84,7 +99,14 @@ impl Story {
             rank: (0, 0),
             told: 0,
             reason: None,
+            end: None,
+            swept: false,
         }
+    }
+
+    /// The same when it is over.
+    pub(super) fn ended(self, end: End, now: u64) -> Self {
+        Self { status: Status::Done, failing: false, end: Some((end, now)), ..self }
     }
 }
 
@@ -128,6 +150,8 @@ pub(super) struct Subscription {
     pub(super) counters: Counters,
     pub(super) last_lease: u64,
     pub(super) last_dead: u64,
+    /// Dead letters up to this number are from before the newest seek.
+    pub(super) dead_before_seek: u64,
     /// (when, is a retry).
     pub(super) deliveries: Vec<(u64, bool)>,
     /// (when, is dead).
@@ -362,7 +386,8 @@ impl Subscription {
             let story = Story { status, reason, failing: true, due: now, ..story };
             return self.set(topic, offset, story);
         }
-        self.set(topic, offset, Story::new(Status::Done));
+        let number = (!disabled).then_some(self.last_dead + 1);
+        self.set(topic, offset, story.clone().ended(End::Dead(reason, number), now));
         if disabled {
             self.counters.dropped += 1;
             return;

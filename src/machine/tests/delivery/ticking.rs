@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::leasing::ends_at;
-use super::model::{Cause, LeaseRow, Status, Story, Subscription, World, topic_of};
+use super::model::{Cause, End, LeaseRow, Status, Story, Subscription, World, topic_of};
 use super::world::{Said, matches, passes};
 use crate::model::delivery::{DeadReason, Ticked};
+use crate::model::limits::ENDINGS_KEPT_MS;
 use crate::model::outcome::Outcome;
 
 impl World {
@@ -38,6 +39,9 @@ impl World {
             sub.unswept.clear();
             if sub.placing {
                 sub.place(&self.topics, usize::MAX);
+            }
+            for story in sub.stories.values_mut() {
+                story.swept |= story.end.is_some_and(|(_, at)| at + ENDINGS_KEPT_MS <= now);
             }
         }
         let before: BTreeMap<String, u64> =
@@ -142,7 +146,7 @@ impl World {
                 continue;
             }
             if !passes {
-                sub.set(&topic, offset, Story::new(Status::Done));
+                sub.set(&topic, offset, story.ended(End::Filtered, now));
                 sub.counters.filtered += 1;
             } else {
                 sub.bury(&name, &topic, offset, DeadReason::Expired, now);

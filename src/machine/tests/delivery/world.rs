@@ -159,6 +159,7 @@ impl World {
             counters: Counters::default(),
             last_lease: self.last_deleted_lease,
             last_dead: 0,
+            dead_before_seek: 0,
             deliveries: Vec::new(),
             outcomes: Vec::new(),
             outcomes_before: 0,
@@ -287,6 +288,7 @@ impl World {
         sub.early.clear();
         sub.unswept.clear();
         sub.start = start;
+        sub.dead_before_seek = sub.last_dead;
         sub.revision += 1;
         start_at(sub, &self.topics, offset);
         for (name, topic) in &self.topics {

@@ -189,7 +189,8 @@ impl Reader {
         Ok(())
     }
 
-    fn go_on_from(&mut self, place: u64) {
+    /// Reads on from a place, which nodes have got to already: one that has not is passed over.
+    pub(super) fn go_on_from(&mut self, place: u64) {
         let hub = self.rest.topic.is_empty();
         self.rest.from = Some(if hub { From::Position(place) } else { From::Offset(place) });
         self.expected = Some(place);

@@ -17,7 +17,7 @@ use crate::proto::v1::{
     End, GetTopicRequest, ReadOptions, ReadRequest, RecordedEvent, StatusRequest,
 };
 
-/// The rest before a node that lags is asked again.
+/// The rest before a node that lags is asked again, or another one in its place.
 const LAG: Duration = Duration::from_millis(50);
 /// Events that are let out at once at the most, so that a pace is kept evenly.
 const BURSTS_PER_S: u64 = 20;
@@ -75,7 +75,7 @@ pub struct ReplayOptions {
     pub selection: Selection,
     /// How fast.
     pub pace: Pace,
-    /// How fresh; default linearizable.
+    /// How fresh, also of where the range begins and ends; default linearizable.
     pub options: Option<ReadOptions>,
 }
 
@@ -106,6 +106,15 @@ pub struct Replay {
     /// Where the range ends.
     end: u64,
     ended: bool,
+    /// Nodes have nothing more of the range yet.
+    lag: Option<Lag>,
+}
+
+/// That nodes lag: since when, and since when the one that reads are sent to now is asked.
+#[derive(Clone, Copy, Debug)]
+struct Lag {
+    since: Instant,
+    asked_since: Instant,
 }
 
 impl Replay {
@@ -113,7 +122,8 @@ impl Replay {
     ///
     /// # Errors
     /// `TOPIC_NOT_FOUND`; `INVALID_REQUEST` for a cursor of another topic, a pace of zero, and a range whose
-    /// end lies before its beginning; `BEYOND_END` for one that begins beyond the end.
+    /// end lies before its beginning; `BEYOND_END` for one that begins beyond the end, unless a node may lag that is
+    /// asked for what it has: by a cursor, there is nothing to play yet.
     pub async fn begin(
         client: &Client,
         options: ReplayOptions,
@@ -125,10 +135,10 @@ impl Replay {
             (0, hub_end(client, options).await?, 0)
         } else {
             let name = topic.clone();
-            let found = client.topic(GetTopicRequest { name, ..Default::default() }).await?;
+            let found = client.topic(GetTopicRequest { name, options }).await?;
             (found.first_offset, found.next_offset, found.created_at_ms)
         };
-        let range = Range { client, topic: &topic, first, end_now };
+        let range = Range { client, topic: &topic, first, end_now, options };
         if let Some(cursor) = &cursor
             && (cursor.topic != topic || cursor.created_at_ms != created_at_ms)
         {
@@ -148,7 +158,7 @@ impl Replay {
             Some(cursor) => cursor.next,
             None => range.place(from).await?,
         };
-        if next > end_now {
+        if next > end_now && !(cursor.is_some() && is_stale(options)) {
             let text = format!("{next} lies beyond {end_now}, the end; begin earlier");
             return Err(Rejection::new(Reason::BeyondEnd, text).with("end", end_now));
         }
@@ -156,7 +166,7 @@ impl Replay {
         if cursor.is_none() && end < next {
             return Err(invalid(format!("the range ends before {next}, where it begins")));
         }
-        let options = range.reading(options);
+        let options = range.reading();
         let from = Some(if whole_hub { From::Position(next) } else { From::Offset(next) });
         let request = ReadRequest { topic: topic.clone(), from, options, ..Default::default() };
         Ok(Self {
@@ -171,6 +181,7 @@ impl Replay {
             cursor: Cursor { topic, created_at_ms, next },
             end,
             ended: next >= end,
+            lag: None,
         })
     }
 
@@ -190,7 +201,8 @@ impl Replay {
     /// The next events, in order, when it is time for them; `None` at the end.
     ///
     /// # Errors
-    /// What the hub refuses, and the last trouble when no node answered for as long as a call may take.
+    /// What the hub refuses, and the last trouble when no node answered, or had more of the range, for as long as
+    /// a call may take.
     pub async fn next(&mut self) -> Result<Option<Vec<RecordedEvent>>, Rejection> {
         loop {
             while self.queue.is_empty() {
@@ -198,14 +210,13 @@ impl Replay {
                     return Ok(None);
                 }
                 match self.reader.next().await? {
-                    Some(part) => self.take(&part)?,
+                    Some(part) => {
+                        self.lag = None;
+                        self.take(&part)?;
+                    }
                     // A node that lags has not got all of the range yet.
                     None if !self.whole_hub && self.cursor.next < self.end => {
-                        tokio::time::sleep(LAG).await;
-                        let from = Some(From::Offset(self.cursor.next));
-                        let (topic, options) = (self.cursor.topic.clone(), self.options);
-                        let request = ReadRequest { topic, from, options, ..Default::default() };
-                        self.reader = self.client.read(request);
+                        self.ask_again().await?
                     }
                     None => self.ended = true,
                 }
@@ -215,6 +226,35 @@ impl Replay {
                 Err(wait) => tokio::time::sleep(wait).await,
             }
         }
+    }
+
+    /// Reads on after a rest: at the node that lags, and at the next one when that had nothing for too long.
+    async fn ask_again(&mut self) -> Result<(), Rejection> {
+        let (endpoints, now) = (&self.client.endpoints, now());
+        let (timeout, patience) =
+            (endpoints.options().timeout, endpoints.options().attempt_timeout);
+        let lag = self.lag.get_or_insert(Lag { since: now, asked_since: now });
+        if now - lag.since >= timeout {
+            let (next, end) = (self.cursor.next, self.end);
+            let text = format!(
+                "nothing of topic {} came from {next} on within {} ms, though it goes on to {end}; go on from there later, or ask another node",
+                self.cursor.topic,
+                timeout.as_millis()
+            );
+            return Err(Rejection::new(Reason::DeadlineExceeded, text).with("next", next));
+        }
+        if now - lag.asked_since >= patience {
+            lag.asked_since = now;
+            endpoints.pass_over(&endpoints.reader()?.address);
+        }
+        tokio::time::sleep(LAG).await;
+        let from = Some(From::Offset(self.cursor.next));
+        let (topic, options) = (self.cursor.topic.clone(), self.options);
+        let request = ReadRequest { topic, from, options, ..Default::default() };
+        self.reader = self.client.read(request);
+        // One that has even less is passed over as well.
+        self.reader.go_on_from(self.cursor.next);
+        Ok(())
     }
 
     fn place(&self, event: &RecordedEvent) -> u64 {
@@ -245,6 +285,7 @@ struct Range<'a> {
     topic: &'a str,
     first: u64,
     end_now: u64,
+    options: Option<ReadOptions>,
 }
 
 impl Range<'_> {
@@ -261,8 +302,8 @@ impl Range<'_> {
 
     /// Where the first event of the range is; the end if there is none.
     async fn looked_up(&self, from: From) -> Result<u64, Rejection> {
-        let topic = self.topic.to_owned();
-        let request = ReadRequest { topic, from: Some(from), limit: 1, ..Default::default() };
+        let (topic, from, options) = (self.topic.to_owned(), Some(from), self.options);
+        let request = ReadRequest { topic, from, limit: 1, options, ..Default::default() };
         let part = self.client.read(request).next().await?;
         let first = part.as_ref().and_then(|part| part.batches.first());
         let first = first.map(|batch| match self.topic {
@@ -283,15 +324,19 @@ impl Range<'_> {
 
     /// A topic has no gaps, so it shows when a node lags. The whole hub has: whoever is asked for what
     /// it has must have got to the end.
-    fn reading(&self, options: Option<ReadOptions>) -> Option<ReadOptions> {
-        let stale = |options: &ReadOptions| matches!(options.consistency, Some(Stale(_)));
+    fn reading(&self) -> Option<ReadOptions> {
         match self.end_now.checked_sub(1) {
-            Some(last) if self.topic.is_empty() && options.as_ref().is_some_and(stale) => {
+            Some(last) if self.topic.is_empty() && is_stale(self.options) => {
                 Some(ReadOptions { consistency: Some(AtLeastPosition(last)) })
             }
-            _ => options,
+            _ => self.options,
         }
     }
+}
+
+/// Whether a node is asked for what it has.
+fn is_stale(options: Option<ReadOptions>) -> bool {
+    matches!(options, Some(ReadOptions { consistency: Some(Stale(_)) }))
 }
 
 /// Where the whole hub ends, to a node that is as fresh as it is asked to be.
@@ -382,42 +427,4 @@ impl PaceClock {
 mod model;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn queue(recorded: &[u64]) -> VecDeque<RecordedEvent> {
-        let one = |ms: &u64| RecordedEvent { recorded_at_ms: *ms, ..RecordedEvent::default() };
-        recorded.iter().map(one).collect()
-    }
-
-    /// What is let out in how many milliseconds, when it is asked every millisecond.
-    fn played(pace: Pace, recorded: &[u64], ms: u64) -> usize {
-        let (mut clock, mut left) = (PaceClock::new(pace).unwrap(), queue(recorded));
-        let began = now();
-        for n in 0..=ms {
-            if left.is_empty() {
-                break;
-            }
-            if let Ok(count) = clock.due(&left, began + Duration::from_millis(n)) {
-                left.drain(..count);
-            }
-        }
-        recorded.len() - left.len()
-    }
-
-    #[test]
-    fn a_pace_is_kept() {
-        let many = vec![0; 5000];
-        assert_eq!(played(Pace::Fast, &many, 0), 5000);
-        assert_eq!(played(Pace::Rate(100), &many, 1000), 101);
-        assert_eq!(played(Pace::Rate(1), &many, 2500), 3);
-        assert_eq!(played(Pace::Rate(4000), &many, 500), 2001);
-        let apart = [1000, 1000, 1100, 2000, 9000];
-        assert_eq!(played(Pace::Original { speed_milli: 1000 }, &apart, 50), 2);
-        assert_eq!(played(Pace::Original { speed_milli: 1000 }, &apart, 100), 3);
-        assert_eq!(played(Pace::Original { speed_milli: 10_000 }, &apart, 100), 4);
-        for zero in [Pace::Rate(0), Pace::Original { speed_milli: 0 }] {
-            assert_eq!(PaceClock::new(zero).unwrap_err().reason, Reason::InvalidRequest);
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::leasing::ends_at;
-use super::model::{Cause, End, LeaseRow, Status, Story, Subscription, World, topic_of};
+use super::model::{Cause, End, LeaseRow, Status, Subscription, World, topic_of};
 use super::world::{Said, matches, passes};
 use crate::model::delivery::{DeadReason, Ticked};
 use crate::model::limits::ENDINGS_KEPT_MS;

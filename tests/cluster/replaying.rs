@@ -10,7 +10,7 @@ use message_hub::model::rejection::Reason;
 use message_hub::proto::v1::read_request::From;
 
 use crate::delivery::{client, publish};
-use crate::support::{Cluster, mhub_with_input, poll};
+use crate::support::{Cluster, mhub, mhub_with_input, poll};
 
 const EVENTS: usize = 20_000;
 
@@ -135,6 +135,32 @@ async fn what_cannot_be_replayed_is_refused() {
     std::fs::write(file.path(), "no cursor").unwrap();
     let path = file.path().to_str().unwrap();
     replay(&["--cursor", path]).fails(2, "no cursor of a replay");
+}
+
+#[test]
+fn a_node_without_a_quorum_replays_what_it_has() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    publish(&cluster, 100, "");
+    let alone = (cluster.leader() + 1) % 3;
+    let node = cluster.nodes[alone].endpoint();
+    let replay = |more: &[&str]| {
+        let args = ["--timeout", "5", "events", "replay", "-o", "jsonl"];
+        mhub(&node, &[&args[..], more].concat())
+    };
+    let stale = |more: &[&str]| {
+        let told = replay(&[more, &["--consistency", "stale"]].concat());
+        told.succeeds().stdout().lines().count()
+    };
+    // It has applied all of it, as it says before it is left alone.
+    assert_eq!(replay(&["orders"]).succeeds().stdout().lines().count(), 100);
+    for other in (0..3).filter(|other| *other != alone) {
+        cluster.nodes[other].kill();
+    }
+    assert_eq!(stale(&["orders"]), 100);
+    assert_eq!(stale(&["orders", "--from", "@2000", "--until", "pos=1000000"]), 100);
+    assert_eq!(stale(&["--all", "--until", "60"]), 60);
+    replay(&["orders"]).fails(7, "");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use message_hub::proto::v1::{
 use prost::Message as _;
 
 use crate::delivery::client;
-use crate::support::worker::{Worker, ack};
+use crate::support::worker::{Worker, ack, nack, offsets};
 use crate::support::{Cluster, mhub_with_input};
 
 /// Far less than a lease.
@@ -222,6 +222,74 @@ async fn a_trace_tells_each_fate_with_what_led_to_it() {
     assert_eq!(standings, ["acked", "dead", "retrying", "leased", "retrying"]);
     assert_eq!(fates[2]["attempts"][0]["detail"], "the database was away");
     assert_eq!(json[0]["more_fates"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_without_being_acknowledged_at_once_is_told_as_it_was() {
+    let mut cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    let subscribe = |name: &str, settings: &[&str]| {
+        let create = ["sub", "create", name, "--topic", "orders", "--from", "start"];
+        cluster.admin(&[&create[..], settings].concat()).succeeds();
+    };
+    subscribe("s-dropped", &["--config", "dead_letters=off"]);
+    subscribe("s-late", &[]);
+    subscribe("s-passed", &[]);
+    subscribe("s-purged", &[]);
+    let publish = |id: &str, more: &[&str]| {
+        let args = ["events", "publish", "orders", "--data", "x", "--type", "t", "--source", "/t"];
+        let args = [&args[..], &["--id", id, "--correlation", "c"], more].concat();
+        cluster.admin(&args).succeeds();
+    };
+    publish("a", &[]);
+    let rejected = || Action::Reject(Reject { reason: "BAD".into(), detail: "no total".into() });
+    let mut late = Worker::new(&cluster, "s-late", "worker");
+    let taken = late.pull_some(1).await;
+    late.settle_all(&taken, nack(1)).await;
+    let again = late.pull_some(1).await;
+    late.settle_all(&again, ack()).await;
+    for name in ["s-dropped", "s-purged"] {
+        let mut worker = Worker::new(&cluster, name, "worker");
+        let taken = worker.pull_some(1).await;
+        worker.settle_all(&taken, rejected()).await;
+    }
+    cluster.admin(&["dlq", "purge", "s-purged", "--all", "--yes"]).succeeds();
+    // One that is called off is passed over by whoever takes what comes after it.
+    publish("b", &["--delay", "1h"]);
+    cluster.admin(&["events", "cancel", "orders", "1"]).succeeds();
+    publish("c", &[]);
+    let mut passes = Worker::new(&cluster, "s-passed", "worker");
+    let mut acked = 0;
+    while acked < 2 {
+        let taken = passes.pull_some(10).await;
+        acked += offsets(&taken).len();
+        passes.settle_all(&taken, ack()).await;
+    }
+    // It is so after a restart as well.
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    cluster.await_serving();
+    let stories = all(&client(&cluster), "c").await;
+    let of = |event: usize, name: &str| {
+        stories[event].fates.iter().find(|fate| fate.subscription == name).unwrap()
+    };
+    let dead = |name: &str| {
+        let fate = of(0, name);
+        (fate.standing(), fate.reason(), fate.dead_number, fate.at_ms > 0)
+    };
+    let without_letter = (FateStanding::Dead, DeadReason::Rejected, 0, true);
+    assert_eq!(dead("s-dropped"), without_letter);
+    assert_eq!(of(0, "s-dropped").attempts[0].detail, "no total");
+    assert_eq!(dead("s-purged"), without_letter);
+    let late = of(0, "s-late");
+    assert_eq!((late.standing(), late.failures), (FateStanding::Acked, 1));
+    assert_eq!(late.attempts[0].reason, "BROKEN");
+    let passed: Vec<_> = (0..3).map(|event| of(event, "s-passed").standing()).collect();
+    assert_eq!(passed, [FateStanding::Acked, FateStanding::Cancelled, FateStanding::Acked]);
+    let tree = cluster.admin(&["events", "trace", "c"]).succeeds().stdout();
+    assert!(tree.contains("REJECTED, no dead letter is kept"), "{tree}");
+    assert!(tree.contains("acked, failed 1 times"), "{tree}");
+    cluster.verify();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Spans of events that carry a sampled W3C trace context, for an OpenTelemetry collector.
 //!
 //! After the semantic conventions for messaging: a call that publishes to a topic is one span, and so is a delivery,
-//! each with a link to the context of each of its events, and a child of it if they all have the same. What the
+//! which is of one topic. Each begins a trace of its own, with a link to the context of each of its events. What the
 //! collector does not take in time is dropped: it holds up nothing.
 
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +40,25 @@ pub struct Spans {
 pub struct Traced {
     contexts: Vec<SpanContext>,
     began: SystemTime,
+}
+
+/// What is done with events.
+struct Operation {
+    name: &'static str,
+    /// As the conventions know it.
+    of_type: &'static str,
+    kind: SpanKind,
+}
+
+const PUBLISH: Operation = Operation { name: "publish", of_type: "send", kind: SpanKind::Producer };
+const DELIVER: Operation =
+    Operation { name: "deliver", of_type: "receive", kind: SpanKind::Consumer };
+
+/// Of which topic, with whom, and how many events.
+struct Of<'a> {
+    topic: &'a str,
+    client: &'a str,
+    events: u64,
 }
 
 impl Spans {
@@ -106,16 +125,7 @@ impl Spans {
         outcome: Result<u64, &Rejection>,
         ended: SystemTime,
     ) {
-        let mut attributes = vec![
-            KeyValue::new("messaging.system", "mhub"),
-            KeyValue::new("messaging.operation.name", "publish"),
-            KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", topic.to_owned()),
-            KeyValue::new("messaging.client.id", service.to_owned()),
-        ];
-        if events > 1 {
-            attributes.push(KeyValue::new("messaging.batch.message_count", i64::from(events)));
-        }
+        let mut attributes = Vec::new();
         let status = match outcome {
             Ok(offset) => {
                 let offset = i64::try_from(offset).unwrap_or(i64::MAX);
@@ -127,51 +137,51 @@ impl Spans {
                 Status::error(why.message.clone())
             }
         };
-        let mut span =
-            self.begin(format!("publish {topic}"), SpanKind::Producer, traced, attributes);
+        let of = Of { topic, client: service, events: u64::from(events) };
+        let mut span = self.begin(&PUBLISH, &of, traced, attributes);
         span.set_status(status);
         span.end_with_timestamp(ended);
     }
 
-    /// Events of a subscription were handed to a consumer.
+    /// Events of a topic were handed to a consumer of a subscription.
     pub fn delivered(
         &self,
         traced: &Traced,
+        topic: &str,
         (subscription, consumer): (&str, &str),
         events: u64,
         ended: SystemTime,
     ) {
-        let attributes = vec![
-            KeyValue::new("messaging.system", "mhub"),
-            KeyValue::new("messaging.operation.name", "deliver"),
-            KeyValue::new("messaging.operation.type", "receive"),
-            KeyValue::new("messaging.destination.subscription.name", subscription.to_owned()),
-            KeyValue::new("messaging.client.id", consumer.to_owned()),
-            KeyValue::new(
-                "messaging.batch.message_count",
-                i64::try_from(events).unwrap_or(i64::MAX),
-            ),
-        ];
-        let name = format!("deliver {subscription}");
-        self.begin(name, SpanKind::Consumer, traced, attributes).end_with_timestamp(ended);
+        let subscription =
+            KeyValue::new("messaging.destination.subscription.name", subscription.to_owned());
+        let of = Of { topic, client: consumer, events };
+        self.begin(&DELIVER, &of, traced, vec![subscription]).end_with_timestamp(ended);
     }
 
-    /// With a link to each context, and a child of it if there is one only.
+    /// With a link to each context, and a child of none.
     fn begin(
         &self,
-        name: String,
-        kind: SpanKind,
+        operation: &Operation,
+        of: &Of<'_>,
         traced: &Traced,
-        attributes: Vec<KeyValue>,
+        mut attributes: Vec<KeyValue>,
     ) -> Span {
+        attributes.extend([
+            KeyValue::new("messaging.system", "mhub"),
+            KeyValue::new("messaging.operation.name", operation.name),
+            KeyValue::new("messaging.operation.type", operation.of_type),
+            KeyValue::new("messaging.destination.name", of.topic.to_owned()),
+            KeyValue::new("messaging.client.id", of.client.to_owned()),
+        ]);
+        if of.events > 1 {
+            let events = i64::try_from(of.events).unwrap_or(i64::MAX);
+            attributes.push(KeyValue::new("messaging.batch.message_count", events));
+        }
         let links = traced.contexts.iter().cloned().map(Link::with_context).collect();
-        let parent = match traced.contexts.as_slice() {
-            [one] => Context::new().with_remote_span_context(one.clone()),
-            _ => Context::new(),
-        };
-        let span = self.tracer.span_builder(name).with_kind(kind).with_start_time(traced.began);
-        let span = span.with_attributes(attributes).with_links(links);
-        span.start_with_context(&self.tracer, &parent)
+        let name = format!("{} {}", operation.name, of.topic);
+        let span = self.tracer.span_builder(name).with_kind(operation.kind.clone());
+        let span = span.with_start_time(traced.began).with_attributes(attributes).with_links(links);
+        span.start_with_context(&self.tracer, &Context::new())
     }
 
     /// Sends what waits; blocks for up to `EXPORT_PATIENCE`.

@@ -239,11 +239,13 @@ impl Node {
 fn tell_spans(spans: &Spans, to: (&str, &str), taken: &[Delivery], asked: SystemTime) {
     for delivery in taken {
         let views: Vec<_> = delivery.batches.iter().filter_map(|batch| batch.view().ok()).collect();
+        // All of them are of one topic.
+        let Some(topic) = views.first().map(|view| view.topic) else { continue };
         let newest = views.iter().map(|view| view.recorded_at.get()).max().unwrap_or(0);
         let began = asked.max(SystemTime::UNIX_EPOCH + Duration::from_millis(newest));
         let ended = clock::wall().max(began);
         if let Some(traced) = spans.traced(views.iter().map(|view| view.run), began) {
-            spans.delivered(&traced, to, delivery.events(), ended);
+            spans.delivered(&traced, topic, to, delivery.events(), ended);
         }
     }
 }

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 
 use crate::node::Node;
 use crate::node::registry::ServiceSample;
@@ -88,6 +89,10 @@ impl Collector for Services {
             let labels = [("what", kind)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
+        let help = "How much longer instances that are silent may be kept, since this node has just begun to lead";
+        let (name, unit) = ("registry_grace", Some(&Unit::Seconds));
+        let grace = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        ConstGauge::new(self.0.registry_grace().as_secs_f64()).encode(grace)?;
         let help = "Choices by this node of instances of another zone than the caller's";
         let name = "resolved_out_of_zone";
         let resolved = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

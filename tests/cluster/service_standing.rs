@@ -44,6 +44,24 @@ fn told(cluster: &Cluster, kind: &str, service: &str) -> usize {
     feed(cluster).lines().filter(is).count()
 }
 
+fn a_new_leader_says_that_it_gives_up_nobody_yet(cluster: &Cluster) {
+    let next = (cluster.leader() + 1) % cluster.nodes.len();
+    let id = cluster.nodes[next].id.to_string();
+    cluster.admin(&["cluster", "transfer-leader", &id]).succeeds();
+    let left = |node| {
+        let metrics = get(node, "/metrics").1;
+        let of =
+            |line: &str| line.strip_prefix("mhub_registry_grace_seconds ")?.parse::<f64>().ok();
+        metrics.lines().find_map(of).unwrap()
+    };
+    let says = || {
+        let each: Vec<_> = cluster.nodes.iter().map(|node| left(node) > 0.0).collect();
+        let leads = cluster.leader();
+        each.iter().enumerate().all(|(at, has)| *has == (at == leads))
+    };
+    assert!(poll(SOON, || cluster.leader() == next && says()));
+}
+
 /// Whether all nodes have this line among their metrics.
 fn all_measure(cluster: &Cluster, line: &str) -> bool {
     let has = |node| get(node, "/metrics").1.lines().any(|known| known == line);
@@ -116,6 +134,7 @@ async fn what_a_breaker_shuts_off_is_not_ready_and_is_failed_over_as_all_nodes_t
     assert_eq!(stands(&shop), (json!(true), Value::Null));
     let over = (&shop["failed_over_to"], &shop["failed_over_since"]);
     assert_eq!(over, (&Value::Null, &Value::Null));
+    a_new_leader_says_that_it_gives_up_nobody_yet(&cluster);
     cluster.verify();
 }
 

@@ -1,12 +1,14 @@
 //! How services stand, for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::records::{InstanceRecord, ServiceRecord};
 use crate::model::limits::METRICS_SERVICES_MAX;
 use crate::model::registry::{BreakerState, Health, Mode};
 use crate::node::Node;
+use crate::runtime::clock;
 
 /// A service and how many of its instances stand how.
 #[derive(Clone, Debug, Default)]
@@ -181,6 +183,12 @@ impl Node {
             sample
         };
         all.into_iter().map(sample).collect()
+    }
+
+    /// How much longer not every instance that is silent is given up, since this node has just begun to lead.
+    #[must_use]
+    pub fn registry_grace(&self) -> Duration {
+        self.registry.renewals().grace(clock::now())
     }
 
     /// How often what happened to instances, since this node started.

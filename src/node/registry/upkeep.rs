@@ -120,7 +120,18 @@ impl Registry {
                 instances.push(((**record).clone(), ttl));
             }
         }
-        self.renewals().begin(term, instances, braked, graces, now);
+        let (count, grace) = {
+            let mut renewals = self.renewals();
+            renewals.begin(term, instances, braked, graces, now);
+            (renewals.count(), renewals.grace(now))
+        };
+        if count > 0 {
+            tracing::info!(
+                instances = count,
+                longest_ms = grace.as_millis(),
+                "a new leader gives instances the time of one renewal before it gives up who is silent"
+            );
+        }
         self.breakers().clear();
         self.verdicts().clear();
     }

@@ -51,6 +51,8 @@ pub(super) struct Renewals {
     /// Services that the state knows as braked, and from when on that may be taken back: a new leader has not
     /// seen yet who is silent.
     told: BTreeMap<String, Instant>,
+    /// A new leader: until when somebody has time only because it has just begun.
+    grace_until: Option<Instant>,
     /// The newest incarnation that was heard of.
     newest: u64,
     looked_at: Option<Instant>,
@@ -100,6 +102,17 @@ impl Renewals {
             }
             self.track(&record, ttl, now);
         }
+        self.grace_until = self.tracked.values().map(|known| known.until).max();
+    }
+
+    /// How many instances renew.
+    pub(super) fn count(&self) -> usize {
+        self.tracked.len()
+    }
+
+    /// How much longer not everybody who is silent is given up, since this leader has just begun.
+    pub(super) fn grace(&self, now: Instant) -> Duration {
+        self.grace_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// Brakes that were pulled, and services whose brake was let go (`None`), without the state knowing.
@@ -240,6 +253,7 @@ impl Renewals {
             self.tracked.values_mut().for_each(|known| known.until += late);
             self.graces.values_mut().for_each(|until| *until += late);
             self.told.values_mut().for_each(|from| *from += late);
+            self.grace_until = self.grace_until.map(|until| until + late);
         }
         let mut silent: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for (number, known) in self.tracked.iter().filter(|(_, k)| !k.expiring && k.until <= now) {

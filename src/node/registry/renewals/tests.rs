@@ -63,6 +63,28 @@ fn a_new_leader_gives_each_one_time_of_its_own_renewal() {
 }
 
 #[test]
+fn a_new_leader_says_how_long_it_gives_somebody_time() {
+    let (mut renewals, start) = leading(0);
+    assert_eq!((renewals.count(), renewals.grace(start)), (0, Duration::ZERO));
+    let lost = InstanceRecord { lost_at_ms: 1, ..instance(3) };
+    let instances = [(instance(1), TTL / 3), (instance(2), TTL), (lost, 9 * TTL)];
+    renewals.begin(Some(Term(2)), instances, [], [], start);
+    assert_eq!((renewals.count(), renewals.grace(start)), (2, TTL));
+    // Who comes later, or renews, does not prolong it.
+    renewals.track(&instance(4), 4 * TTL, start);
+    renewals.look(start);
+    let almost = start + TTL - Duration::from_millis(1);
+    renewals.renew(2, "s", "i2", almost);
+    assert_eq!(renewals.grace(almost), Duration::from_millis(1));
+    assert_eq!(renewals.grace(start + TTL), Duration::ZERO);
+    // A leader that stood still gives that time back.
+    renewals.look(almost);
+    assert_eq!(renewals.grace(almost), TTL);
+    renewals.begin(None, [], [], [], start);
+    assert_eq!((renewals.count(), renewals.grace(start)), (0, Duration::ZERO));
+}
+
+#[test]
 fn when_many_fall_silent_at_once_nobody_is_given_up_for_a_while() {
     let (mut renewals, start) = leading(100);
     // Sixteen of a hundred.

@@ -113,8 +113,13 @@ pub enum Op {
         /// Its appends are staged one by one, and committed.
         staged: bool,
     },
-    /// Ask for instances to call.
+    /// Ask for instances of the fleet to call.
     Resolve {
+        /// The slot of the node that was asked.
+        node: u8,
+    },
+    /// Ask for instances of the pair to call, or of the fleet in its place.
+    ResolvePair {
         /// The slot of the node that was asked.
         node: u8,
     },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{Check, Facts};
 use crate::history::{Answer, End, Line, Op};
-use crate::workload::registry::{DECIDES_WITHIN, TTL};
+use crate::workload::registry::{DECIDES_WITHIN, HEARD_WITHIN, TTL};
 
 /// A leader that was deposed may take renewals for so long before it notices: those do not count.
 const DEPOSED_US: u64 = 2_000_000;
@@ -13,7 +13,7 @@ const DEPOSED_US: u64 = 2_000_000;
 /// Signs of life of one registration: when those were sent that were answered well.
 type Lives = BTreeMap<(u64, u64), Vec<u64>>;
 
-fn micros(duration: std::time::Duration) -> u64 {
+pub(super) fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -115,14 +115,11 @@ pub fn removal(facts: &Facts) -> Check {
     check
 }
 
-/// Nodes hear of it within this.
-const HEARD_US: u64 = 1_000_000;
-
 fn named_after(check: &mut Check, facts: &Facts, instance: u64, at: u64) {
     for operation in &facts.operations {
         if let (Op::Resolve { node }, End::Ok(Answer::Resolved { instances, stale: false })) =
             (&operation.op, &operation.end)
-            && operation.call_us > at + HEARD_US
+            && operation.call_us > at + micros(HEARD_WITHIN)
             && instances.contains(&instance)
         {
             check.wrong(format!(

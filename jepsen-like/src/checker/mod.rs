@@ -3,6 +3,7 @@
 pub mod conduct;
 pub mod conservation;
 pub mod deliveries;
+pub mod failover;
 pub mod health;
 pub mod log;
 pub mod order;
@@ -175,6 +176,7 @@ pub fn judge(lines: &[Line]) -> anyhow::Result<Verdict> {
             checks.push(register::check(&facts));
             checks.push(health::flaps(&facts));
             checks.push(health::removal(&facts));
+            checks.push(failover::check(&facts));
         }
         "W7" => {
             checks.push(transactions::serializable(&facts));

@@ -71,7 +71,7 @@ pub const ALL: &[(&str, Workload, &str)] = &[
     (
         "W6",
         Workload::Registry,
-        "services change at an expected revision, instances renew; nobody flaps, who is gone is given up",
+        "services change at an expected revision, instances renew; nobody flaps, who is gone is given up and failed over",
     ),
     (
         "W7",
@@ -136,7 +136,7 @@ impl Workload {
     pub async fn finish(self, shared: &Shared) -> anyhow::Result<()> {
         shared.published.store(true, Ordering::Release);
         if self == Self::Registry {
-            registry::await_silence().await;
+            registry::finish(shared).await;
         }
         consume::finish(shared, self.subscriptions()).await
     }

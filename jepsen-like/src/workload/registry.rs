@@ -1,7 +1,10 @@
 //! W6: services whose settings are changed at an expected revision, and instances that renew. Now and
-//! then an instance is late, but less than its renewals last; at the end two fall silent for good.
+//! then an instance is late, but less than its renewals last; at the end two fall silent for good. So do all of a
+//! service that has a failover list, and others take their place a while later.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use anyhow::Context as _;
 use message_hub::client::{Client, Watched};
 use message_hub::model::rejection::{Reason, Rejection};
 use message_hub::proto::v1::{
-    Address, GetServiceRequest, InstanceHealth, InstanceSpec, PutServiceRequest,
+    Address, Failover, GetServiceRequest, InstanceHealth, InstanceSpec, PutServiceRequest,
     RegisterInstancesRequest, RenewRequest, Renewal, ResolveRequest, Service, ServiceConfig,
     WatchServicesResponse, instance_result,
 };
@@ -20,12 +23,20 @@ use crate::history::{Answer, Line, Op};
 
 /// The service of the instances.
 const FLEET: &str = "fleet";
+/// The service that falls over to the fleet: so few are its instances that the hub believes it when all fall silent.
+const PAIR: &str = "pair";
 /// Services whose settings change.
 const KEYS: u64 = 4;
 /// Of so many operations one is a read.
 const READS_ONE_OF: u8 = 3;
-/// Instances.
-const INSTANCES: u64 = 12;
+/// Instances of the fleet, from 0.
+pub const INSTANCES: u64 = 12;
+/// Instances of the pair that fall silent at the end.
+pub const PAIR_FIRST: Range<u64> = INSTANCES..INSTANCES + 2;
+/// Instances of the pair that register once those were given up.
+pub const PAIR_SECOND: Range<u64> = INSTANCES + 2..INSTANCES + 4;
+/// How long the pair has to be back until it is called again.
+pub const FAILOVER_HOLD: Duration = Duration::from_secs(4);
 /// Of these, so many fall silent at the end: few enough for the hub to believe it.
 const MORTALS: u64 = 2;
 /// How long a renewal lasts.
@@ -36,22 +47,36 @@ const LATE: Duration = Duration::from_millis(1500);
 const LATE_ONE_OF: u8 = 8;
 /// The hub looks, decides and tells within so much after the time of a renewal.
 pub const DECIDES_WITHIN: Duration = Duration::from_secs(3);
+/// All nodes hear of it within this.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// So long the last state is looked at.
+const LOOKS_FOR: Duration = Duration::from_secs(2);
 /// A pause between resolving.
 const RESOLVE_EVERY: Duration = Duration::from_millis(200);
 /// The label that carries the value.
 const LABEL: &str = "value";
 
-/// What is believed of the revisions of services.
+/// What the clients of a run know together.
 #[derive(Debug, Default)]
-pub(super) struct Board(Mutex<BTreeMap<u64, u64>>);
+pub(super) struct Board {
+    /// What is believed of the revisions of services.
+    revisions: Mutex<BTreeMap<u64, u64>>,
+    /// The place of the pair's first instances may be taken.
+    is_free: AtomicBool,
+}
 
 impl Board {
     fn revision(&self, key: u64) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied().unwrap_or(0)
+        self.revisions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .copied()
+            .unwrap_or(0)
     }
 
     fn saw(&self, key: u64, revision: u64) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.revisions.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(key).or_default();
         *entry = revision.max(*entry);
     }
@@ -74,16 +99,21 @@ pub(super) async fn start(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) -> anyh
         };
         shared.services.saw(key, version);
     }
+    put_pair(&client).await.context("register the pair")?;
     for label in 1..=WORKERS {
         let readers: anyhow::Result<Vec<Client>> =
             (1..=shared.nodes).map(|slot| shared.pinned(slot)).collect();
         tasks.spawn(worker(Arc::clone(shared), shared.client()?, readers?, label));
     }
-    for instance in 0..INSTANCES {
+    for instance in 0..PAIR_SECOND.end {
         tasks.spawn(renewer(Arc::clone(shared), shared.client()?, instance));
     }
     for slot in 1..=shared.nodes {
-        tasks.spawn(caller(Arc::clone(shared), shared.pinned(slot)?, slot));
+        for (service, op) in
+            [(FLEET, Op::Resolve { node: slot }), (PAIR, Op::ResolvePair { node: slot })]
+        {
+            tasks.spawn(caller(Arc::clone(shared), shared.pinned(slot)?, service, op));
+        }
     }
     tasks.spawn(watcher(Arc::clone(shared), shared.client()?));
     Ok(())
@@ -137,6 +167,23 @@ async fn put(client: &Client, key: u64, expect: u64, value: u64) -> Result<Answe
     }
 }
 
+/// When nobody of the pair is there the fleet is called, and nobody who does not answer.
+async fn put_pair(client: &Client) -> Result<(), Rejection> {
+    let config = ServiceConfig {
+        failover: vec![Failover { service: FLEET.to_owned(), ..Failover::default() }],
+        failover_hold_ms: Some(millis(FAILOVER_HOLD)),
+        panic_percent: Some(0),
+        ..ServiceConfig::default()
+    };
+    let (name, config) = (PAIR.to_owned(), Some(config));
+    let request = PutServiceRequest { name, config, ..PutServiceRequest::default() };
+    client.put_service(request).await.map(drop)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 async fn get(client: &Client, key: u64) -> Result<Answer, Rejection> {
     let request = GetServiceRequest { name: name(key), ..GetServiceRequest::default() };
     let service = client.service(request).await?.service.unwrap_or_default();
@@ -156,12 +203,28 @@ fn number(id: &str) -> Option<u64> {
     id.strip_prefix("i-")?.parse().ok()
 }
 
+fn service_of(instance: u64) -> &'static str {
+    if instance < INSTANCES { FLEET } else { PAIR }
+}
+
+/// Whether an instance goes on.
+fn lives(shared: &Shared, instance: u64) -> bool {
+    let is_mortal = instance < MORTALS || PAIR_FIRST.contains(&instance);
+    if is_mortal { shared.publishes() } else { shared.goes_on() }
+}
+
 /// Keeps one instance registered.
 async fn renewer(shared: Arc<Shared>, client: Client, instance: u64) {
+    while PAIR_SECOND.contains(&instance) && !shared.services.is_free.load(Ordering::Acquire) {
+        if !shared.goes_on() {
+            return;
+        }
+        shared.breathe().await;
+    }
     let mut rng = shared.rng(1000 + instance);
     let mut process = shared.next_process();
     let mut incarnation = None;
-    while shared.goes_on() && (instance >= MORTALS || shared.publishes()) {
+    while lives(&shared, instance) {
         let (known, answer) = match incarnation {
             None => {
                 let op = Op::Register { instance };
@@ -196,10 +259,10 @@ async fn renewer(shared: Arc<Shared>, client: Client, instance: u64) {
 async fn register(client: &Client, instance: u64) -> Result<Answer, Rejection> {
     let address = Address { protocol: "tcp".into(), address: "192.0.2.1:80".into() };
     let spec = InstanceSpec {
-        service: FLEET.to_owned(),
+        service: service_of(instance).to_owned(),
         id: id(instance),
         addresses: vec![address],
-        ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
+        ttl_ms: millis(TTL),
         owner: "chaos".to_owned(),
         ..InstanceSpec::default()
     };
@@ -214,18 +277,19 @@ async fn register(client: &Client, instance: u64) -> Result<Answer, Rejection> {
 }
 
 async fn renew(client: &Client, instance: u64, incarnation: u64) -> Result<Answer, Rejection> {
-    let renewal = Renewal { service: FLEET.to_owned(), id: id(instance), incarnation };
+    let (service, id) = (service_of(instance).to_owned(), id(instance));
+    let renewal = Renewal { service, id, incarnation };
     let answer = client.renew(RenewRequest { renewals: vec![renewal] }).await?;
     Ok(Answer::Renewed { lost: !answer.lost.is_empty() })
 }
 
 /// Asks one node whom to call.
-async fn caller(shared: Arc<Shared>, client: Client, slot: u8) {
+async fn caller(shared: Arc<Shared>, client: Client, service: &'static str, op: Op) {
     let mut process = shared.next_process();
     while shared.goes_on() {
         tokio::time::sleep(RESOLVE_EVERY).await;
         let request =
-            ResolveRequest { service: FLEET.to_owned(), count: 100, ..ResolveRequest::default() };
+            ResolveRequest { service: service.to_owned(), count: 100, ..ResolveRequest::default() };
         let asked = async {
             match client.resolve(request).await {
                 Ok(found) => {
@@ -242,7 +306,7 @@ async fn caller(shared: Arc<Shared>, client: Client, slot: u8) {
                 Err(rejection) => Err(rejection),
             }
         };
-        let (known, _) = shared.record(process, Op::Resolve { node: slot }, asked).await;
+        let (known, _) = shared.record(process, op.clone(), asked).await;
         if !known {
             process = shared.next_process();
         }
@@ -251,7 +315,7 @@ async fn caller(shared: Arc<Shared>, client: Client, slot: u8) {
 
 /// Writes down what the hub says of the health of instances.
 async fn watcher(shared: Arc<Shared>, client: Client) {
-    let mut watch = client.watch_services(vec![FLEET.to_owned()], None);
+    let mut watch = client.watch_services([FLEET, PAIR].map(str::to_owned).to_vec(), None);
     while shared.goes_on() {
         let heard = tokio::time::timeout(RESOLVE_EVERY, watch.next()).await;
         // What fails is tried again.
@@ -271,9 +335,12 @@ fn healths(part: &WatchServicesResponse) -> impl Iterator<Item = (u64, u64, bool
     })
 }
 
-/// The time in which those who fell silent have to be given up.
-pub(super) async fn await_silence() {
-    tokio::time::sleep(TTL + DECIDES_WITHIN + Duration::from_secs(2)).await;
+/// The time in which those who fell silent have to be given up; then others take the place of the pair, and the time
+/// in which they have to be called.
+pub(super) async fn finish(shared: &Shared) {
+    tokio::time::sleep(TTL + DECIDES_WITHIN + HEARD_WITHIN + LOOKS_FOR).await;
+    shared.services.is_free.store(true, Ordering::Release);
+    tokio::time::sleep(FAILOVER_HOLD + DECIDES_WITHIN + HEARD_WITHIN + LOOKS_FOR).await;
 }
 
 /// Writes down all settings that services ever had, as the registry's log of changes has them.

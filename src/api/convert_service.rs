@@ -6,7 +6,8 @@ use std::time::Duration;
 use prost::Message as _;
 
 use super::convert::invalid;
-use crate::machine::registry::graph::{self, Lack};
+use super::convert_readiness::cause;
+use crate::machine::registry::graph;
 use crate::model::command::InstanceName;
 use crate::model::ids::UnixMs;
 use crate::model::limits::PAGE_BYTES_TARGET;
@@ -18,10 +19,10 @@ use crate::model::rejection::Rejection;
 use crate::node::registry::{CallOutcome, Change, Renewal, Resolved, Shown, Wanted, WatchPart};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::{
-    self, Address, BalancePolicy, Breaker, DependencyEdge, DependencyNode, GetDependenciesResponse,
+    self, Address, BalancePolicy, Breaker, DependencyEdge, GetDependenciesResponse,
     GetServiceResponse, HealthTransition, Instance, InstanceHealth, InstanceMode, InstanceResult,
-    InstanceSpec, Readiness, ReadinessCause, RenewResponse, ResolveRequest, ResolveResponse,
-    Service, ServiceChange, ServiceConfig, WatchServicesResponse, instance_result,
+    InstanceSpec, RenewResponse, ResolveRequest, ResolveResponse, Service, ServiceChange,
+    ServiceConfig, WatchServicesResponse, instance_result,
 };
 
 fn unknown(what: &str) -> Rejection {
@@ -397,38 +398,6 @@ pub(super) fn watched(part: WatchPart) -> WatchServicesResponse {
     }
 }
 
-fn lack(known: Option<&Lack>) -> v1::Lack {
-    match known {
-        None => v1::Lack::Unspecified,
-        Some(Lack::Missing) => v1::Lack::Missing,
-        Some(Lack::Unhealthy) => v1::Lack::Unhealthy,
-        Some(Lack::Incompatible(_)) => v1::Lack::Incompatible,
-        Some(Lack::NotReady) => v1::Lack::NotReady,
-        Some(Lack::ShutOff { .. }) => v1::Lack::ShutOff,
-    }
-}
-
-fn versions(known: Option<&Lack>) -> Vec<String> {
-    match known {
-        Some(Lack::Incompatible(versions)) => versions.clone(),
-        _ => Vec::new(),
-    }
-}
-
-fn cause(chain: Vec<&graph::Node>) -> ReadinessCause {
-    let last = chain.last().and_then(|node| node.lack.as_ref());
-    ReadinessCause {
-        lack: lack(last) as i32,
-        versions: versions(last),
-        services: chain.into_iter().map(|node| node.service.clone()).collect(),
-    }
-}
-
-pub(super) fn readiness(tree: graph::Node) -> Readiness {
-    let causes = tree.causes().into_iter().map(cause).collect();
-    Readiness { ready: tree.is_ready(), causes, tree: Some(node(tree)) }
-}
-
 pub(super) fn shown(shown: Shown) -> GetServiceResponse {
     let page = shown.page;
     let last = page.instances.last().filter(|_| page.more);
@@ -439,21 +408,6 @@ pub(super) fn shown(shown: Shown) -> GetServiceResponse {
         revision: shown.revision,
         ready: shown.tree.is_ready(),
         not_ready: shown.tree.causes().into_iter().next().map(cause),
-    }
-}
-
-fn node(known: graph::Node) -> DependencyNode {
-    let told = lack(known.lack.as_ref());
-    let versions = versions(known.lack.as_ref());
-    let declared = known.dependency.unwrap_or_default();
-    DependencyNode {
-        service: known.service,
-        requirement: declared.requirement,
-        optional: declared.optional,
-        healthy: known.healthy,
-        lack: told as i32,
-        versions,
-        needs: known.needs.into_iter().map(node).collect(),
     }
 }
 

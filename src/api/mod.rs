@@ -2,6 +2,7 @@
 
 mod convert;
 mod convert_failures;
+mod convert_readiness;
 mod convert_service;
 mod convert_subscription;
 

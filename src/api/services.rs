@@ -7,6 +7,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{consistency, page_size};
+use super::convert_readiness::readiness;
 use super::convert_service as convert;
 use crate::model::limits::PAGE_BYTES_TARGET;
 use crate::model::outcome::InstanceOutcome;
@@ -194,7 +195,7 @@ impl Services for ServicesService {
     ) -> Result<Response<Readiness>, Status> {
         let GetReadinessRequest { name, options } = request.into_inner();
         let found = self.0.readiness_of(&name, consistency(options)).await;
-        found.map(|tree| Response::new(convert::readiness(tree))).map_err(|r| to_status(&r))
+        found.map(|tree| Response::new(readiness(&tree))).map_err(|r| to_status(&r))
     }
 
     async fn get_dependencies(

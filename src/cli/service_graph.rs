@@ -14,33 +14,35 @@ use crate::proto::v1::{
 };
 
 fn lack(node: &DependencyNode) -> String {
-    print_lack(node.lack(), &node.versions)
+    print_lack(node.lack(), &node.versions, node.more_versions)
 }
 
-fn print_lack(lack: Lack, versions: &[String]) -> String {
+fn print_lack(lack: Lack, versions: &[String], more: bool) -> String {
     match lack {
         Lack::Unspecified => "ready".to_owned(),
         Lack::Missing => "missing".to_owned(),
         Lack::Unhealthy => "no healthy instance".to_owned(),
-        Lack::Incompatible => only(versions),
+        Lack::Incompatible => only(versions, more),
         Lack::NotReady => "not ready".to_owned(),
         Lack::ShutOff => "shut off by breakers".to_owned(),
     }
 }
 
-/// Which versions there are, where none of them will do.
-fn only(versions: &[String]) -> String {
+/// Which versions there are, where none of them will do, and that there are more.
+fn only(versions: &[String], more: bool) -> String {
     let told: Vec<_> = versions.iter().map(String::as_str).filter(|v| !v.is_empty()).collect();
     if told.is_empty() {
         return "only instances without a version".to_owned();
     }
     let silent = if told.len() < versions.len() { ", and some without" } else { "" };
-    format!("only versions {}{silent}", told.join(", "))
+    let others = if more { ", and others" } else { "" };
+    format!("only versions {}{others}{silent}", told.join(", "))
 }
 
 /// The chain of services to one that is the cause, and what is wrong with that.
 pub(super) fn cause(cause: &ReadinessCause) -> String {
-    format!("{}: {}", cause.services.join(" -> "), print_lack(cause.lack(), &cause.versions))
+    let lack = print_lack(cause.lack(), &cause.versions, cause.more_versions);
+    format!("{}: {lack}", cause.services.join(" -> "))
 }
 
 fn declared(node: &DependencyNode) -> String {
@@ -86,6 +88,9 @@ fn tree(node: &DependencyNode) -> Result<(), Failure> {
 
 fn branch(node: &DependencyNode, first: &str, rest: &str) -> Result<(), Failure> {
     output::line(&format!("{first}{}  {}", declared(node), lack(node)))?;
+    if node.needs_left_out {
+        output::line(&format!("{rest}└─ left out here: mhub service deps {}", node.service))?;
+    }
     for (at, need) in node.needs.iter().enumerate() {
         let last = at + 1 == node.needs.len();
         let (mark, below) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
@@ -147,6 +152,9 @@ pub(super) fn ready(readiness: &Readiness, output: Output) -> Done {
             for one in &readiness.causes {
                 output::line(&format!("  {}", cause(one)))?;
             }
+            if readiness.causes_left_out > 0 {
+                output::line(&format!("  and {} more", readiness.causes_left_out))?;
+            }
         }
     } else {
         let cause = |cause: &ReadinessCause| {
@@ -156,29 +164,39 @@ pub(super) fn ready(readiness: &Readiness, output: Output) -> Done {
             if !cause.versions.is_empty() {
                 told["versions"] = json!(cause.versions);
             }
+            if cause.more_versions {
+                told["more_versions"] = json!(true);
+            }
             told
         };
         let causes: Vec<_> = readiness.causes.iter().map(cause).collect();
-        let told = json!({
+        let mut told = json!({
             "service": tree.service,
             "ready": readiness.ready,
             "causes": causes,
             "tree": node(&tree),
         });
+        if readiness.causes_left_out > 0 {
+            told["causes_left_out"] = json!(readiness.causes_left_out.to_string());
+        }
         output::item(output, &told)?;
     }
     Ok(if readiness.ready { Exit::Ok } else { Exit::Unhealthy })
 }
 
 fn node(known: &DependencyNode) -> Value {
-    json!({
+    let mut told = json!({
         "service": known.service,
         "versions": known.requirement,
         "optional": known.optional,
         "healthy": known.healthy.to_string(),
         "state": lack(known),
         "needs": known.needs.iter().map(node).collect::<Vec<_>>(),
-    })
+    });
+    if known.needs_left_out {
+        told["needs_left_out"] = json!(true);
+    }
+    told
 }
 
 #[cfg(test)]
@@ -186,13 +204,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_left_out_is_said() {
+        let known = DependencyNode { service: "a".to_owned(), ..DependencyNode::default() };
+        assert_eq!(node(&known).get("needs_left_out"), None);
+        let cut = DependencyNode { needs_left_out: true, ..known };
+        assert_eq!(node(&cut)["needs_left_out"], true);
+    }
+
+    #[test]
     fn what_there_is_instead_is_said_also_where_no_version_is_told() {
         let lack = |versions: &[&str]| {
             let versions: Vec<_> = versions.iter().map(|v| (*v).to_owned()).collect();
-            print_lack(Lack::Incompatible, &versions)
+            print_lack(Lack::Incompatible, &versions, false)
         };
         assert_eq!(lack(&["1.0.0", "1.2.0"]), "only versions 1.0.0, 1.2.0");
         assert_eq!(lack(&[""]), "only instances without a version");
         assert_eq!(lack(&["", "1.0.0"]), "only versions 1.0.0, and some without");
+        let two = ["1.0.0".to_owned(), "1.2.0".to_owned()];
+        let told = print_lack(Lack::Incompatible, &two, true);
+        assert_eq!(told, "only versions 1.0.0, 1.2.0, and others");
     }
 }

@@ -9,7 +9,9 @@ use super::breaker::{lets_any_through, lets_through};
 use super::records::{InstanceRecord, ServiceRecord, instances_of, service};
 use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::{Fault, key};
-use crate::model::limits::{DEPENDENCY_CHAIN_MAX, NOT_READY_REASON_CHARS_MAX, PAGE_BYTES_TARGET};
+use crate::model::limits::{
+    DEPENDENCY_CHAIN_MAX, LACK_VERSIONS_MAX, NOT_READY_REASON_CHARS_MAX, PAGE_BYTES_TARGET,
+};
 use crate::model::registry::{Dependency, meets};
 
 /// The circle that a service would be in with these dependencies: from it back to it.
@@ -94,8 +96,13 @@ pub enum Lack {
     Missing,
     /// None of its instances is healthy.
     Unhealthy,
-    /// Some are healthy, and none of these has a version that is wanted; those that are there.
-    Incompatible(Vec<String>),
+    /// Some are healthy, and none of these has a version that is wanted.
+    Incompatible {
+        /// The first of those that are there.
+        versions: Vec<String>,
+        /// There are others.
+        more: bool,
+    },
     /// Some are healthy, and breakers are not closed: those of all that will do, or the service's.
     ShutOff {
         /// At least one is being tried: some calls go through.
@@ -111,7 +118,7 @@ impl Lack {
         match self {
             Self::Missing => "missing",
             Self::Unhealthy => "no healthy instance",
-            Self::Incompatible(_) => "only other versions",
+            Self::Incompatible { .. } => "only other versions",
             Self::ShutOff { .. } => "shut off by breakers",
             Self::NotReady => "not ready",
         }
@@ -301,7 +308,8 @@ impl<'k, K: Kv> Unfolding<'k, K> {
         }
         let found = self.healthy(name, requirement)?;
         if found.closed + found.tried + found.shut == 0 {
-            return Ok(Some(Lack::Incompatible(found.versions.into_iter().collect())));
+            let (versions, more) = (found.versions.into_iter().collect(), found.more_versions);
+            return Ok(Some(Lack::Incompatible { versions, more }));
         }
         if found.closed > 0 && record.breaker.is_closed() {
             return Ok(None);
@@ -322,6 +330,10 @@ impl<'k, K: Kv> Unfolding<'k, K> {
             }
             if !meets(&record.spec.version, requirement) {
                 found.versions.insert(record.spec.version);
+                if found.versions.len() > LACK_VERSIONS_MAX {
+                    found.versions.pop_last();
+                    found.more_versions = true;
+                }
                 return Ok(ControlFlow::Continue(()));
             }
             *match (record.breaker.is_closed(), lets_through(&record)) {
@@ -343,8 +355,9 @@ struct Healthy {
     closed: u64,
     tried: u64,
     shut: u64,
-    /// Of those that do not.
+    /// Of those that do not: the first of their versions.
     versions: BTreeSet<String>,
+    more_versions: bool,
 }
 
 /// Who declares a dependency on whom.

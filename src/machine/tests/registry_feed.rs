@@ -281,7 +281,8 @@ fn who_requires_what_is_shut_off_names_it_and_may_call_once_it_is_tried() {
     config.dependencies[0].requirement = "^2".to_owned();
     let put = PutService { name: "web".to_owned(), config: config.clone(), ..Default::default() };
     hub.apply(Kind::PutService(put));
-    assert_eq!(cause(&hub).1, Some(Lack::Incompatible(vec!["1.0.0".to_owned()])));
+    let (versions, more) = (vec!["1.0.0".to_owned()], false);
+    assert_eq!(cause(&hub).1, Some(Lack::Incompatible { versions, more }));
     config.dependencies[0].requirement = "^1".to_owned();
     let put = PutService { name: "web".to_owned(), config, ..PutService::default() };
     hub.apply(Kind::PutService(put));

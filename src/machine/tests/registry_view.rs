@@ -7,11 +7,12 @@ use prost::Message as _;
 use super::apply;
 use crate::machine::mem::MemKv;
 use crate::machine::registry::changes::ChangeRecord;
-use crate::machine::registry::{graph, query, watch};
+use crate::machine::registry::graph::{self, Lack};
+use crate::machine::registry::{query, watch};
 use crate::model::command::{CommandBatch, Kind, PutService, RegisterInstances};
 use crate::model::limits::{
-    DEPENDENCIES_MAX, DEPENDENCY_CHAIN_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, PAGE_BYTES_TARGET,
-    REGISTRY_LOG_MAX,
+    DEPENDENCIES_MAX, DEPENDENCY_CHAIN_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, LACK_VERSIONS_MAX,
+    PAGE_BYTES_TARGET, REGISTRY_LOG_MAX,
 };
 use crate::model::outcome::Outcome;
 use crate::model::registry::{Address, Dependency, InstanceSpec, ServiceConfig};
@@ -116,6 +117,42 @@ fn a_cause_is_named_where_what_needs_it_was_unfolded_for_somebody_optional() {
         chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(tree.causes().iter().map(names).collect::<Vec<_>>(), ["d e a"]);
+}
+
+#[test]
+fn of_versions_that_will_not_do_the_first_are_named() {
+    let mut kv = MemKv::default();
+    let instance = |n: usize| InstanceSpec {
+        service: "shop".to_owned(),
+        id: format!("i-{n}"),
+        addresses: vec![Address { protocol: "http".into(), address: "10.0.0.1:80".into() }],
+        version: format!("1.{:02}.0", 99 - n),
+        weight_milli: 1000,
+        ..InstanceSpec::default()
+    };
+    let (service, requirement) = ("shop".to_owned(), "^2".to_owned());
+    let dependencies = vec![Dependency { service, requirement, optional: false }];
+    let config = ServiceConfig { dependencies, ..ServiceConfig::defaults() };
+    let put = PutService { name: "web".to_owned(), config, ..PutService::default() };
+    let web = InstanceSpec { service: "web".to_owned(), ..instance(0) };
+    let mut register = |entry: u64, instances: Vec<InstanceSpec>| {
+        let register = Kind::RegisterInstances(RegisterInstances { instances });
+        let commands = vec![Kind::PutService(put.clone()).into(), register.into()];
+        apply(&mut kv, &[CommandBatch { stamp_ms: entry, commands }], entry);
+        let tree = graph::tree(&kv, "web").unwrap().unwrap();
+        let lack = tree.causes()[0].last().unwrap().lack.clone();
+        let Some(Lack::Incompatible { versions, more }) = lack else { panic!("{lack:?}") };
+        (versions, more)
+    };
+    let named = |count: usize| {
+        let first = |n: usize| format!("1.{:02}.0", 100 - count + n);
+        (0..count.min(LACK_VERSIONS_MAX)).map(first).collect::<Vec<_>>()
+    };
+    let mut all: Vec<_> = (0..LACK_VERSIONS_MAX).map(instance).collect();
+    all.push(web);
+    assert_eq!(register(1, all), (named(LACK_VERSIONS_MAX), false));
+    let another = vec![instance(LACK_VERSIONS_MAX)];
+    assert_eq!(register(2, another), (named(LACK_VERSIONS_MAX + 1), true));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub const FAILOVER_MAX: usize = 16;
 pub const FAILOVER_HOLD_MS: std::ops::RangeInclusive<u64> = 0..=3_600_000;
 /// Dependencies of one service.
 pub const DEPENDENCIES_MAX: usize = 64;
+/// Versions of a service that are named where none of them will do.
+pub const LACK_VERSIONS_MAX: usize = 16;
 /// Services on a chain of dependencies.
 pub const DEPENDENCY_CHAIN_MAX: usize = 32;
 /// The range of counts of calls in the settings of a breaker.

@@ -58,7 +58,7 @@ pub(super) enum EventsCommand {
     Read(ReadArgs),
     /// Play a range of a topic or of the whole hub again, at a pace, from where it was left off.
     #[command(
-        after_help = "Examples:\n  mhub events replay orders --from @2026-11-23T10:00:00Z --until @2026-11-23T11:00:00Z -o jsonl\n  mhub events replay orders --key order-42 --original --speed 10\n  mhub events replay orders --into orders.again --rate 500 --cursor replay.cursor      run it again to go on\n  mhub events replay orders --filter '{\"exact\": {\"type\": \"order.paid\"}}' --endpoint 127.0.0.1:7500"
+        after_help = "Examples:\n  mhub events replay orders --from @2026-11-23T10:00:00Z --until @2026-11-23T11:00:00Z -o jsonl\n  mhub events replay orders --key order-42 --original --speed 10\n  mhub events replay orders --into orders.again --rate 500 --cursor replay.cursor      run it again to go on\n  mhub events replay orders --key order-42 --run ./ship.sh --cursor ship.cursor       each payload on standard input\n  mhub events replay orders --filter '{\"exact\": {\"type\": \"order.paid\"}}' --endpoint 127.0.0.1:7500"
     )]
     Replay(Box<ReplayArgs>),
     /// Show the events of a correlation id as a tree of causes, with what became of each in every subscription.

@@ -31,6 +31,7 @@ mod service_graph;
 mod service_handle;
 mod service_print;
 mod service_register;
+mod shell;
 mod subscription;
 mod subscription_config;
 mod topic;
@@ -343,6 +344,7 @@ mod tests {
         "events read orders --from @2026-01-01T00:00:00Z --consistency at-least=7",
         "events get orders 5",
         "events get orders --id x",
+        "events replay orders --run ./ship.sh --from 7 --until 9 --rate 5 --cursor c",
         "events tail orders",
         "events consume billing",
         "events consume billing --limit 3 --wait 2.5 --consumer c1 --ack",
@@ -429,6 +431,7 @@ mod tests {
             "events read orders --consistency eventual",
             "events get orders",
             "events get orders 5 --id x",
+            "events replay orders --into again --run cat",
             "events tail",
             "events consume",
             "events consume billing --ack --nack DOWN",

@@ -1,17 +1,14 @@
 //! `mhub tx pipe`: consume, transform, and append the result, exactly once.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 
 use super::events::decode;
 use super::output::{Lines, Output, complain};
-use super::{Done, Failure};
+use super::{Done, Failure, shell};
 use crate::client::{Client, recorded_events};
 use crate::model::limits::{CALL_BYTES_MAX, NACK_DETAIL_BYTES_MAX};
 use crate::model::rejection::{Exit, Reason, Rejection};
@@ -135,7 +132,11 @@ impl Pipe<'_> {
             let batch = EventBatch::decode(batch.clone()).map_err(anyhow::Error::from)?;
             for recorded in recorded_events(&batch) {
                 let event = decode(&recorded.event)?;
-                match self.transform(event.data.clone()).await? {
+                let made_of_it = match &self.args.run {
+                    Some(command) => shell::transform(command, &event.data).await?,
+                    None => Some(event.data.clone()),
+                };
+                match made_of_it {
                     Some(data) => {
                         let new = (!data.is_empty()).then(|| {
                             let place = (lease.topic_id, recorded.offset);
@@ -148,24 +149,6 @@ impl Pipe<'_> {
             }
         }
         Ok(made)
-    }
-
-    /// What the command makes of a payload; `None`: it failed.
-    async fn transform(&self, data: Bytes) -> Result<Option<Bytes>, Failure> {
-        let Some(command) = &self.args.run else { return Ok(Some(data)) };
-        let mut shell = Command::new("sh");
-        let shell = shell.arg("-c").arg(command).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut running = shell.kill_on_drop(true).spawn().map_err(anyhow::Error::from)?;
-        let stdin = running.stdin.take();
-        let feed = async {
-            if let Some(mut stdin) = stdin {
-                // A command need not read what it is told.
-                drop(stdin.write_all(&data).await);
-            }
-        };
-        let ((), output) = tokio::join!(feed, running.wait_with_output());
-        let output = output.map_err(anyhow::Error::from)?;
-        Ok(output.status.success().then(|| output.stdout.into()))
     }
 
     /// The event that is appended: the same story goes on, with the consumed one as the cause. Its id

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::events::{EVENT, decode, print};
 use super::output::{self, Lines, Output};
 use super::read::{ConsistencyArg, FromArg, instant};
 use super::subscription::filter_of;
-use super::{Done, Failure};
+use super::{Done, Failure, shell};
 use crate::client::{
     Client, Cursor, Pace, Pending, Publisher, Replay, ReplayOptions, Selection, Until,
 };
@@ -67,6 +68,10 @@ pub(super) struct ReplayArgs {
     /// they are from in the attribute `replayedfrom`.
     #[arg(long, value_name = "TOPIC")]
     into: Option<String>,
+    /// Give each event's payload to this command of the shell instead of printing it, one after the other: it is done
+    /// once the command ends with 0. The first that fails ends the replay, with 8, or with 1 if it was the first of all.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "into")]
+    run: Option<String>,
     /// Go on where this file says, and keep it up to date.
     #[arg(long, value_name = "FILE")]
     cursor: Option<PathBuf>,
@@ -226,95 +231,139 @@ pub(super) async fn run(client: &Client, output: Output, args: ReplayArgs) -> Do
     let cursor = args.cursor.as_deref().map(Kept::load).transpose()?.flatten();
     let kept = args.cursor.clone().map(|path| Kept { path, saved: None });
     let replay = Replay::begin(client, options(&args)?, cursor).await?;
-    let copies = args.into.clone().map(|topic| Copies {
-        publisher: client.publisher(),
-        topic,
-        pending: VecDeque::new(),
-        reached: None,
-    });
+    let to = match (args.into, args.run) {
+        (Some(topic), _) => {
+            let (publisher, pending) = (client.publisher(), VecDeque::new());
+            Destination::Topic(Copies { publisher, topic, pending, reached: None })
+        }
+        (None, Some(command)) => Destination::Command(command),
+        (None, None) => Destination::Output(output, Lines::new(output, EVENT)),
+    };
     let bar = Bar::new(replay.cursor().next, replay.end());
-    let lines = Lines::new(output, EVENT);
-    let (all, count, printed) = (args.all, 0, None);
-    let mut player = Player { replay, output, lines, copies, kept, all, count, printed };
+    let mut player = Player { replay, to, kept, all: args.all, count: 0, reached: None };
     let played = player.play(&bar).await;
     bar.bar.finish_and_clear();
     // However it ended: what is there is not to come again.
     let ended = player.end(matches!(played, Ok(false))).await;
-    let (stopped, ()) = (played?, ended?);
-    let (count, next) = (player.count, player.replay.cursor().next);
-    if player.copies.is_none() {
-        player.lines.end()?;
+    let (stopped, next) = (played?, ended?);
+    let Player { to, count, .. } = player;
+    if let Destination::Output(_, lines) = to {
+        lines.end()?;
     }
     output::complain(&format!("{count} events replayed; the next one is {next}"));
     Ok(if stopped { Exit::Partial } else { Exit::Ok })
 }
 
+/// What a replay is played to.
+enum Destination {
+    Output(Output, Lines),
+    Topic(Copies),
+    /// A command of the shell, which is run for one event after the other.
+    Command(String),
+}
+
 /// A replay, and what it is played to.
 struct Player {
     replay: Replay,
-    output: Output,
-    lines: Lines,
-    copies: Option<Copies>,
+    to: Destination,
     kept: Option<Kept>,
     all: bool,
     count: u64,
-    /// Where to go on after what was printed.
-    printed: Option<Cursor>,
+    /// Where to go on after what was printed, or was done by a command.
+    reached: Option<Cursor>,
 }
 
 impl Player {
     /// Plays until the range ends or somebody stops it; whether the latter.
     async fn play(&mut self, bar: &Bar) -> Result<bool, Failure> {
+        let mut stop = pin!(tokio::signal::ctrl_c());
+        // A command may take its time, and what it did is not to be done again: each event counts by itself.
+        let runs = matches!(self.to, Destination::Command(_));
+        let at_once = if runs { 1 } else { usize::MAX };
+        if runs {
+            self.reached = Some(self.replay.cursor());
+        }
         loop {
             let next = tokio::select! {
                 next = self.replay.next() => next?,
-                stop = tokio::signal::ctrl_c() => {
-                    stop?;
+                stopped = &mut stop => {
+                    stopped?;
                     return Ok(true);
                 }
             };
             let Some(events) = next else { return Ok(false) };
-            for event in &events {
-                match &mut self.copies {
-                    Some(copies) => {
-                        let at = if self.all { event.position } else { event.offset };
-                        let after = Cursor { next: at + 1, ..self.replay.cursor() };
-                        copies.send(event, after).await?;
+            for events in events.chunks(at_once) {
+                tokio::select! {
+                    // A terminal's Ctrl-C goes to the command as well: that it ends by it is no failure.
+                    biased;
+                    stopped = &mut stop, if runs => {
+                        stopped?;
+                        return Ok(true);
                     }
-                    None => print(&mut self.lines, self.output, event)?,
+                    given = self.give(events) => given?,
                 }
-            }
-            match &mut self.copies {
-                Some(copies) => copies.settle(COPIES_MAX).await?,
-                None => {
-                    self.lines.flush()?;
-                    self.printed = Some(self.replay.cursor());
+                self.count += events.len() as u64;
+                if let Some(last) = events.last() {
+                    bar.reach(self.place(last) + 1);
                 }
+                self.save(self.reached(), runs)?;
             }
-            self.count += events.len() as u64;
-            bar.reach(self.replay.cursor().next);
-            self.save(self.reached(), false)?;
         }
     }
 
-    /// Waits for copies that are on their way, and keeps where to go on; `whole`: the range was played to its end.
-    async fn end(&mut self, whole: bool) -> Result<(), Failure> {
-        let settled = match &mut self.copies {
-            Some(copies) => copies.settle(0).await,
-            None => Ok(()),
+    async fn give(&mut self, events: &[RecordedEvent]) -> Result<(), Failure> {
+        for event in events {
+            let place = self.place(event);
+            let at = |next| Cursor { next, ..self.replay.cursor() };
+            match &mut self.to {
+                Destination::Output(output, lines) => print(lines, *output, event)?,
+                Destination::Topic(copies) => copies.send(event, at(place + 1)).await?,
+                Destination::Command(command) => {
+                    self.reached = Some(at(place));
+                    let data = decode(&event.event)?.data;
+                    if let Some(why) = shell::hand(command, &data).await? {
+                        return Err(failed(event, &why, self.count, self.kept.as_ref()));
+                    }
+                    self.reached = Some(at(place + 1));
+                }
+            }
+        }
+        match &mut self.to {
+            Destination::Output(_, lines) => {
+                lines.flush()?;
+                self.reached = Some(self.replay.cursor());
+            }
+            Destination::Topic(copies) => copies.settle(COPIES_MAX).await?,
+            Destination::Command(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for copies that are on their way, and keeps where to go on, which it tells; `whole`: the range was played
+    /// to its end.
+    async fn end(&mut self, whole: bool) -> Result<u64, Failure> {
+        let settled = match &mut self.to {
+            Destination::Topic(copies) => copies.settle(0).await,
+            Destination::Output(..) | Destination::Command(_) => Ok(()),
         };
         // Those that are not chosen count as done once all before them are.
+        let played = self.replay.cursor();
         let whole = whole && settled.is_ok();
-        let reached = if whole { Some(self.replay.cursor()) } else { self.reached() };
+        let reached = if whole { Some(played.clone()) } else { self.reached() };
+        let next = reached.as_ref().unwrap_or(&played).next;
         self.save(reached, true)?;
-        settled
+        settled.map(|()| next)
+    }
+
+    fn place(&self, event: &RecordedEvent) -> u64 {
+        if self.all { event.position } else { event.offset }
     }
 
     /// Where to go on after what is there.
     fn reached(&self) -> Option<Cursor> {
-        match &self.copies {
-            Some(copies) => copies.reached.clone(),
-            None => self.printed.clone(),
+        match &self.to {
+            Destination::Topic(copies) => copies.reached.clone(),
+            Destination::Output(..) | Destination::Command(_) => self.reached.clone(),
         }
     }
 
@@ -324,6 +373,18 @@ impl Player {
             _ => Ok(()),
         }
     }
+}
+
+/// Why a replay ends at an event whose command failed, after so many that were done.
+fn failed(event: &RecordedEvent, why: &str, done: u64, kept: Option<&Kept>) -> Failure {
+    let RecordedEvent { topic, offset, .. } = event;
+    let exit = if done > 0 { Exit::Partial } else { Exit::Error };
+    let message = format!("the command failed for event {offset} of topic {topic} ({why})");
+    let next = match kept {
+        Some(_) => "put right what made it fail and run this again: it goes on with this event",
+        None => "put right what made it fail and begin with this event; by --cursor FILE it does",
+    };
+    Failure { next: Some(next), ..Failure::new(exit, message) }
 }
 
 #[cfg(test)]

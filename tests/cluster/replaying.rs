@@ -2,6 +2,7 @@
 //! and replays that are broken off.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -349,10 +350,7 @@ fn copies_whose_client_is_killed_go_on_by_their_cursor_and_come_twice_at_most() 
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let kept = || {
-        let text = std::fs::read_to_string(&path).ok()?;
-        Some(serde_json::from_str::<Cursor>(&text).unwrap().next)
-    };
+    let kept = || next(&path);
     let under_way = poll(Duration::from_secs(20), || kept().is_some_and(|next| next > 500));
     let runs = replaying.try_wait().unwrap().is_none();
     replaying.kill().unwrap();
@@ -375,4 +373,100 @@ fn copies_whose_client_is_killed_go_on_by_their_cursor_and_come_twice_at_most() 
     // Those that were under way when it was killed, once more: none that the cursor had passed.
     assert!(twice.iter().all(|(offset, count)| **offset >= next && **count == 2), "{twice:?}");
     cluster.verify();
+}
+
+/// Where a cursor goes on.
+fn next(cursor: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(cursor).ok()?;
+    Some(serde_json::from_str::<Cursor>(&text).unwrap().next)
+}
+
+/// A command that says its payload, and then does this with it as `$n`.
+fn says(then: &str) -> String {
+    format!("n=$(cat); echo \"<$n>\"; {then}")
+}
+
+/// What such commands say of these payloads.
+fn said(payloads: std::ops::Range<u64>) -> String {
+    payloads.map(|n| format!("<{n}>\n")).collect()
+}
+
+#[test]
+fn a_command_gets_each_event_of_a_range_and_one_that_fails_gets_it_again() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    // Payloads are offsets; behind them, those of a key begin at 0.
+    publish(&cluster, 12, "");
+    publish(&cluster, 5, "k");
+    let dir = tempfile::tempdir().unwrap();
+    let replay = |cursor: &Path, command: &str, more: &[&str]| {
+        let cursor = cursor.to_str().unwrap();
+        let args = ["events", "replay", "orders", "--cursor", cursor, "--run", command];
+        cluster.admin(&[&args[..], more].concat())
+    };
+    let range = ["--from", "2", "--until", "11", "-o", "json"];
+    let cursor = dir.path().join("range");
+    let fails = "test $n != 7 || { echo it rains >&2; echo no sevens today >&2; exit 3; }";
+    let failed = replay(&cursor, &says(fails), &range);
+    failed.fails(8, "event 7 of topic orders (exit status: 3: no sevens today)");
+    assert!(failed.stderr().contains("it rains\n"), "all is passed on: {}", failed.all());
+    assert!(failed.stderr().contains("\nnext: "), "{}", failed.all());
+    assert_eq!((failed.stdout(), next(&cursor)), (said(2..8), Some(7)));
+    // Nothing is done before it this time.
+    let failed = replay(&cursor, &says(fails), &range);
+    failed.fails(1, "event 7 of topic orders (exit status: 3: no sevens today)");
+    assert_eq!((failed.stdout(), next(&cursor)), (said(7..8), Some(7)));
+    let done = replay(&cursor, &says("true"), &range);
+    assert_eq!((done.succeeds().stdout(), next(&cursor)), (said(7..11), Some(11)));
+    assert!(done.stderr().contains("4 events replayed; the next one is 11"), "{}", done.all());
+    let done = replay(&cursor, &says("true"), &range);
+    assert_eq!((done.succeeds().stdout(), next(&cursor)), (String::new(), Some(11)));
+    // Of a selection, at a pace: those before it that are not chosen do not come again either.
+    let (of_key, cursor) = (["--key", "k", "--rate", "1000"], dir.path().join("selection"));
+    replay(&cursor, "kill -9 $$", &of_key).fails(1, "event 12 of topic orders (signal: 9");
+    assert_eq!(next(&cursor), Some(12));
+    let done = replay(&cursor, &says("true"), &of_key);
+    assert_eq!((done.succeeds().stdout(), next(&cursor)), (said(0..5), Some(17)));
+    // The whole hub; nothing keeps where it was, and it need not read.
+    let whole = ["events", "replay", "--all", "--run", "exit 1"];
+    cluster.admin(&whole).fails(1, "event 0 of topic orders (exit status: 1)");
+    let both = ["events", "replay", "orders", "--into", "again", "--run", "cat"];
+    cluster.admin(&both).fails(2, "cannot be used with");
+}
+
+#[test]
+fn a_command_that_is_broken_off_gets_its_event_again() {
+    const EVENTS: u64 = 6;
+    let cluster = Cluster::start(1, &[]);
+    cluster.admin(&["topic", "create", "orders"]).succeeds();
+    publish(&cluster, usize::try_from(EVENTS).unwrap(), "");
+    let dir = tempfile::tempdir().unwrap();
+    let (cursor, began) = (dir.path().join("cursor"), dir.path().join("began"));
+    let args = ["events", "replay", "orders", "--cursor", cursor.to_str().unwrap(), "--run"];
+    // The fourth would take its time.
+    let slow = says(&format!("test $n != 3 || {{ touch {}; exec sleep 60; }}", began.display()));
+    let replaying = Command::new(env!("CARGO_BIN_EXE_mhub"))
+        .args(args)
+        .arg(slow)
+        .env("MHUB_ENDPOINT", cluster.all_endpoints().join(","))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let under_way = poll(Duration::from_secs(20), || began.exists());
+    let (kept, pid) = (next(&cursor), replaying.id().to_string());
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    // All that it started has ended as well, else this would wait for what that says.
+    let asked = Instant::now();
+    let ended = replaying.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(under_way && asked.elapsed() < Duration::from_secs(30), "{told}");
+    assert_eq!(ended.status.code(), Some(8), "{told}");
+    assert!(told.contains("3 events replayed; the next one is 3"), "{told}");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), said(0..4));
+    assert_eq!((kept, next(&cursor)), (Some(3), Some(3)));
+    let good = says("true");
+    let go_on = cluster.admin(&[&args[..], &[good.as_str()]].concat());
+    assert_eq!((go_on.succeeds().stdout(), next(&cursor)), (said(3..6), Some(EVENTS)));
 }

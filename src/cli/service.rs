@@ -7,7 +7,9 @@ use super::read::ConsistencyArg;
 use super::service_config::{SETTINGS, balance};
 use super::service_graph as graph;
 use super::service_handle::{self, HandleArgs};
-use super::service_print::{COLUMNS, INSTANCE_COLUMNS, change_line, instance, show, summary};
+use super::service_print::{
+    COLUMNS, INSTANCE_COLUMNS, change_line, chosen, instance, put_breaker, show, summary,
+};
 use super::service_register::{RegisterArgs, register};
 use super::{Done, Failure, Global, confirm};
 use crate::client::{Client, Watched};
@@ -225,7 +227,7 @@ pub(super) async fn run(command: ServiceCommand, global: Global) -> Done {
             return graph::ready(&client.readiness(request).await?, output);
         }
         ServiceCommand::Breaker { name, what } => {
-            set_breaker(&client, name, &what).await?;
+            set_breaker(&client, name, &what, output).await?;
         }
         ServiceCommand::Rm { name, yes } => {
             confirm(&format!("deleting service {name} forgets its settings"), &name, yes)?;
@@ -269,11 +271,15 @@ async fn resolve(client: &Client, request: ResolveRequest, output: Output) -> Re
     if !found.failed_over_to.is_empty() {
         output::complain(&format!("failed over to {}", found.failed_over_to));
     }
-    let instances: Vec<_> = found.instances.iter().map(instance).collect();
-    output::list(output, &INSTANCE_COLUMNS, &instances)
+    output::list(output, &INSTANCE_COLUMNS, &chosen(&found))
 }
 
-async fn set_breaker(client: &Client, service: String, what: &[String]) -> Result<(), Failure> {
+async fn set_breaker(
+    client: &Client,
+    service: String,
+    what: &[String],
+    output: Output,
+) -> Result<(), Failure> {
     let (instance, state) = match what {
         [instance, state] => (instance.clone(), state),
         [state] => (String::new(), state),
@@ -285,9 +291,10 @@ async fn set_breaker(client: &Client, service: String, what: &[String]) -> Resul
         "auto" => BreakerState::Closed,
         _ => return Err(Failure::usage(format!("{state:?} is not open, closed or auto"))),
     };
+    let told = put_breaker(&service, &instance, state);
     let (state, request_id) = (state.into(), String::new());
     client.set_breaker(SetBreakerRequest { service, instance, state, request_id }).await?;
-    Ok(())
+    output::item(output, &told)
 }
 
 /// The instance of an answer, or why not.

@@ -8,8 +8,8 @@ use super::service_config::{print, print_dependency};
 use super::service_graph::cause;
 use super::value::format_age;
 use crate::proto::v1::{
-    Breaker, BreakerState, GetServiceResponse, Instance, InstanceHealth, InstanceMode, Service,
-    ServiceChange, ServiceConfig,
+    Breaker, BreakerState, GetServiceResponse, Instance, InstanceHealth, InstanceMode,
+    ResolveResponse, Service, ServiceChange, ServiceConfig,
 };
 
 /// A weight in thousandths.
@@ -84,8 +84,30 @@ pub(super) fn show(found: &GetServiceResponse, output: Output) -> Result<(), Fai
 }
 
 fn breaker(breaker: Option<&Breaker>) -> String {
-    let state = breaker.map_or(BreakerState::Closed, Breaker::state);
+    state_name(breaker.map_or(BreakerState::Closed, Breaker::state))
+}
+
+fn state_name(state: BreakerState) -> String {
     state.as_str_name().trim_start_matches("BREAKER_STATE_").to_ascii_lowercase()
+}
+
+/// Where a breaker was put: that of an instance, or of the service.
+pub(super) fn put_breaker(service: &str, instance: &str, state: BreakerState) -> Value {
+    json!({ "service": service, "instance": text(instance), "breaker": state_name(state) })
+}
+
+/// The instances that were chosen as JSON, each with how that was done.
+pub(super) fn chosen(found: &ResolveResponse) -> Vec<Value> {
+    let told = |one: &Instance| {
+        let mut told = instance(one);
+        told["failed_over_to"] = text(&found.failed_over_to);
+        told["other_zone"] = json!(found.other_zone);
+        told["panic"] = json!(found.panic);
+        told["stale"] = json!(found.stale);
+        told["registry_revision"] = json!(found.revision.to_string());
+        told
+    };
+    found.instances.iter().map(told).collect()
 }
 
 /// An instance as JSON.
@@ -161,6 +183,34 @@ pub(super) fn change_line(change: &ServiceChange) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::v1::InstanceSpec;
+
+    #[test]
+    fn how_instances_were_chosen_is_told_with_each() {
+        let spec = |id: &str| Some(InstanceSpec { id: id.into(), ..InstanceSpec::default() });
+        let one = |id| Instance { spec: spec(id), revision: 3, ..Instance::default() };
+        let found = ResolveResponse {
+            instances: vec![one("a"), one("b")],
+            failed_over_to: "spare".into(),
+            panic: true,
+            revision: 7,
+            other_zone: Some("us".into()),
+            ..ResolveResponse::default()
+        };
+        let told = chosen(&found);
+        assert_eq!(told.iter().map(|one| &one["id"]).collect::<Vec<_>>(), ["a", "b"]);
+        for one in told {
+            assert_eq!(
+                (&one["failed_over_to"], &one["other_zone"]),
+                (&json!("spare"), &json!("us"))
+            );
+            assert_eq!((&one["panic"], &one["stale"]), (&json!(true), &json!(false)));
+            assert_eq!((&one["revision"], &one["registry_revision"]), (&json!("3"), &json!("7")));
+        }
+        let usual = ResolveResponse { instances: vec![one("a")], ..ResolveResponse::default() };
+        let told = chosen(&usual).remove(0);
+        assert_eq!((&told["failed_over_to"], &told["other_zone"]), (&Value::Null, &Value::Null));
+    }
 
     #[test]
     fn weights_are_in_thousandths() {

@@ -108,7 +108,9 @@ async fn what_an_operator_forces_holds_until_it_is_left_alone_again() {
     let of_instance = (&["breaker", "shop", "a"][..], "1 are shut off by a breaker;");
     let of_service = (&["breaker", "shop"][..], "1 are behind the service's breaker;");
     for (n, (breaker, why)) in (0..).zip([of_instance, of_service]) {
-        service(&cluster, &[breaker, &["open"]].concat()).succeeds();
+        let forced = service(&cluster, &[breaker, &["open", "-o", "jsonl"]].concat()).json();
+        assert_eq!(forced["instance"], breaker.get(2).map_or(Value::Null, |id| json!(id)));
+        assert_eq!(forced["breaker"], "forced_open");
         let resolve = || service(&cluster, &["resolve", "shop"]);
         let refused = || resolve().code() == 7 && resolve().stderr().contains(why);
         assert!(poll(SOON, refused), "{}", resolve().all());
@@ -120,7 +122,8 @@ async fn what_an_operator_forces_holds_until_it_is_left_alone_again() {
     }
     assert_eq!(moves(&cluster, "shop"), ["forced_open", "closed"]);
     // Closed: it stays so, whatever fails.
-    service(&cluster, &["breaker", "shop", "a", "closed"]).succeeds();
+    let forced = service(&cluster, &["breaker", "shop", "a", "closed", "-o", "json"]).json();
+    assert_eq!(forced, json!({"service": "shop", "instance": "a", "breaker": "forced_closed"}));
     assert_eq!(info(&cluster)["instances"][0]["breaker"], "forced_closed");
     target.behave(Behaviour::Answer(500, String::new()));
     publish(&cluster, 1, "");

@@ -105,8 +105,14 @@ async fn what_a_breaker_shuts_off_is_not_ready_and_is_failed_over_as_all_nodes_t
     ] {
         assert!(poll(SOON, || all_measure(&cluster, line)), "{line}");
     }
-    let over = || service(&["resolve", "shop", "-o", "json"]).stdout().contains("other");
+    let called = || {
+        let found = service(&["resolve", "shop", "-o", "json"]).stdout();
+        serde_json::from_str::<Value>(&found).map_or(Value::Null, |found| found[0].clone())
+    };
+    let over = || called()["id"] == "other";
     assert!(poll(SOON, over), "another service is called");
+    let is_told = |called: &Value| called["failed_over_to"] == "spare" && called["panic"] == false;
+    assert!(poll(SOON, || is_told(&called())), "{:#}", called());
     // Who asks of a service is told all of that.
     let info = |name: &str| service(&["info", name, "-o", "json"]).json();
     let (shop, web, spare) = (info("shop"), info("web"), info("spare"));

@@ -100,7 +100,7 @@ fn the_command_line_registers_shows_chooses_and_refuses() {
     assert_eq!((&info["healthy"], &info["label.team"]), (&"2".into(), &"red".into()));
     assert_eq!(info["instances"].as_array().unwrap().len(), 2);
     let chosen = service(&["resolve", "billing", "--requires", "^1.5", "-o", "json"]).json();
-    assert_eq!(chosen[0]["id"], "2");
+    assert_eq!((&chosen[0]["id"], &chosen[0]["stale"]), (&"2".into(), &false.into()));
     service(&["resolve", "billing", "--requires", "^2"]).fails(7, "NO_INSTANCE");
     // What it requires is there, but has nobody.
     service(&["ready", "billing"]).fails(10, "");

@@ -94,9 +94,11 @@ impl Listener {
         *before = interest;
     }
 
-    /// Forgets what was heard.
-    pub fn forget(&mut self) {
+    /// Forgets what was heard; whether it was anything.
+    pub fn forget(&mut self) -> bool {
+        let heard = self.heard.has_changed().unwrap_or(false);
         self.heard.mark_unchanged();
+        heard
     }
 
     /// Waits until something is heard.
@@ -118,9 +120,7 @@ mod tests {
         let mut listener = hints.listen();
         let hears = |listener: &mut Listener, effect: Effect| {
             hints.tell(&[Effect::HashState(1.into()), effect]);
-            let heard = listener.heard.has_changed().unwrap();
-            listener.forget();
-            heard
+            listener.forget()
         };
         let appended = |name: &str| Effect::TopicAppended(name.to_owned());
         let wake = |id| Effect::Wake(SubscriptionId(id));

@@ -99,8 +99,15 @@ pub(crate) fn candidates_within(
     cursor.turn_to(id, revision, (released, redriven));
     let mut search = Search::new(kv, record, &state, now, rows)?;
     search.allow_retries(most.retries);
+    let ahead = if search.by_key { cursor.begin_back() } else { None };
     enter_topics(&mut search, cursor)?;
     serve(&mut search, cursor, most.events.min(DISPATCH_ROUND_EVENTS))?;
+    if let Some(places) = ahead
+        && search.found_nothing()
+        && search.partial
+    {
+        cursor.go_on_at(places);
+    }
     cursor.keep_bounds();
     let Search { picks, retried: retries, skips, partial, wake_at, .. } = search;
     let before = std::mem::take(&mut cursor.round);

@@ -35,6 +35,18 @@ pub(super) struct Place {
     pub(super) offset: Offset,
 }
 
+/// Whether a search begins before where the one before it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Back {
+    /// There is no need to.
+    #[default]
+    No,
+    /// Something may be ready there now.
+    Look,
+    /// The search before did, in vain: this one goes on, whatever may be ready there.
+    Looked,
+}
+
 /// What the searches of one round over more topics than one looks at have come to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Round {
@@ -59,6 +71,8 @@ pub struct Cursor {
     held: BTreeMap<StreamId, (u64, Vec<u8>)>,
     /// Where streams go on after a search that ended before them.
     pub(super) resumes: BTreeMap<StreamId, Place>,
+    /// Whether something may be ready before that.
+    pub(super) back: Back,
     /// Events below were looked at for deadlines that come before `begins`.
     pub(super) seen: BTreeMap<TopicId, Offset>,
     /// Go on with the topics after this.
@@ -102,6 +116,7 @@ impl Cursor {
             begins: self.begins.clone(),
             undated: self.undated.clone(),
             resumes: self.resumes.clone(),
+            back: self.back,
             seen: self.seen.clone(),
             topics_after: self.topics_after.clone(),
             round: self.round,
@@ -225,6 +240,28 @@ impl Cursor {
                 self.flow_after = Some(flow);
             }
         }
+    }
+}
+
+impl Cursor {
+    /// Something was settled or appended. In order by key it may let events go that lie before where the
+    /// searches are: what they came to was not in turn then.
+    pub fn look_back(&mut self) {
+        if self.back == Back::No {
+            self.back = Back::Look;
+        }
+    }
+
+    /// Where the streams would go on, if a search is to begin before that.
+    pub(super) fn begin_back(&mut self) -> Option<BTreeMap<StreamId, Place>> {
+        let looks = std::mem::take(&mut self.back) == Back::Look && !self.resumes.is_empty();
+        looks.then(|| std::mem::take(&mut self.resumes))
+    }
+
+    /// A search that began before those places found nothing, and did not come to them.
+    pub(super) fn go_on_at(&mut self, places: BTreeMap<StreamId, Place>) {
+        self.resumes = places;
+        self.back = Back::Looked;
     }
 }
 

@@ -117,6 +117,11 @@ impl<'k, K: Kv> Search<'k, K> {
         self.by_key || self.filter.is_some()
     }
 
+    /// Whether there is nothing to lease or to skip.
+    pub(super) fn found_nothing(&self) -> bool {
+        self.picks.is_empty() && self.skips.is_empty()
+    }
+
     pub(super) fn spend(&mut self, rows: u64) {
         self.rows = self.rows.saturating_sub(rows);
     }

@@ -134,8 +134,8 @@ impl Dispatcher {
                 continue;
             }
             // What changes from here on is looked at in the next round; in topics that were passed, too.
-            if !self.memory.cursor.is_in_round() {
-                self.hints.forget();
+            if !self.memory.cursor.is_in_round() && self.hints.forget() {
+                self.memory.cursor.look_back();
             }
             match self.round().await {
                 // The others may get something in the next round.

@@ -14,7 +14,7 @@ use crate::model::command::{CommandBatch, Kind, Lease, Tick};
 use crate::model::delivery::{DeadReason, Pick};
 use crate::model::filter::{Comparison, Filter, Test};
 use crate::model::ids::{LogIndex, Offset, UnixMs};
-use crate::model::limits::CANDIDATE_ROWS_MAX;
+use crate::model::limits::{CANDIDATE_ROWS_MAX, MARKS_OFFSETS};
 use crate::model::outcome::{Effect, Outcome};
 use crate::model::ranges::Ranges;
 use crate::model::subscription::{DeliveryOrder, PriorityMode, SubscriptionConfig};
@@ -147,4 +147,43 @@ fn who_waits_hears_of_a_failed_event_that_expires() {
     assert!(wakes(&hub, lease_one(&hub, 0)), "where it is leased");
     let Outcome::Leased(leased) = hub.apply(lease_one(&hub, 0)) else { panic!("not leased") };
     assert_eq!((leased.grants.len(), leased.dead), (0, 1));
+}
+
+#[test]
+fn what_was_settled_lets_the_next_of_its_key_go_before_those_further_ahead_and_holds_none_of_them_up()
+ {
+    // A search looks at whole rows of marks.
+    const BEHIND: u64 = 5 * MARKS_OFFSETS;
+    let mut hub = Hub::new(by_key());
+    let of = |key: &str| keyed(|e| e.key = key.to_owned());
+    let mut events = vec![of("a"), of("b")];
+    events.resize(BEHIND as usize, of("a"));
+    events.push(of("c"));
+    hub.publish(&events);
+    let mut cursor = Cursor::default();
+    let look = |hub: &Hub, cursor: &mut Cursor| {
+        let found = search(hub, cursor, MARKS_OFFSETS, 10);
+        (offsets(&found.picks), found.more)
+    };
+    assert_eq!(look(&hub, &mut cursor), (vec![0, 1], true));
+    let first = hub.lease(&[(0, 1)]).remove(0).lease_id;
+    hub.lease(&[(1, 1)]);
+    for _ in 0..3 {
+        assert_eq!(look(&hub, &mut cursor), (vec![], true), "it goes on and on");
+    }
+    assert_eq!(hub.settle(first, Action::Ack(Ack {})), None);
+    cursor.look_back();
+    assert_eq!(look(&hub, &mut cursor).0, [2]);
+    hub.lease(&[(2, 1)]);
+    // However often there is something to look back for.
+    let mut searches = 0;
+    loop {
+        cursor.look_back();
+        let (found, more) = look(&hub, &mut cursor);
+        if !found.is_empty() {
+            break assert_eq!(found, [BEHIND]);
+        }
+        searches += 1;
+        assert!(more && searches < 20, "{searches} searches");
+    }
 }

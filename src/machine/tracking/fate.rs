@@ -91,8 +91,13 @@ impl Observer {
     ) -> Result<Standing, Fault> {
         Ok(match story.stands() {
             failures::Standing::Leased => Standing::Leased(self.holder(kv, topic, offset)?),
-            failures::Standing::Retry | failures::Standing::Ready | failures::Standing::Dying => {
+            failures::Standing::Retry | failures::Standing::Ready => {
                 Standing::Retrying(UnixMs(story.due_ms))
+            }
+            // A tick will write its dead letter.
+            failures::Standing::Dying => {
+                let (reason, at) = (story.dead_reason(), UnixMs(story.due_ms));
+                Standing::Dead(Death { number: None, reason, at })
             }
         })
     }

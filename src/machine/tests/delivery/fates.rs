@@ -72,9 +72,13 @@ fn check_one(
             let lease = sub.leases.values().find(has).unwrap();
             assert_eq!(holder.consumer, lease.consumer, "{context}");
         }
-        (Standing::Retrying(due), Status::Retry | Status::Ready | Status::Dying) => {
+        (Standing::Retrying(due), Status::Retry | Status::Ready) => {
             assert_eq!((due.get(), fate.failures), (story.due, story.failures), "{context}");
             assert_eq!(fate.redrives, story.redrives, "{context}");
+        }
+        (Standing::Dead(Death { number: None, reason, at }), Status::Dying) => {
+            assert_eq!((Some(*reason), at.get()), (story.reason, story.due), "{context}");
+            assert_eq!((fate.failures, fate.redrives), (story.failures, story.redrives));
         }
         (Standing::Filtered, Status::Free) => assert!(!passes(sub, event), "{context}"),
         (Standing::Pending, Status::Free) => {

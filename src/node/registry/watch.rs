@@ -242,24 +242,17 @@ impl Watch {
 
     /// The changes that follow what was told, as they were heard.
     fn hear(&mut self, heard: Result<Arc<Change>, RecvError>) -> Result<Vec<Change>, Rejection> {
-        let mut found = Vec::new();
         match heard {
             Ok(change) if change.0 == self.revision + 1 => {
-                let mut bytes = change.1.encoded_len();
-                found.push((*change).clone());
-                while found.len() < REGISTRY_PAGE
-                    && bytes < PAGE_BYTES_TARGET
-                    && let Ok(next) = self.told.try_recv()
-                {
-                    bytes += next.1.encoded_len();
-                    found.push((*next).clone());
-                }
+                let (found, gap) = neighbours(&change, &mut self.told);
+                self.behind |= gap;
+                return Ok(self.passed(found));
             }
-            Ok(change) if change.0 <= self.revision => return Ok(found),
+            Ok(change) if change.0 <= self.revision => {}
             Ok(_) | Err(RecvError::Lagged(_)) => self.behind = true,
             Err(RecvError::Closed) => return Err(crate::node::lead::stopping()),
         }
-        Ok(self.passed(found))
+        Ok(Vec::new())
     }
 
     fn part(&self, changes: Vec<Change>) -> WatchPart {
@@ -273,6 +266,24 @@ impl Watch {
         let ttls_ms = services.into_iter().filter_map(ttl_ms).collect();
         WatchPart { changes, ttls_ms, revision, continues, stale }
     }
+}
+
+/// A change and those that are heard after it, as many as one part has; and whether one between them was not
+/// told, as where the state of another node was taken over.
+fn neighbours(first: &Change, told: &mut broadcast::Receiver<Arc<Change>>) -> (Vec<Change>, bool) {
+    let (mut found, mut bytes, mut last) = (vec![first.clone()], first.1.encoded_len(), first.0);
+    while found.len() < REGISTRY_PAGE
+        && bytes < PAGE_BYTES_TARGET
+        && let Ok(next) = told.try_recv()
+    {
+        if next.0 != last + 1 {
+            return (found, true);
+        }
+        bytes += next.1.encoded_len();
+        last = next.0;
+        found.push((*next).clone());
+    }
+    (found, false)
 }
 
 #[cfg(test)]
@@ -327,6 +338,20 @@ mod tests {
             }
         }
         assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn changes_that_are_heard_together_have_no_gap() {
+        let (tell, mut told) = broadcast::channel(16);
+        let heard = |told: &mut _| {
+            let (found, gap) = neighbours(&(7, ChangeRecord::default()), told);
+            (found.into_iter().map(|(revision, _)| revision).collect::<Vec<_>>(), gap)
+        };
+        assert_eq!(heard(&mut told), (vec![7], false));
+        for revision in [8, 9, 12] {
+            tell.send(Arc::new((revision, ChangeRecord::default()))).unwrap();
+        }
+        assert_eq!(heard(&mut told), (vec![7, 8, 9], true));
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! `mhub key`.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::output::{self, Lines, Output, instant};
 use super::read::ConsistencyArg;
-use super::{Done, Failure, Global, confirm};
+use super::{Done, Global, confirm, input};
 use crate::client::Client;
 use crate::client::cloudevents::EnvelopeJson;
 use crate::model::limits::KEY_SNAPSHOT_BYTES_MAX;
@@ -91,7 +90,7 @@ pub(super) async fn run(command: KeyCommand, global: Global) -> Done {
             read(&client, global.output, (topic, key), consistency).await
         }
         KeyCommand::Snapshot { topic, key, file, version, content_type } => {
-            let data = content(&file)?.into();
+            let data = input::read(&file, KEY_SNAPSHOT_BYTES_MAX)?.into();
             let snapshot = KeySnapshot { version, content_type, data, taken_at_ms: 0 };
             let request = PutSnapshotRequest { topic, key, snapshot: Some(snapshot) };
             client.put_key_snapshot(request).await?;
@@ -105,24 +104,6 @@ pub(super) async fn run(command: KeyCommand, global: Global) -> Done {
             Ok(Exit::Ok)
         }
     }
-}
-
-/// The whole content; one that is too long is refused before it is sent.
-fn content(file: &Path) -> Result<Vec<u8>, Failure> {
-    let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
-    let input: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(wrong)?)
-    };
-    let mut content = Vec::new();
-    input.take(KEY_SNAPSHOT_BYTES_MAX as u64 + 1).read_to_end(&mut content).map_err(wrong)?;
-    if content.len() > KEY_SNAPSHOT_BYTES_MAX {
-        let text =
-            format!("{}: more than {KEY_SNAPSHOT_BYTES_MAX} bytes, the most", file.display());
-        return Err(Failure::usage(text));
-    }
-    Ok(content)
 }
 
 async fn read(

@@ -13,6 +13,7 @@ mod events;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failure;
+mod input;
 mod pipe;
 mod publish;
 mod pull;

@@ -1,7 +1,7 @@
 //! `mhub events publish TOPIC [FILE|-]`: lines as they come, many on their way, receipts in order.
 
-use std::io::{BufRead, BufReader, Read as _};
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
 
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use prost::Message as _;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::events::{RECEIPT, receipt};
 use super::output::{self, Lines, Output};
-use super::{Done, Failure};
+use super::{Done, Failure, input};
 use crate::client::{Client, Pending, Publisher, Receipt, cloudevents};
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::rejection::{Exit, Reason, Rejection};
@@ -86,14 +86,7 @@ async fn submit(
 fn read(
     file: Option<PathBuf>,
 ) -> Result<mpsc::Receiver<Numbered<std::io::Result<Vec<u8>>>>, Failure> {
-    let mut input: Box<dyn BufRead + Send> = match file {
-        Some(path) if path.as_os_str() != "-" => {
-            let opened = std::fs::File::open(&path)
-                .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-            Box::new(BufReader::new(opened))
-        }
-        _ => Box::new(BufReader::new(std::io::stdin())),
-    };
+    let mut input = BufReader::new(input::open(file.as_deref().unwrap_or(Path::new("-")))?);
     let (sender, lines) = mpsc::channel(LINES_QUEUED);
     let bound = MESSAGE_BYTES_MAX as u64 + 1;
     drop(tasks::thread("lines", move || {

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use super::output::{self, Output};
 use super::read::ConsistencyArg;
 use super::schema_print::{brief, print_subject, state};
-use super::schema_source::{Source, read};
-use super::{Done, Failure, Global, confirm};
+use super::schema_source::Source;
+use super::{Done, Failure, Global, confirm, input};
 use crate::client::Client;
+use crate::model::limits::CALL_BYTES_MAX;
 use crate::model::rejection::Exit;
 use crate::proto::v1::{
     CheckSchemaRequest, Compatibility, DiffSchemasRequest, GetSchemaRequest, GetSubjectRequest,
@@ -203,7 +204,7 @@ pub(super) async fn run(command: SchemaCommand, global: Global) -> Done {
             diff(&client, output, request).await?;
         }
         SchemaCommand::Validate { subject, file, version, message, consistency } => {
-            let data = read(&file)?.into();
+            let data = input::read(&file, CALL_BYTES_MAX)?.into();
             let options = Some(consistency.options());
             let request = ValidateDataRequest { subject, version, data, message, options };
             return validate(&client, output, request).await;

@@ -1,15 +1,11 @@
 //! The files of a schema that a command names.
 
 use std::ffi::OsStr;
-use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::Failure;
+use super::{Failure, input};
 use crate::model::limits::CALL_BYTES_MAX;
 use crate::proto::v1::{SchemaDefinition, SchemaFile, SchemaFormat, SchemaReference};
-
-/// Bytes of one file; what is longer is refused by the hub anyway.
-const FILE_BYTES_MAX: u64 = CALL_BYTES_MAX as u64;
 
 /// A schema in files.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,8 +61,8 @@ impl Source {
         };
         let folders = folders.iter().map(|dir| whole(dir)).collect::<Result<Vec<_>, _>>()?;
         let file = |path: &PathBuf| -> Result<SchemaFile, Failure> {
-            let text = String::from_utf8(read(path)?)
-                .map_err(|_| Failure::usage(format!("{}: it is no text", path.display())))?;
+            // What is longer is refused by the hub anyway.
+            let text = input::read_text(path, CALL_BYTES_MAX)?;
             Ok(SchemaFile { name: name_of(path, &folders)?, text })
         };
         let files = self.files.iter().map(file).collect::<Result<_, _>>()?;
@@ -116,23 +112,6 @@ fn by_name(path: &Path) -> Result<FormatArg, Failure> {
             path.display()
         ))),
     }
-}
-
-/// A whole file, or standard input.
-pub(super) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
-    let input: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(wrong)?)
-    };
-    let mut content = Vec::new();
-    input.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(wrong)?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        let text = format!("{}: more than {FILE_BYTES_MAX} bytes, the most", file.display());
-        return Err(Failure::usage(text));
-    }
-    Ok(content)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::Read as _;
 use std::path::Path;
 
 use prost::Message as _;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Failure;
+use super::{Failure, input};
 use crate::client::cloudevents;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::proto::v1::key_expectation::Expect;
@@ -89,24 +88,8 @@ fn expectations<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, Value
 
 /// A transaction from a file, or from standard input.
 pub(super) fn from_file(file: &Path) -> Result<TransactRequest, Failure> {
-    request(&read(file)?)
-}
-
-/// The whole document; one that is longer than a message cannot be sent anyway.
-fn read(file: &Path) -> Result<String, Failure> {
-    let wrong = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
-    let input: Box<dyn std::io::Read> = if file.as_os_str() == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(wrong)?)
-    };
-    let mut text = String::new();
-    let bound = 4 * MESSAGE_BYTES_MAX;
-    input.take(bound as u64 + 1).read_to_string(&mut text).map_err(wrong)?;
-    if text.len() > bound {
-        return Err(Failure::usage(format!("the document is longer than {bound} bytes; split it")));
-    }
-    Ok(text)
+    // One that is longer than a few messages cannot be sent anyway.
+    request(&input::read_text(file, 4 * MESSAGE_BYTES_MAX)?)
 }
 
 fn request(text: &str) -> Result<TransactRequest, Failure> {

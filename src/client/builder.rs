@@ -7,26 +7,22 @@ use prost_types::Timestamp;
 
 use crate::proto::v1::Event;
 
-/// Builds an event; its id is a new UUID unless one is given.
+/// Builds events; the id of each is a new UUID unless one is given.
 #[derive(Clone, Debug)]
-pub struct EventBuilder(Event);
+pub struct EventBuilder(Event, Option<String>);
 
 impl EventBuilder {
     /// An event with what every event must have.
     #[must_use]
     pub fn new(source: impl Into<String>, kind: impl Into<String>) -> Self {
-        Self(Event {
-            id: uuid::Uuid::now_v7().to_string(),
-            source: source.into(),
-            r#type: kind.into(),
-            ..Event::default()
-        })
+        let (source, kind) = (source.into(), kind.into());
+        Self(Event { source, r#type: kind, ..Event::default() }, None)
     }
 
     /// Its id; unique with its source.
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.0.id = id.into();
+        self.1 = Some(id.into());
         self
     }
 
@@ -117,7 +113,9 @@ impl EventBuilder {
     /// The event.
     #[must_use]
     pub fn build(self) -> Event {
-        self.0
+        let Self(event, id) = self;
+        let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        Event { id, ..event }
     }
 }
 

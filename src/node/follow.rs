@@ -5,11 +5,13 @@
 //! skipped or repeated.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Node;
+use super::pace::Pace;
 use super::query::{Consistency, From};
 use crate::machine::kv::Order;
 use crate::machine::query::{self, Bounds, Chunk};
@@ -17,7 +19,7 @@ use crate::model::ids::{Offset, Position};
 use crate::model::limits::{OVERLOADED_RETRY_MS, READ_CHUNK_BYTES, READ_CHUNKS_QUEUED};
 use crate::model::name::TopicName;
 use crate::model::rejection::{Reason, Rejection};
-use crate::runtime::tasks;
+use crate::runtime::{clock, tasks};
 
 /// A range of events to read.
 #[derive(Clone, Debug)]
@@ -87,7 +89,8 @@ impl Node {
             drop(sender.try_send(Ok(nothing)));
             return Ok(parts);
         };
-        let cursor = Cursor { node: Arc::clone(self), plan, next: start, events: 0, bytes: 0 };
+        let (node, pace) = (Arc::clone(self), Pace::default());
+        let cursor = Cursor { node, plan, next: start, events: 0, bytes: 0, pace };
         tasks::spawn("stream", async move {
             cursor.run(&sender).await;
             drop(permit);
@@ -155,6 +158,7 @@ struct Cursor {
     next: u64,
     events: u64,
     bytes: u64,
+    pace: Pace,
 }
 
 impl Cursor {
@@ -163,7 +167,7 @@ impl Cursor {
             // A reader that went away is noticed before anything is read for it.
             let Ok(slot) = parts.reserve().await else { return };
             let applied = self.node.raft.applied();
-            let seen = *applied.borrow();
+            let (seen, began) = (*applied.borrow(), clock::now());
             let mut part = match self.read().await {
                 Ok(chunk) => self.advance(chunk),
                 Err(rejection) => {
@@ -178,12 +182,24 @@ impl Cursor {
                 slot.send(Ok(part));
                 return;
             }
+            let bytes = part.batches.iter().map(Bytes::len).sum();
             if !part.batches.is_empty() {
                 slot.send(Ok(part));
+            }
+            if !caught_up {
+                self.rest(bytes, began).await;
             }
             if caught_up && !self.wait_beyond(seen.index, parts).await {
                 return;
             }
+        }
+    }
+
+    /// Leaves the node to its writes, after so many bytes that were read from `began` on.
+    async fn rest(&mut self, bytes: usize, began: Instant) {
+        let pace = self.node.writes.pace(self.node.raft.applied_bytes(), clock::now());
+        if let Some(next) = self.pace.next(bytes, began, pace) {
+            tokio::time::sleep_until(next.into()).await;
         }
     }
 

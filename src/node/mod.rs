@@ -23,6 +23,7 @@ pub mod tracking;
 pub mod transactions;
 
 pub mod follow;
+mod pace;
 pub mod query;
 
 pub mod lead;
@@ -30,7 +31,7 @@ pub mod lead;
 pub mod cluster;
 pub mod housekeeping;
 
-use std::num::NonZeroU64;
+use std::num::{NonZero, NonZeroU64};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ use tokio::sync::Semaphore;
 
 use self::hub_clock::HubClock;
 use self::lead::Lead;
+use self::pace::Writes;
 use self::propose::Proposer;
 use self::quotas::Quotas;
 use self::registry::Registry;
@@ -87,6 +89,7 @@ pub struct Node {
     blocking_reads: Arc<Semaphore>,
     /// Streaming reads that are served at once.
     reads: Arc<Semaphore>,
+    writes: Writes,
     shutdown: Shutdown,
     fatal: FatalSender,
     started: Instant,
@@ -140,6 +143,7 @@ impl Node {
             request_timeout,
             blocking_reads: Arc::new(Semaphore::new(BLOCKING_READS_MAX)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
+            writes: Writes::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
             shutdown,
             fatal,
             started: clock::now(),

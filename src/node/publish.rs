@@ -11,10 +11,21 @@ use crate::model::rejection::{Reason, Rejection};
 use crate::runtime::clock;
 use crate::telemetry::spans::Traced;
 
+/// Events that were judged, and may be proposed.
+#[derive(Debug)]
+pub struct Ready {
+    /// As they came: they are judged again when their schemas changed meanwhile.
+    publish: Publish,
+    /// As they are proposed.
+    judged: Publish,
+    /// See [`Node::traced`].
+    traced: Option<(String, Traced)>,
+}
+
 /// Events on their way.
 #[derive(Debug)]
 pub struct Publishing {
-    /// As they came: they are judged again when their schemas changed meanwhile.
+    /// See [`Ready`].
     publish: Publish,
     ticket: Ticket,
     /// See [`Node::traced`].
@@ -28,29 +39,41 @@ impl Node {
     /// `DEADLINE_PAST`, `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`, what the state refuses, and everything that keeps a
     /// proposal from an outcome.
     pub async fn publish(&self, service: &str, sound: Sound) -> Result<Published, Rejection> {
-        self.begin_publish(service, sound).await?.outcome(self).await
+        let ready = self.ready(service, sound).await?;
+        self.begin_publish(ready).await?.outcome(self).await
     }
 
-    /// Queues events of a service that were validated.
+    /// Judges events of a service that were validated.
     ///
     /// # Errors
-    /// `DEADLINE_PAST`, `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`, or when too much is queued already.
-    pub async fn begin_publish(
-        &self,
-        service: &str,
-        sound: Sound,
-    ) -> Result<Publishing, Rejection> {
+    /// `DEADLINE_PAST`, `QUOTA_EXCEEDED`, `SCHEMA_VIOLATED`.
+    pub async fn ready(&self, service: &str, sound: Sound) -> Result<Ready, Rejection> {
         let Sound { publish, untimely } = sound;
         let traced = self.traced(service, &publish);
-        let begun = async {
+        let judged = async {
             match self.admit_publish(service, untimely, std::slice::from_ref(&publish)) {
                 // A repeated call gets its first answer, as late as it is.
                 Err(_) if self.is_repeated(&publish).await? => {}
                 admitted => admitted?,
             }
-            self.propose_events(&publish, false).await
+            self.as_proposed(&publish, false).await
         };
-        match begun.await {
+        match judged.await {
+            Ok(judged) => Ok(Ready { publish, judged, traced }),
+            Err(refused) => {
+                self.tell_span(&publish, traced, Err(&refused));
+                Err(refused)
+            }
+        }
+    }
+
+    /// Queues events that were judged.
+    ///
+    /// # Errors
+    /// When too much is queued already.
+    pub async fn begin_publish(&self, ready: Ready) -> Result<Publishing, Rejection> {
+        let Ready { publish, judged, traced } = ready;
+        match self.proposer.submit(Kind::Publish(judged)).await {
             Ok(ticket) => Ok(Publishing { publish, ticket, traced }),
             Err(refused) => {
                 self.tell_span(&publish, traced, Err(&refused));
@@ -78,15 +101,15 @@ impl Node {
         }
     }
 
-    async fn propose_events(&self, publish: &Publish, anew: bool) -> Result<Ticket, Rejection> {
+    /// Events with what their schemas say of them; see [`Node::judged`].
+    async fn as_proposed(&self, publish: &Publish, anew: bool) -> Result<Publish, Rejection> {
         let judged = match self.judged(publish, anew).await {
             Ok(judged) => judged,
             // A repeated call gets its first answer, whatever schemas say of it by now.
             Err(_) if self.is_repeated(publish).await? => None,
             Err(refused) => return Err(refused),
         };
-        let judged = judged.unwrap_or_else(|| publish.clone());
-        self.proposer.submit(Kind::Publish(judged)).await
+        Ok(judged.unwrap_or_else(|| publish.clone()))
     }
 
     async fn is_repeated(&self, publish: &Publish) -> Result<bool, Rejection> {
@@ -119,7 +142,8 @@ async fn settled(
     for _ in 1..SCHEMA_JUDGEMENTS_MAX {
         match ticket.outcome().await {
             Err(refused) if refused.reason == Reason::SchemaChanged => {
-                ticket = node.propose_events(publish, true).await?;
+                let judged = node.as_proposed(publish, true).await?;
+                ticket = node.proposer.submit(Kind::Publish(judged)).await?;
             }
             outcome => return published(outcome),
         }

@@ -222,6 +222,12 @@ impl RaftNode {
         self.core.applied.clone()
     }
 
+    /// Bytes of the entries that this node applied since it started.
+    #[must_use]
+    pub fn applied_bytes(&self) -> u64 {
+        self.core.shared.bytes.load(Ordering::Relaxed)
+    }
+
     /// The hash that a `Verify` command asked for, by the index of its entry; `None` while it is
     /// being computed, and when it is unknown here.
     #[must_use]

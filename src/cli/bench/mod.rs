@@ -2,6 +2,7 @@
 
 mod consume;
 mod document;
+mod encoded;
 mod publish;
 mod read;
 mod registry;

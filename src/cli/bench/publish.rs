@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hdrhistogram::Histogram;
-use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::document;
+use super::encoded::{common, payload, with_common};
 use super::{
     LATENCY_MAX_US, PublishArgs, WARM_UP, latencies, mb_per_s, quantile_ms, rate, seconds, wait,
 };
@@ -26,7 +26,7 @@ use crate::runtime::{clock, tasks};
 /// What the workers share.
 struct Shared {
     topic: Arc<str>,
-    /// What all events have in common, encoded: the measured work is the hub's, not this.
+    /// See [`common`].
     common: Vec<u8>,
     args: PublishArgs,
     measuring: AtomicBool,
@@ -58,13 +58,7 @@ pub(super) async fn run(client: &Client, args: &PublishArgs) -> Result<Value, Fa
     prepare(client, args, &topic).await?;
     let shared = Arc::new(Shared {
         topic: topic.as_str().into(),
-        common: Event {
-            source: "/bench".to_owned(),
-            r#type: "bench".to_owned(),
-            data: payload(args).into(),
-            ..Event::default()
-        }
-        .encode_to_vec(),
+        common: common(data(args)),
         args: args.clone(),
         measuring: AtomicBool::new(false),
         stop: AtomicBool::new(false),
@@ -121,11 +115,11 @@ async fn prepare(client: &Client, args: &PublishArgs, topic: &str) -> Result<(),
     Ok(())
 }
 
-fn payload(args: &PublishArgs) -> Vec<u8> {
+fn data(args: &PublishArgs) -> Vec<u8> {
     if args.json || args.enforce {
         return document::document(args.size);
     }
-    (0..args.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect()
+    payload(args.size)
 }
 
 fn new_seen() -> Seen {
@@ -191,11 +185,7 @@ async fn attempt(
         let id = format!("{worker}-{call}-{index}");
         let key = key.map_or_else(String::new, |(key, _)| format!("key-{key}"));
         let own = Event { id, key, ..Event::default() };
-        // Encoded messages one after the other are one message with the fields of both.
-        let mut encoded = Vec::with_capacity(own.encoded_len() + shared.common.len());
-        encoded.extend(own.encode_to_vec());
-        encoded.extend_from_slice(&shared.common);
-        encoded.into()
+        with_common(&own, &shared.common)
     };
     let started = clock::now();
     let topic = &shared.topic;

@@ -2,6 +2,7 @@
 
 use futures_util::stream::StreamExt as _;
 
+use super::encoded::payload;
 use crate::cli::{Failure, output};
 use crate::client::Client;
 use crate::proto::v1::place::At;
@@ -49,7 +50,7 @@ impl Shape {
             id: n.to_string(),
             source: "/bench".to_owned(),
             r#type: "bench".to_owned(),
-            data: (0..self.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect(),
+            data: payload(self.size).into(),
             key: if self.keys > 0 { format!("key-{}", n % self.keys) } else { String::new() },
             priority: self.mixed_priorities.then(|| u32::try_from(n % 10).unwrap_or(0)),
             deadline: self.deadlines.then(|| after(DAY_SECS + n % 3600)),

@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use prost::Message as _;
 use serde_json::{Value, json};
 
+use super::encoded::{common, payload, with_common};
 use super::{LATENCY_MAX_US, WARM_UP, latencies, quantile_ms, rate, seconds, wait};
 use crate::cli::{Failure, output};
-use crate::client::{Client, EventBuilder};
+use crate::client::Client;
 use crate::model::limits::TRANSACTION_OPERATIONS_MAX;
 use crate::model::rejection::{Exit, Rejection};
 use crate::proto::v1::{
     BeginTransactionRequest, CommitTransactionRequest, CreateTopicRequest, DeleteTopicRequest,
-    StageTransactionRequest, TransactRequest, TransactionPart,
+    Event, StageTransactionRequest, TransactRequest, TransactionPart,
 };
 use crate::runtime::{clock, tasks};
 
@@ -138,11 +138,11 @@ fn report(seen: &Seen, args: &TransactArgs, took: Duration) -> Value {
 
 async fn worker(shared: Arc<Shared>, number: usize) -> Seen {
     let mut seen = new_seen();
-    let data: Vec<u8> = (0..shared.args.size).map(|i| (i * 31 + i / 7).to_le_bytes()[0]).collect();
+    let common = common(payload(shared.args.size));
     let mut count = 0;
     while !shared.stop.load(Ordering::Relaxed) {
         count += 1;
-        let parts = parts(&shared, &format!("{number}-{count}"), &data);
+        let parts = parts(&shared, &format!("{number}-{count}"), &common);
         let started = clock::now();
         let result = transact(&shared, parts).await;
         if !shared.measuring.load(Ordering::Relaxed) {
@@ -163,7 +163,7 @@ async fn worker(shared: Arc<Shared>, number: usize) -> Seen {
     seen
 }
 
-fn parts(shared: &Shared, id: &str, data: &[u8]) -> Vec<TransactionPart> {
+fn parts(shared: &Shared, id: &str, common: &[u8]) -> Vec<TransactionPart> {
     let topics = shared.topics.len().min(shared.args.operations);
     let part = |(n, topic): (usize, &String)| TransactionPart {
         topic: topic.clone(),
@@ -171,8 +171,8 @@ fn parts(shared: &Shared, id: &str, data: &[u8]) -> Vec<TransactionPart> {
         events: (n..shared.args.operations)
             .step_by(topics)
             .map(|index| {
-                let event = EventBuilder::new("/bench", "bench").id(format!("{id}-{index}"));
-                event.data(data.to_vec()).build().encode_to_vec().into()
+                let own = Event { id: format!("{id}-{index}"), ..Event::default() };
+                with_common(&own, common)
             })
             .collect(),
     };

@@ -98,11 +98,21 @@ pub const OVERLOADED_RETRY_MS: u64 = 100;
 pub const STREAM_CALLS_MAX: usize = 1024;
 /// Bytes of the calls of one publish stream that wait for their answers.
 pub const STREAM_BYTES_MAX: usize = 8 << 20;
+/// Calls of one publish stream that are judged before they are queued together.
+pub const STREAM_CALLS_TOGETHER_MAX: usize = 64;
+/// Bytes of such calls.
+pub const STREAM_BYTES_TOGETHER_MAX: usize = 256 << 10;
 
 /// Bytes of one answer of a streaming read.
 pub const READ_CHUNK_BYTES: usize = 512 << 10;
 /// Answers of a streaming read that wait for the reader.
 pub const READ_CHUNKS_QUEUED: usize = 2;
+/// From so many bytes that are written to a node a second on, its streams of the past keep a pace.
+pub const PACED_FROM_BYTES_PER_SEC: u64 = 4 << 20;
+/// Bytes that each of them then reads, of those that are written.
+pub const PACED_OF_WRITES_PERCENT: u64 = 150;
+/// Or so many a second for each core of the machine, if that is more.
+pub const PACED_TO_BYTES_PER_SEC: u64 = 16 << 20;
 /// Streaming reads that one node serves at once.
 pub const READS_MAX: usize = 4096;
 /// Storage reads that run at once on one node.

@@ -17,6 +17,9 @@ use super::meter::{step, steps};
 /// Members of an object that are found by looking at all of them.
 const MEMBERS_MAX: usize = 32;
 
+/// Members that there is room for from the start.
+const MEMBERS_USUAL: usize = 16;
+
 /// A payload, or a part of it.
 #[derive(Debug, Default)]
 pub(super) enum Payload<'a> {
@@ -58,6 +61,33 @@ impl<'a> Payload<'a> {
                 Value::Object(members.iter().map(member).collect::<Map<_, _>>())
             }
         }
+    }
+}
+
+/// The name of a member.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(NameReader)
+    }
+}
+
+struct NameReader;
+
+impl<'de> Visitor<'de> for NameReader {
+    type Value = Name<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Name<'de>, E> {
+        Ok(Name(Cow::Borrowed(value)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Name<'de>, E> {
+        Ok(Name(Cow::Owned(value.to_owned())))
     }
 }
 
@@ -114,9 +144,8 @@ impl<'de> Visitor<'de> for Reader {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Payload<'de>, A::Error> {
-        let mut members: Vec<(Cow<'de, str>, Payload<'de>)> = Vec::with_capacity(8);
-        while let Some((name, value)) = all.next_entry::<Payload<'de>, Payload<'de>>()? {
-            let Payload::Text(name) = name else { return Err(A::Error::custom("no name")) };
+        let mut members: Vec<(Cow<'de, str>, Payload<'de>)> = Vec::with_capacity(MEMBERS_USUAL);
+        while let Some((Name(name), value)) = all.next_entry()? {
             if members.len() == MEMBERS_MAX || members.iter().any(|(known, _)| *known == name) {
                 return Err(A::Error::custom("unusual"));
             }

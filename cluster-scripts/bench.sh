@@ -51,6 +51,7 @@ row "tail on a follower, its lag under full load" tail --workers 4 --depth 512 -
 row "consume and acknowledge, 8 consumers" consume --preload 1000000
 row "the same, mixed priorities" consume --preload 1000000 --mixed-priorities
 row "the same, in order by key, 10,000 keys" consume --preload 1000000 --keys 10000
+row "the same, 2,000 keys" consume --preload 300000 --keys 2000
 row "publish and consume at once, the sum" mixed --workers 4 --depth 512 "${timed[@]}"
 row "one event from publish to ack" e2e "${timed[@]}"
 

@@ -100,8 +100,8 @@ pub const STREAM_CALLS_MAX: usize = 1024;
 pub const STREAM_BYTES_MAX: usize = 8 << 20;
 /// Calls of one publish stream that are judged before they are queued together.
 pub const STREAM_CALLS_TOGETHER_MAX: usize = 64;
-/// Bytes of such calls.
-pub const STREAM_BYTES_TOGETHER_MAX: usize = 256 << 10;
+/// Bytes of such calls: an entry that is on its way, and one that is ready.
+pub const STREAM_BYTES_TOGETHER_MAX: usize = 2 * ENTRY_BYTES_TARGET;
 
 /// Bytes of one answer of a streaming read.
 pub const READ_CHUNK_BYTES: usize = 512 << 10;

@@ -240,7 +240,10 @@ impl<'p> Run<'p> {
             }
             Err(_) => Bytes::new(),
         };
-        self.versions.insert(&judge.verdict.subject, judge.verdict.version);
+        let SchemaVerdict { subject, version, .. } = &judge.verdict;
+        if !self.versions.contains_key(subject.as_str()) {
+            self.versions.insert(subject, *version);
+        }
         if view.has_verdict {
             let bare = event::without_verdict(encoded).map_err(unexpected_bytes)?;
             event_run::push_joined(&mut self.judged, &bare, &field);

@@ -145,14 +145,25 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Payload<'de>, A::Error> {
         let mut members: Vec<(Cow<'de, str>, Payload<'de>)> = Vec::with_capacity(MEMBERS_USUAL);
+        let mut seen = 0_u64;
         while let Some((Name(name), value)) = all.next_entry()? {
-            if members.len() == MEMBERS_MAX || members.iter().any(|(known, _)| *known == name) {
+            let mark = mark_of(&name);
+            let twice = || members.iter().any(|(known, _)| *known == name);
+            if members.len() == MEMBERS_MAX || (seen & mark != 0 && twice()) {
                 return Err(A::Error::custom("unusual"));
             }
+            seen |= mark;
             members.push((name, value));
         }
         Ok(Payload::Object(members))
     }
+}
+
+/// One of 64 marks, the same for the same name: two names with different ones need no comparison.
+fn mark_of(name: &str) -> u64 {
+    let byte = |at: Option<&u8>| at.copied().unwrap_or(0) as usize;
+    let bytes = name.as_bytes();
+    1 << ((bytes.len() + 7 * byte(bytes.first()) + 31 * byte(bytes.last())) % 64)
 }
 
 /// The representation, for `jsonschema::options_for`.

@@ -19,6 +19,7 @@ mod schemas;
 mod subscriptions;
 mod topics;
 mod tracking;
+mod transact_stream;
 mod transactions;
 
 #[cfg(feature = "fuzz")]

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use futures_util::stream::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{consistency, invalid, outsider, page_size, publish, publish_result};
 use super::delivery::item;
 use super::quotas::service_of;
+use super::transact_stream;
 use crate::model::ids::TransactionId;
 use crate::model::rejection::Rejection;
 use crate::model::transaction::{
@@ -20,27 +22,34 @@ use crate::proto::v1::transactions_server::Transactions;
 use crate::proto::v1::{
     self, AbortTransactionRequest, BeginTransactionRequest, CommitTransactionRequest,
     CommittedPart, GetTransactionRequest, ListTransactionsRequest, ListTransactionsResponse,
-    PublishCall, StageTransactionRequest, StagedSettles, TransactRequest, TransactResponse,
-    Transaction, TransactionPart,
+    PublishCall, StageTransactionRequest, StagedSettles, TransactAnswer, TransactCall,
+    TransactRequest, TransactResponse, Transaction, TransactionPart,
 };
 
 pub(super) struct TransactionsService(pub(super) Arc<Node>);
 
 #[tonic::async_trait]
 impl Transactions for TransactionsService {
+    type TransactStreamStream = BoxStream<'static, Result<TransactAnswer, Status>>;
+
     async fn transact(
         &self,
         request: Request<TransactRequest>,
     ) -> Result<Response<TransactResponse>, Status> {
         let done = async {
             let service = service_of(request.metadata())?;
-            let TransactRequest { parts, settles, request_id } = request.into_inner();
-            let (parts, settles) = operations(parts, settles)?;
-            self.0.transact(&service, parts, settles, request_id).await
+            transact(&self.0, &service, request.into_inner()).await
         };
-        let parts = done.await.map_err(|r| to_status(&r))?;
-        let parts = parts.into_iter().map(publish_result).collect();
-        Ok(Response::new(TransactResponse { parts }))
+        done.await.map(Response::new).map_err(|r| to_status(&r))
+    }
+
+    async fn transact_stream(
+        &self,
+        request: Request<Streaming<TransactCall>>,
+    ) -> Result<Response<Self::TransactStreamStream>, Status> {
+        let service = service_of(request.metadata()).map_err(|r| to_status(&r))?;
+        let answers = transact_stream::serve(Arc::clone(&self.0), service, request.into_inner());
+        Ok(Response::new(answers))
     }
 
     async fn begin_transaction(
@@ -114,6 +123,18 @@ impl Transactions for TransactionsService {
         let transactions = page.into_iter().map(transaction).collect();
         Ok(Response::new(ListTransactionsResponse { transactions, next_page_token }))
     }
+}
+
+/// Does what a request asks for, by whichever call it came.
+pub(super) async fn transact(
+    node: &Node,
+    service: &str,
+    request: TransactRequest,
+) -> Result<TransactResponse, Rejection> {
+    let TransactRequest { parts, settles, request_id } = request;
+    let (parts, settles) = operations(parts, settles)?;
+    let parts = node.transact(service, parts, settles, request_id).await?;
+    Ok(TransactResponse { parts: parts.into_iter().map(publish_result).collect() })
 }
 
 fn answer(done: Result<TransactionInfo, Rejection>) -> Result<Response<Transaction>, Status> {

@@ -48,13 +48,12 @@ use crate::proto::v1::{
     SetBreakerResponse, SetCompatibilityRequest, SetInstanceModeRequest, SetQuotaRequest,
     SetSchemaStateRequest, SettleRequest, SettleResponse, SnapshotRequest, SnapshotResponse,
     StageTransactionRequest, StatusRequest, StatusResponse, Subject, Subscription,
-    SubscriptionStats, Topic, TraceRequest, TraceResponse, TransactRequest, TransactResponse,
-    Transaction, TransferLeaderRequest, UpdateSubscriptionRequest, UpdateTopicRequest,
-    ValidateDataRequest, ValidateDataResponse,
+    SubscriptionStats, Topic, TraceRequest, TraceResponse, Transaction, TransferLeaderRequest,
+    UpdateSubscriptionRequest, UpdateTopicRequest, ValidateDataRequest, ValidateDataResponse,
 };
 
 /// Messages of a read may hold a whole batch.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 macro_rules! unary {
     ($($(#[$doc:meta])* $name:ident($request:ty) -> $answer:ty = $client:ident, $method:ident, $repeat:ident;)*) => {
@@ -118,8 +117,6 @@ mutations! {
     resume_subscription(ResumeSubscriptionRequest) -> Subscription = SubscriptionsClient;
     /// Moves a subscription, or counts what that would do.
     seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient;
-    /// Appends and settles, all of it or nothing.
-    transact(TransactRequest) -> TransactResponse = TransactionsClient;
     /// Begins a staged transaction.
     begin_transaction(BeginTransactionRequest) -> Transaction = TransactionsClient;
     /// Adds to a staged transaction.
@@ -347,7 +344,7 @@ impl Client {
 }
 
 /// A request that tells the node how long its answer is waited for.
-fn timed<T>(message: T, within: Duration) -> Request<T> {
+pub(super) fn timed<T>(message: T, within: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(within);
     request

@@ -19,6 +19,7 @@ mod builder;
 mod causes;
 mod consumer;
 mod endpoints;
+mod exchange;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use crate::proto::batch::recorded_events;
 pub use crate::proto::cloudevents;
 
 use self::endpoints::Endpoints;
+use self::exchange::Exchange;
 use crate::model::quota::check_service;
 use crate::model::rejection::Rejection;
 
@@ -83,10 +85,11 @@ impl Default for ClientOptions {
     }
 }
 
-/// A client of a hub. Clones share their connections.
+/// A client of a hub. Clones share their connections, and the stream that their transactions go over.
 #[derive(Clone, Debug)]
 pub struct Client {
     endpoints: Arc<Endpoints>,
+    exchange: Arc<Exchange>,
 }
 
 impl Client {
@@ -112,7 +115,8 @@ impl Client {
             check_service(&options.service)?;
         }
         let given: Vec<String> = endpoints.into_iter().map(Into::into).collect();
-        Ok(Self { endpoints: Arc::new(Endpoints::new(&given, options)?) })
+        let endpoints = Arc::new(Endpoints::new(&given, options)?);
+        Ok(Self { endpoints, exchange: Arc::default() })
     }
 
     /// A publisher with a stream of its own. Clones of it share that stream.

@@ -180,6 +180,22 @@ impl Endpoints {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        let attempt = async |target: Target, within| {
+            let answer = call(target.channel.clone(), within).await;
+            answer.map_err(|status| Failure::of_status(&status, &target))
+        };
+        self.call_at(repeat, attempt).await
+    }
+
+    /// The same for a call that tells by itself what a failure means.
+    pub(super) async fn call_at<T, F>(
+        &self,
+        repeat: Repeat,
+        call: impl Fn(Target, Duration) -> F,
+    ) -> Result<T, Rejection>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let route = if repeat == Repeat::Read { Route::Any } else { Route::Leader };
         let deadline = Instant::from_std(now()) + self.options().timeout;
         let mut attempts = Attempts::new(self, repeat);
@@ -194,17 +210,16 @@ impl Endpoints {
                 }
                 Repeat::Patient | Repeat::Unsafe => left,
             };
-            let failure =
-                match tokio::time::timeout(allowed, call(target.channel.clone(), allowed)).await {
-                    Ok(Ok(answer)) => {
-                        if route == Route::Leader {
-                            self.leads(&target.address);
-                        }
-                        return Ok(answer);
+            let failure = match tokio::time::timeout(allowed, call(target.clone(), allowed)).await {
+                Ok(Ok(answer)) => {
+                    if route == Route::Leader {
+                        self.leads(&target.address);
                     }
-                    Ok(Err(status)) => Failure::of_status(&status, &target),
-                    Err(_) => Failure::silent(&target, allowed),
-                };
+                    return Ok(answer);
+                }
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::silent(&target, allowed),
+            };
             if failure.verdict == Verdict::Final {
                 return Err(attempts.last_word(failure.rejection));
             }

@@ -94,9 +94,9 @@ pub const PROPOSAL_BYTES_MAX: usize = 64 << 20;
 pub const CLOCK_SLEW_PERCENT: u32 = 5;
 /// When a caller that was refused for overload is told to try again, milliseconds.
 pub const OVERLOADED_RETRY_MS: u64 = 100;
-/// Calls of one publish stream that wait for their answers; beyond that it is not read.
+/// Calls of one stream of publishes or transactions that wait for their answers; beyond that it is not read.
 pub const STREAM_CALLS_MAX: usize = 1024;
-/// Bytes of the calls of one publish stream that wait for their answers.
+/// Bytes of the calls of one such stream that wait for their answers.
 pub const STREAM_BYTES_MAX: usize = 8 << 20;
 /// Calls of one publish stream that are judged before they are queued together.
 pub const STREAM_CALLS_TOGETHER_MAX: usize = 64;
@@ -149,7 +149,7 @@ pub const SNAPSHOT_FILES_MAX: usize = 65_536;
 pub const NODES_MAX: usize = 64;
 /// Waiters for a sync of the log; the writers wait beyond that.
 pub const LOG_SYNCS_QUEUED: usize = 4096;
-/// Answers of one publish stream that wait for the client to read them.
+/// Answers of one stream of publishes or transactions that wait for the client to read them.
 pub const STREAM_ANSWERS_QUEUED: usize = 64;
 /// Log entries that replication reads at once.
 pub const REPLICATION_ENTRIES_MAX: u64 = 1024;
@@ -187,6 +187,8 @@ pub const PUBLISHER_EVENT_OVERHEAD: usize = 256;
 pub const PUBLISHER_CALL_BYTES: usize = 256 << 10;
 /// Topics whose queues a publisher keeps while they are empty.
 pub const PUBLISHER_TOPICS_KEPT: usize = 1024;
+/// Transactions of one client that wait for room on its stream; callers wait beyond that.
+pub const TRANSACTIONS_QUEUED: usize = 64;
 /// Endpoints that a client may be given, and as many that it may learn.
 pub const ENDPOINTS_MAX: usize = 64;
 

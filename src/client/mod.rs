@@ -24,6 +24,8 @@ mod exchange;
 mod fake;
 #[cfg(test)]
 mod fake_services;
+#[cfg(test)]
+mod fake_transactions;
 mod probes;
 mod publisher;
 mod reader;

@@ -45,5 +45,6 @@ mod spans;
 mod staged;
 mod subscriptions;
 mod tracking;
+mod transact_stream;
 mod transactions;
 mod watching;

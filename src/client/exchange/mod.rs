@@ -6,6 +6,8 @@
 //! loop of attempts repeats it with the same request id. A node that does not know the stream gets unary calls.
 
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

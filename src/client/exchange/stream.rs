@@ -73,7 +73,6 @@ impl Reply {
 #[derive(Debug)]
 pub(super) struct SharedStream {
     pub(super) address: Address,
-    calls: mpsc::Sender<Call>,
     waiters: Arc<Waiters>,
     /// Dropped with the last who holds the stream.
     _held: oneshot::Sender<Infallible>,
@@ -88,24 +87,25 @@ impl SharedStream {
     ) -> (Arc<Self>, Waiting) {
         let (calls, queue) = mpsc::channel(TRANSACTIONS_QUEUED);
         let (held, released) = oneshot::channel();
-        let mut first = State::default();
-        let (number, reply) = first.enter();
-        let waiters = Arc::new(Waiters(Mutex::new(first)));
+        let state = State { calls: Some(calls.clone()), last: 0, waiting: HashMap::new() };
+        let waiters = Arc::new(Waiters(Mutex::new(state)));
+        let (number, reply) = waiters.lock().enter();
         let mut request = Request::new(CallStream { queue, waiters: Arc::clone(&waiters) });
         endpoints.declare_service(&mut request);
         let lifetime = Lifetime { idle, released };
         spawn(run(target.clone(), request, Arc::clone(&waiters), lifetime));
         let address = target.address.clone();
-        let stream = Arc::new(Self { address, calls, waiters, _held: held });
-        let waiting = Waiting { stream: Arc::clone(&stream), number, reply };
+        let stream = Arc::new(Self { address, waiters, _held: held });
+        let waiting = Waiting { stream: Arc::clone(&stream), calls, number, reply };
         (stream, waiting)
     }
 
     /// A place on the stream, unless that has ended.
     pub(super) fn join(stream: &Arc<Self>) -> Option<Waiting> {
         let mut state = stream.waiters.lock();
-        let (number, reply) = (!state.closed).then(|| state.enter())?;
-        Some(Waiting { stream: Arc::clone(stream), number, reply })
+        let calls = state.calls.clone()?;
+        let (number, reply) = state.enter();
+        Some(Waiting { stream: Arc::clone(stream), calls, number, reply })
     }
 }
 
@@ -113,6 +113,7 @@ impl SharedStream {
 #[derive(Debug)]
 pub(super) struct Waiting {
     stream: Arc<SharedStream>,
+    calls: mpsc::Sender<Call>,
     number: u64,
     reply: oneshot::Receiver<Reply>,
 }
@@ -122,7 +123,7 @@ impl Waiting {
     pub(super) async fn reply(mut self, request: &Arc<TransactRequest>) -> Reply {
         let call = Call { number: self.number, request: Arc::clone(request) };
         // Where the stream takes no call any more, the reply says why.
-        drop(self.stream.calls.send(call).await);
+        drop(self.calls.send(call).await);
         (&mut self.reply).await.unwrap_or_else(|_| {
             Reply::Failed(Failure::of_rejection(Rejection::new(
                 Reason::OutcomeUnknown,
@@ -142,10 +143,11 @@ impl Drop for Waiting {
 #[derive(Debug)]
 struct Waiters(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// The stream has ended: nobody may join any more.
-    closed: bool,
+    /// Where calls are sent; `None`: the stream has ended, and nobody may join any more. The node sees its end once
+    /// nobody has this.
+    calls: Option<mpsc::Sender<Call>>,
     /// The number of the last call.
     last: u64,
     waiting: HashMap<u64, oneshot::Sender<Reply>>,
@@ -177,7 +179,7 @@ impl Waiters {
     fn close(&self, reply: &Reply) {
         let waiting = {
             let mut state = self.lock();
-            state.closed = true;
+            state.calls = None;
             std::mem::take(&mut state.waiting)
         };
         for waiting in waiting.into_values() {
@@ -192,7 +194,7 @@ impl Waiters {
             tokio::time::sleep(idle).await;
             let mut state = self.lock();
             if state.waiting.is_empty() && state.last == last {
-                state.closed = true;
+                state.calls = None;
                 return;
             }
             last = state.last;

@@ -53,8 +53,12 @@ async fn each_transaction_of_a_stream_is_answered_by_itself() {
     let (mut done, mut refused) = (BTreeMap::new(), BTreeMap::new());
     while let Some(TransactAnswer { call, answer }) = answers.message().await.unwrap() {
         match answer.unwrap() {
-            Answer::Result(result) => drop(done.insert(call, result.parts)),
-            Answer::Error(error) => drop(refused.insert(call, from_call_error(error).reason)),
+            Answer::Result(result) => {
+                done.insert(call, result.parts);
+            }
+            Answer::Error(error) => {
+                refused.insert(call, from_call_error(error).reason);
+            }
         }
     }
     let wanted = (0..100).filter_map(|n| match n % 10 {

@@ -45,7 +45,7 @@ async fn each_transaction_of_a_stream_is_answered_by_itself() {
         .map(|n| match n % 10 {
             3 => call(n, vec![part("a", vec![event(n)]), part("gone", vec![event(n)])]),
             5 => TransactCall { call: n, request: None },
-            7 if n == 7 => call(n, both(&large)),
+            7 if n == 7 => call(n, both(large.as_str())),
             _ => call(n, both(n)),
         })
         .collect();

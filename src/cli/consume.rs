@@ -8,7 +8,7 @@ use serde_json::json;
 use super::events::decode;
 use super::output::{Lines, Output};
 use super::value::duration;
-use super::{Done, Failure};
+use super::{Done, Failure, stop};
 use crate::client::cloudevents::EnvelopeJson;
 use crate::client::{Client, Consumer, ConsumerOptions, DeliveredEvent, Delivery, Settling};
 use crate::model::rejection::Exit;
@@ -92,7 +92,7 @@ pub(super) async fn run(client: &Client, output: Output, args: ConsumeArgs) -> D
     let mut lines = Lines::new(output, DELIVERED);
     let consumed = tokio::select! {
         consumed = consume(&mut consumer, &args, wait, (&mut lines, output)) => consumed,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = stop::asked() => Ok(()),
     };
     // What was taken and not settled goes back at once.
     consumer.shutdown(DRAIN).await;

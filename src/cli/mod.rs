@@ -33,6 +33,7 @@ mod service_handle;
 mod service_print;
 mod service_register;
 mod shell;
+mod stop;
 mod subscription;
 mod subscription_config;
 mod topic;

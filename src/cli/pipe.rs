@@ -1,5 +1,6 @@
 //! `mhub tx pipe`: consume, transform, and append the result, exactly once.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use super::events::decode;
 use super::output::{Lines, Output, complain};
-use super::{Done, Failure, shell};
+use super::{Done, Failure, shell, stop};
 use crate::client::{Client, recorded_events};
 use crate::model::limits::{CALL_BYTES_MAX, NACK_DETAIL_BYTES_MAX};
 use crate::model::rejection::{Exit, Reason, Rejection};
@@ -16,7 +17,7 @@ use crate::proto::status::from_call_error;
 use crate::proto::v1::settlement::Action;
 use crate::proto::v1::{
     Ack, Event, EventBatch, LeasedEvents, Nack, OffsetRange, PullRequest, RecordedEvent, Reject,
-    SettleRequest, Settlement, TransactRequest, TransactResponse, TransactionPart,
+    Release, SettleRequest, Settlement, TransactRequest, TransactResponse, TransactionPart,
 };
 
 /// How long a pull waits for events, where nobody says when to end.
@@ -70,12 +71,13 @@ pub(super) async fn run(client: &Client, output: Output, args: PipeArgs) -> Done
     };
     let consumer =
         args.consumer.clone().unwrap_or_else(|| format!("pipe-{}", uuid::Uuid::new_v4()));
-    let pipe = Pipe { client, consumer, args: &args };
+    let pipe = Pipe { client, consumer, args: &args, held: Mutex::default() };
     let mut lines = Lines::new(output, HANDED_ON);
     let piped = tokio::select! {
         piped = pipe.run(wait, &mut lines) => piped,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        stopped = stop::asked() => stopped.map_err(Failure::from),
     };
+    pipe.release().await;
     piped?;
     lines.end()?;
     Ok(Exit::Ok)
@@ -85,6 +87,8 @@ struct Pipe<'a> {
     client: &'a Client,
     consumer: String,
     args: &'a PipeArgs,
+    /// Leases that were pulled, and whose events are not handed on yet.
+    held: Mutex<Vec<LeasedEvents>>,
 }
 
 /// The event that was consumed, and the one that is appended, if any.
@@ -117,12 +121,45 @@ impl Pipe<'_> {
             if pulled.leased.is_empty() && self.args.wait.is_some() {
                 return Ok(());
             }
-            for lease in &pulled.leased {
+            self.hold(&pulled.leased);
+            for (at, lease) in pulled.leased.iter().enumerate() {
                 let made = self.make(lease).await?;
                 left = left.saturating_sub(self.hand_on(lease, made, lines).await?);
+                self.hold(&pulled.leased[at + 1..]);
             }
         }
         Ok(())
+    }
+
+    /// Keeps in mind what is to be given back if the work ends here.
+    fn hold(&self, leased: &[LeasedEvents]) {
+        let token = |lease: &LeasedEvents| LeasedEvents { batches: Vec::new(), ..lease.clone() };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = leased.iter().map(token).collect();
+    }
+
+    /// Gives back what was pulled and not handed on, so that it comes again at once, and no attempt counts.
+    async fn release(&self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        if held.is_empty() {
+            return;
+        }
+        let item = |lease: &LeasedEvents| Settlement {
+            lease_id: lease.lease_id,
+            term: lease.term,
+            topic_id: lease.topic_id,
+            ranges: Vec::new(),
+            action: Some(Action::Release(Release {})),
+        };
+        let request = SettleRequest {
+            subscription: self.args.subscription.clone(),
+            consumer: self.consumer.clone(),
+            items: held.iter().map(item).collect(),
+        };
+        // Where that fails the leases run out.
+        if let Err(refused) = self.client.settle(request).await {
+            complain(&format!("what was taken comes again when its lease ends: {refused}"));
+        }
     }
 
     /// What is made of the events of a lease.

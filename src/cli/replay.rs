@@ -15,7 +15,7 @@ use super::events::{EVENT, decode, print};
 use super::output::{self, Lines, Output};
 use super::read::{ConsistencyArg, FromArg, instant};
 use super::subscription::filter_of;
-use super::{Done, Failure, shell};
+use super::{Done, Failure, shell, stop};
 use crate::client::{
     Client, Cursor, Pace, Pending, Publisher, Replay, ReplayOptions, Selection, Until,
 };
@@ -276,7 +276,7 @@ struct Player {
 impl Player {
     /// Plays until the range ends or somebody stops it; whether the latter.
     async fn play(&mut self, bar: &Bar) -> Result<bool, Failure> {
-        let mut stop = pin!(tokio::signal::ctrl_c());
+        let mut stop = pin!(stop::asked());
         // A command may take its time, and what it did is not to be done again: each event counts by itself.
         let runs = matches!(self.to, Destination::Command(_));
         let at_once = if runs { 1 } else { usize::MAX };

@@ -1,6 +1,7 @@
 //! `mhub service handle`: an instance that prints the events that the hub hands to it.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::output::{self, Lines, Output};
 use super::service_print::weight;
 use super::value::duration;
-use super::{Done, Failure, Global};
+use super::{Done, Failure, Global, stop};
 use crate::client::cloudevents::EnvelopeJson;
 use crate::client::{ServiceHandle, ServiceNews};
 use crate::model::rejection::Exit;
@@ -213,6 +214,7 @@ pub(super) async fn run(args: HandleArgs, global: &Global) -> Done {
     output::complain(&format!("handling events at {at}; ctrl-C ends it"));
     let mut lines = Lines::new(global.output, HANDLED);
     let mut left = args.limit.unwrap_or(u64::MAX);
+    let mut stop = pin!(stop::asked());
     while left > 0 {
         tokio::select! {
             event = told.recv() => {
@@ -235,8 +237,8 @@ pub(super) async fn run(args: HandleArgs, global: &Global) -> Done {
                 ended.map_err(std::io::Error::other)??;
                 break;
             }
-            stop = tokio::signal::ctrl_c() => {
-                stop?;
+            stopped = &mut stop => {
+                stopped?;
                 break;
             }
         }

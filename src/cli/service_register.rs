@@ -1,13 +1,14 @@
 //! `mhub service register`.
 
 use std::collections::HashMap;
+use std::pin::pin;
 
 use super::output::{self, Output};
 use super::service::one;
 use super::service_config::{change, dependency, failover};
 use super::service_print::{instance, summary, weight};
 use super::value::duration;
-use super::{Done, Failure, key_value};
+use super::{Done, Failure, key_value, stop};
 use crate::client::{Client, ServiceHandle, ServiceNews};
 use crate::model::rejection::{Exit, Reason};
 use crate::proto::v1::{
@@ -132,10 +133,11 @@ async fn put(client: &Client, args: &RegisterArgs) -> Result<Service, Failure> {
     Ok(client.put_service(request).await?)
 }
 
-/// Keeps an instance registered until ctrl-C.
+/// Keeps an instance registered until somebody asks for the end.
 async fn keep(client: &Client, spec: InstanceSpec, output: Output) -> Done {
     let mut handle = ServiceHandle::register(client, vec![spec]).await?;
     handle.instances().iter().try_for_each(|i| output::item(output, &instance(i)))?;
+    let mut stop = pin!(stop::asked());
     loop {
         tokio::select! {
             news = handle.news() => match news {
@@ -151,8 +153,8 @@ async fn keep(client: &Client, spec: InstanceSpec, output: Output) -> Done {
                 }
                 None => return Ok(Exit::Error),
             },
-            stop = tokio::signal::ctrl_c() => {
-                stop?;
+            stopped = &mut stop => {
+                stopped?;
                 handle.deregister().await?;
                 return Ok(Exit::Ok);
             }

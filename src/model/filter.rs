@@ -52,7 +52,8 @@ pub enum Test {
 /// An attribute and a text. Both are compared byte by byte; neither is empty.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Comparison {
-    /// A CloudEvents attribute, an extension attribute, `key`, `priority` or `headers.NAME`.
+    /// A CloudEvents attribute that is no instant, an extension attribute, `key`, `priority`, `fairnesskey` or
+    /// `headers.NAME`.
     #[prost(string, tag = "1")]
     pub attribute: String,
     /// The text.
@@ -101,6 +102,7 @@ enum Attribute {
     CorrelationId,
     CausationId,
     TraceParent,
+    FairnessKey,
     Header(String),
     Extension(String),
 }
@@ -238,6 +240,12 @@ impl Attribute {
             "correlationid" => Self::CorrelationId,
             "causationid" => Self::CausationId,
             "traceparent" => Self::TraceParent,
+            "fairnesskey" => Self::FairnessKey,
+            "time" | "expirytime" | "deliverat" => {
+                let what =
+                    format!("names the attribute {name:?}, an instant; filters compare text");
+                return Err(refuse(&what));
+            }
             _ if check_extension_name(name).is_ok() => Self::Extension(name.to_owned()),
             _ => return Err(refuse(&format!("names the attribute {name:?}, which has no text"))),
         })
@@ -260,6 +268,7 @@ impl Attribute {
             Self::CorrelationId => view.correlation_id,
             Self::CausationId => view.causation_id,
             Self::TraceParent => view.traceparent,
+            Self::FairnessKey => view.fairness_key,
             Self::Priority => {
                 let priority = view.priority.unwrap_or(PRIORITY_DEFAULT);
                 return Ok(Some(Cow::Owned(priority.to_string())));
@@ -289,6 +298,8 @@ mod tests {
         priority: Option<u32>,
         #[prost(btree_map = "string, string", tag = "23")]
         headers: BTreeMap<String, String>,
+        #[prost(string, tag = "24")]
+        fairness_key: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -313,6 +324,7 @@ mod tests {
             extensions: extensions.map(|(name, value)| (name.to_owned(), value)).into(),
             priority: Some(7),
             headers: BTreeMap::from([("Tenant".to_owned(), "acme".to_owned())]),
+            fairness_key: "acme".into(),
         }
         .encode_to_vec()
     }
@@ -343,6 +355,7 @@ mod tests {
             ("gold", "true"),
             ("priority", "7"),
             ("headers.Tenant", "acme"),
+            ("fairnesskey", "acme"),
             ("specversion", "1.0"),
         ] {
             assert!(holds(&exact(attribute, value)), "{attribute}");

@@ -165,6 +165,33 @@ async fn a_piping_process_hands_on_each_event_once_through_leaders_that_are_kill
 }
 
 #[test]
+fn who_is_asked_to_end_gives_back_what_it_has_and_no_attempt_counts() {
+    let cluster = shop(1, 3, &[]);
+    cluster.admin(&["topic", "create", "out"]).succeeds();
+    let dir = tempfile::tempdir().unwrap();
+    let at_work = dir.path().join("at-work");
+    let command = format!("touch {}; exec sleep 600", at_work.display());
+    let pipe = ["tx", "pipe", "s", "--into", "out", "--run", &command];
+    let consume = ["events", "consume", "s", "--limit", "9", "-o", "jsonl"];
+    for (args, taken) in [(&pipe[..], true), (&consume[..], false)] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_mhub"))
+            .args(args)
+            .env("MHUB_ENDPOINT", cluster.nodes[0].endpoint())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let busy = || if taken { at_work.exists() } else { counter(&cluster, "acked") == 3 };
+        assert!(poll(Duration::from_secs(30), busy), "{args:?}");
+        let pid = process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(process.wait().unwrap().success(), "{args:?}");
+        let counters = ["released", "expired", "nacked", "in_flight"];
+        assert_eq!(counters.map(|name| counter(&cluster, name)), [3, 0, 0, 0], "{args:?}");
+    }
+}
+
+#[test]
 fn a_pipe_counts_what_it_handed_on_not_what_it_lost() {
     let cluster = shop(1, 2, &["lease=1s", "retry.initial=100ms"]);
     cluster.admin(&["topic", "create", "out"]).succeeds();

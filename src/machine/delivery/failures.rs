@@ -113,17 +113,21 @@ impl FailureRecord {
         }
     }
 
-    /// Adds a failed delivery to the story: the first stays, the oldest after it go.
+    /// Adds a failed delivery to the story. The first stays, and the oldest after it go when there are too many; of too
+    /// many bytes the oldest details after the first go.
     pub fn tell(&mut self, attempt: Attempt) {
         self.attempts.push(attempt);
-        let size = |attempts: &[Attempt]| -> usize {
-            attempts.iter().map(|a| a.reason.len() + a.detail.len() + a.consumer.len()).sum()
-        };
-        while self.attempts.len() > 2
-            && (self.attempts.len() > ATTEMPTS_KEPT_MAX
-                || size(&self.attempts) > ATTEMPTS_KEPT_BYTES_MAX)
-        {
+        if self.attempts.len() > ATTEMPTS_KEPT_MAX {
             self.attempts.remove(1);
+        }
+        let of_one = |a: &Attempt| a.reason.len() + a.detail.len() + a.consumer.len();
+        let mut size: usize = self.attempts.iter().map(of_one).sum();
+        let newest = self.attempts.len() - 1;
+        for attempt in self.attempts.iter_mut().take(newest).skip(1) {
+            if size <= ATTEMPTS_KEPT_BYTES_MAX {
+                break;
+            }
+            size -= std::mem::take(&mut attempt.detail).len();
         }
     }
 }
@@ -199,6 +203,7 @@ pub fn among(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::NACK_DETAIL_BYTES_MAX;
 
     #[test]
     fn a_key_gives_back_its_place() {
@@ -210,13 +215,31 @@ mod tests {
     #[test]
     fn the_story_is_bounded() {
         let mut record = FailureRecord::default();
-        for number in 1..=100 {
-            let detail = if number > 90 { "x".repeat(4096) } else { String::new() };
-            record.tell(Attempt { number, detail, ..Attempt::default() });
+        let detail = "x".repeat(NACK_DETAIL_BYTES_MAX);
+        let most = u32::try_from(ATTEMPTS_KEPT_MAX).unwrap();
+        let told = |number| Attempt {
+            number,
+            detail: detail.clone(),
+            consumer: format!("c{number}"),
+            ..Attempt::default()
+        };
+        let numbers = |record: &FailureRecord| -> Vec<u32> {
+            record.attempts.iter().map(|attempt| attempt.number).collect()
+        };
+        for number in 1..=most {
+            record.tell(told(number));
         }
-        assert_eq!(record.attempts.first().map(|a| a.number), Some(1));
-        assert_eq!(record.attempts.last().map(|a| a.number), Some(100));
-        let bytes: usize = record.attempts.iter().map(|a| a.detail.len()).sum();
-        assert!(record.attempts.len() <= ATTEMPTS_KEPT_MAX && bytes <= ATTEMPTS_KEPT_BYTES_MAX);
+        // All of them, who had them, and as many details as there is room for.
+        assert_eq!(numbers(&record), (1..=most).collect::<Vec<_>>());
+        assert!(record.attempts.iter().all(|a| a.consumer == format!("c{}", a.number)));
+        let detailed = |record: &FailureRecord| -> Vec<u32> {
+            let with = record.attempts.iter().filter(|attempt| !attempt.detail.is_empty());
+            with.map(|attempt| attempt.number).collect()
+        };
+        assert_eq!(detailed(&record), [1, most - 1, most]);
+        (most + 1..=100).for_each(|number| record.tell(told(number)));
+        let newest = 100 - (most - 2)..=100;
+        assert_eq!(numbers(&record), std::iter::once(1).chain(newest).collect::<Vec<_>>());
+        assert_eq!(detailed(&record), [1, 99, 100]);
     }
 }

@@ -237,7 +237,7 @@ pub const NACK_DETAIL_BYTES_MAX: usize = 4 << 10;
 pub const NON_RETRYABLE_REASONS_MAX: usize = 64;
 /// Attempts whose story is kept with an event: the first and the newest of them.
 pub const ATTEMPTS_KEPT_MAX: usize = 16;
-/// Bytes of reasons and details that are kept with an event.
+/// Bytes of reasons, details and consumers that are kept with an event; beyond that the oldest details go, but the first.
 pub const ATTEMPTS_KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// The range of a lease, 1 s to 12 h, in milliseconds.

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use super::query::Consistency;
 use super::{Node, unexpected};
 use crate::machine::kv::Order;
-use crate::machine::query::{self, StoredEvent};
+use crate::machine::query::{self, Bounds, StoredEvent};
 use crate::machine::topic::key_snapshots;
 use crate::model::command::{DeleteKeySnapshot, Kind, PutKeySnapshot};
 use crate::model::ids::KeyVersion;
 use crate::model::key_snapshot::KeySnapshot;
-use crate::model::limits::{ATTRIBUTE_BYTES_MAX, KEY_SNAPSHOT_BYTES_MAX};
+use crate::model::limits::{ATTRIBUTE_BYTES_MAX, KEY_SNAPSHOT_BYTES_MAX, PAGE_BYTES_TARGET};
 use crate::model::name::TopicName;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -80,8 +80,11 @@ impl Node {
             // The snapshot first: events after an older one are there in any case.
             let snapshot = key_snapshots::get(db, info.id, &key)?;
             let from = snapshot.as_ref().map_or(KeyVersion(1), |known| known.version.next());
+            let taken = snapshot.as_ref().map_or(0, |known| known.data.len());
+            let bounds =
+                Bounds { events: limit as u64, bytes: PAGE_BYTES_TARGET.saturating_sub(taken) };
             let (events, version) =
-                query::read_key(db, &info, &key, from, Order::Ascending, limit)?;
+                query::read_key(db, &info, &key, from, Order::Ascending, bounds)?;
             Ok(KeyState { snapshot, events, version })
         })
         .await

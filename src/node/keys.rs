@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::query::Consistency;
-use super::{Node, unexpected};
+use super::{Node, unexpected, validate};
 use crate::machine::kv::Order;
 use crate::machine::query::{self, Bounds, StoredEvent};
 use crate::machine::topic::key_snapshots;
@@ -33,6 +33,7 @@ impl Node {
     /// `TOPIC_NOT_FOUND`, `VERSION_NOT_FOUND`, `SNAPSHOT_SUPERSEDED`, `INVALID_REQUEST`, `CALL_TOO_LARGE`, and
     /// those of any proposal.
     pub async fn put_key_snapshot(&self, command: PutKeySnapshot) -> Result<(), Rejection> {
+        validate::request_id(&command.request_id)?;
         check(&command.topic, &command.key)?;
         if command.content_type.len() > ATTRIBUTE_BYTES_MAX {
             let text = format!(
@@ -57,10 +58,10 @@ impl Node {
     ///
     /// # Errors
     /// `TOPIC_NOT_FOUND`, `INVALID_REQUEST`, and those of any proposal.
-    pub async fn delete_key_snapshot(&self, topic: String, key: String) -> Result<(), Rejection> {
-        check(&topic, &key)?;
-        let delete = DeleteKeySnapshot { topic, key };
-        done(&self.execute(Kind::DeleteKeySnapshot(delete)).await?)
+    pub async fn delete_key_snapshot(&self, command: DeleteKeySnapshot) -> Result<(), Rejection> {
+        validate::request_id(&command.request_id)?;
+        check(&command.topic, &command.key)?;
+        done(&self.execute(Kind::DeleteKeySnapshot(command)).await?)
     }
 
     /// A key's snapshot and the events after it.

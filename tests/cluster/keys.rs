@@ -10,7 +10,12 @@ use crate::support::{Cluster, mhub_with_input};
 
 fn snapshot(key: &str, version: u64, data: &str) -> PutSnapshotRequest {
     let snapshot = KeySnapshot { version, data: data.to_owned().into(), ..KeySnapshot::default() };
-    PutSnapshotRequest { topic: "orders".into(), key: key.into(), snapshot: Some(snapshot) }
+    PutSnapshotRequest {
+        topic: "orders".into(),
+        key: key.into(),
+        snapshot: Some(snapshot),
+        ..PutSnapshotRequest::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

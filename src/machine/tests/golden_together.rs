@@ -68,6 +68,7 @@ fn entries() -> Vec<CommandBatch> {
         version: 1,
         content_type: "text/plain".into(),
         data: "state"[..].into(),
+        request_id: String::new(),
     };
     let file = |text: &str| SchemaFile { name: "main".into(), text: text.into() };
     let address = RegisterSchema {

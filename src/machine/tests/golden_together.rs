@@ -26,7 +26,7 @@ use crate::model::schema::{
 use crate::model::schema_rule::{Judged, SchemaMode, SchemaRule, SubjectVersion};
 use crate::model::subscription::SubscriptionConfig;
 use crate::model::topic::TopicConfig;
-use crate::model::trace::{Death, Standing};
+use crate::model::trace::{Chosen, Death, Standing};
 use crate::model::transaction::TransactionState;
 
 /// One row a line: table, key, value; the latter two in hexadecimal.
@@ -156,7 +156,7 @@ fn every_version_is_read() {
         let mut kv = stored(golden);
         let snapshot = key_snapshots::get(&kv, TopicId(1), "k").unwrap().unwrap();
         assert_eq!((snapshot.version.get(), &snapshot.data[..]), (1, &b"state"[..]));
-        let traced = trace(&kv, "c", Position(0), 10, UnixMs(7000)).unwrap();
+        let traced = trace(&kv, ("c", &Chosen::All), Position(0), 10, UnixMs(7000)).unwrap();
         assert_eq!((traced.events.len(), traced.events[0].topic.as_str()), (1, "t"));
         let fate = &traced.events[0].fates[0];
         let (reason, at) = (DeadReason::Rejected, UnixMs(7000));
@@ -182,7 +182,7 @@ fn every_version_is_read() {
             assert_eq!(info.parts[0].1.first_offset.get(), offset);
         }
         assert_eq!(
-            trace(&kv, "c", Position(0), 10, UnixMs(8000)).unwrap().events.len(),
+            trace(&kv, ("c", &Chosen::All), Position(0), 10, UnixMs(8000)).unwrap().events.len(),
             3
         );
     }

@@ -131,7 +131,7 @@ fn reading(c: &mut Criterion) {
     });
     group.bench_function("1000 events by key", |b| {
         b.iter(|| {
-            query::read_key(&kv, &info, "key-3", KeyVersion(1), Order::Ascending, 1000).unwrap()
+            query::read_key(&kv, &info, "key-3", KeyVersion(1), Order::Ascending, bounds).unwrap()
         });
     });
 }

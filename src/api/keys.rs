@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::convert::{consistency, invalid, page_size, recorded_event};
-use crate::model::command::PutKeySnapshot;
+use crate::model::command::{DeleteKeySnapshot, PutKeySnapshot};
 use crate::node::Node;
 use crate::node::keys as node;
 use crate::proto::status::to_status;
@@ -33,12 +33,12 @@ impl Keys for KeysService {
         &self,
         request: Request<PutSnapshotRequest>,
     ) -> Result<Response<PutSnapshotResponse>, Status> {
-        let PutSnapshotRequest { topic, key, snapshot } = request.into_inner();
+        let PutSnapshotRequest { topic, key, snapshot, request_id } = request.into_inner();
         let done = async {
             let snapshot =
                 snapshot.ok_or_else(|| invalid("the snapshot is missing; give its version"))?;
             let KeySnapshot { version, content_type, data, .. } = snapshot;
-            let command = PutKeySnapshot { topic, key, version, content_type, data };
+            let command = PutKeySnapshot { topic, key, version, content_type, data, request_id };
             self.0.put_key_snapshot(command).await
         };
         done.await.map(|()| Response::new(PutSnapshotResponse {})).map_err(|r| to_status(&r))
@@ -48,8 +48,8 @@ impl Keys for KeysService {
         &self,
         request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotResponse>, Status> {
-        let DeleteSnapshotRequest { topic, key } = request.into_inner();
-        let done = self.0.delete_key_snapshot(topic, key).await;
+        let DeleteSnapshotRequest { topic, key, request_id } = request.into_inner();
+        let done = self.0.delete_key_snapshot(DeleteKeySnapshot { topic, key, request_id }).await;
         done.map(|()| Response::new(DeleteSnapshotResponse {})).map_err(|r| to_status(&r))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::convert::{consistency, invalid, page_size};
+use crate::model::limits::PAGE_BYTES_TARGET;
 use crate::model::rejection::Rejection;
 use crate::model::schema as model;
 use crate::node::Node;
@@ -74,13 +76,7 @@ impl Schemas for SchemasService {
         let size = page_size(size);
         // One more than the page tells whether there is another.
         let found = self.0.subjects(page_token, size + 1, consistency(options)).await;
-        let mut page = found.map_err(|r| to_status(&r))?;
-        let more = page.len() > size;
-        page.truncate(size);
-        let last = page.last().filter(|_| more);
-        let next_page_token = last.map(|info| info.name.clone()).unwrap_or_default();
-        let subjects = page.into_iter().map(subject).collect();
-        Ok(Response::new(ListSubjectsResponse { subjects, next_page_token }))
+        Ok(Response::new(subjects(found.map_err(|r| to_status(&r))?, size)))
     }
 
     async fn diff_schemas(
@@ -248,10 +244,27 @@ fn subject(info: model::SubjectInfo) -> Subject {
     }
 }
 
+/// A page of at most so many subjects, and about so many bytes.
+fn subjects(found: Vec<model::SubjectInfo>, size: usize) -> ListSubjectsResponse {
+    let (all, mut bytes, mut page) = (found.len(), 0, ListSubjectsResponse::default());
+    for next in found.into_iter().take(size).map(subject) {
+        bytes += next.encoded_len();
+        if bytes > PAGE_BYTES_TARGET && !page.subjects.is_empty() {
+            break;
+        }
+        page.subjects.push(next);
+    }
+    if let Some(last) = page.subjects.last().filter(|_| page.subjects.len() < all) {
+        page.next_page_token.clone_from(&last.name);
+    }
+    page
+}
+
 fn judgement(judged: Judgement) -> CheckSchemaResponse {
     let ok = judged.is_ok();
     let problems = judged.problems.into_iter();
-    let incompatible = judged.incompatible.into_iter();
+    let more = u32::try_from(judged.incompatible.more).unwrap_or(u32::MAX);
+    let incompatible = judged.incompatible.told.into_iter();
     CheckSchemaResponse {
         ok,
         same_as: judged.same_as.unwrap_or(0),
@@ -267,6 +280,7 @@ fn judgement(judged: Judgement) -> CheckSchemaResponse {
                 text: why.text,
             })
             .collect(),
+        more,
     }
 }
 
@@ -277,4 +291,36 @@ fn change(change: crate::schema::Change) -> SchemaChange {
         ChangeKind::Changed => schema_change::Kind::Changed,
     };
     SchemaChange { place: change.path, kind: kind.into(), old: change.old, new: change.new }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::UnixMs;
+
+    #[test]
+    fn a_page_of_subjects_is_bounded_by_number_and_by_bytes() {
+        let info = |n: usize| model::SubjectInfo {
+            name: format!("s{n:04}"),
+            compatibility: model::Compatibility::None,
+            versions: (1..=1000).map(|version| (version, model::SchemaState::Active)).collect(),
+            revision: 1,
+            created_at: UnixMs(1),
+            updated_at: UnixMs(1),
+        };
+        let mut left: Vec<_> = (0..301).map(info).collect();
+        let mut pages = Vec::new();
+        loop {
+            let page = subjects(left.clone(), 300);
+            assert!(page.encoded_len() <= PAGE_BYTES_TARGET + 2000, "{} bytes", page.encoded_len());
+            left.drain(..page.subjects.len());
+            pages.push(page.subjects.len());
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            assert_eq!(page.next_page_token, page.subjects.last().unwrap().name);
+        }
+        assert!(left.is_empty() && pages.len() > 2, "{pages:?}");
+        assert_eq!(subjects((0..3).map(info).collect(), 2).next_page_token, "s0001");
+    }
 }

@@ -8,7 +8,7 @@ use super::convert::{consistency, invalid, page_size, recorded_event};
 use super::convert_failures::attempt;
 use crate::machine::tracking::query::Traced;
 use crate::model::ids::{DeadNumber, Position};
-use crate::model::trace::{self, Standing};
+use crate::model::trace::{self, Chosen, Standing};
 use crate::node::Node;
 use crate::proto::status::to_status;
 use crate::proto::v1::tracking_server::Tracking;
@@ -22,7 +22,7 @@ impl Tracking for TrackingService {
         &self,
         request: Request<TraceRequest>,
     ) -> Result<Response<TraceResponse>, Status> {
-        let TraceRequest { correlation_id, page_size: size, page_token, options } =
+        let TraceRequest { correlation_id, page_size: size, page_token, options, subscription } =
             request.into_inner();
         let found = async {
             let from = if page_token.is_empty() { Ok(0) } else { page_token.parse() };
@@ -32,7 +32,8 @@ impl Tracking for TrackingService {
                 ))
             })?;
             let (from, size) = (Position(from), page_size(size));
-            self.0.trace(correlation_id, from, size, consistency(options)).await
+            let story = (correlation_id, Chosen::parse(&subscription)?);
+            self.0.trace(story, from, size, consistency(options)).await
         };
         let found = found.await.map_err(|r| to_status(&r))?;
         let next_page_token = found.next.map(|next| next.to_string()).unwrap_or_default();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::consume::{self, ConsumeArgs};
 use super::event_args::EventArgs;
-use super::output::{self, Lines, Output};
+use super::output::{self, Lines, Output, Printing};
 use super::publish;
 use super::pull::{self, PullArgs};
 use super::read::{ConsistencyArg, FromArg};
@@ -63,7 +63,7 @@ pub(super) enum EventsCommand {
     Replay(Box<ReplayArgs>),
     /// Show the events of a correlation id as a tree of causes, with what became of each in every subscription.
     #[command(
-        after_help = "An event is below the one whose id is its causation id.\n\nExamples:\n  mhub events trace order-42\n  mhub events trace order-42 --as table\n  mhub events trace order-42 -o json"
+        after_help = "An event is below the one whose id is its causation id.\n\nExamples:\n  mhub events trace order-42\n  mhub events trace order-42 -o table\n  mhub events trace order-42 --subscription 'mail.*'\n  mhub events trace order-42 -o json"
     )]
     Trace(TraceArgs),
     /// Show one event.
@@ -225,7 +225,7 @@ pub(super) async fn run(command: EventsCommand, global: Global) -> Done {
             print_all(client.read(request), output, args.back).await
         }
         EventsCommand::Replay(args) => replay::run(&client, output, *args).await,
-        EventsCommand::Trace(args) => trace::run(&client, output, args).await,
+        EventsCommand::Trace(args) => trace::run(&client, Printing::of(&global), args).await,
         EventsCommand::Get { topic, offset, id, source, consistency } => {
             let which = match (offset, id) {
                 (Some(offset), _) => get_event_request::Which::Offset(offset),

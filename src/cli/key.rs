@@ -92,7 +92,8 @@ pub(super) async fn run(command: KeyCommand, global: Global) -> Done {
         KeyCommand::Snapshot { topic, key, file, version, content_type } => {
             let data = input::read(&file, KEY_SNAPSHOT_BYTES_MAX)?.into();
             let snapshot = KeySnapshot { version, content_type, data, taken_at_ms: 0 };
-            let request = PutSnapshotRequest { topic, key, snapshot: Some(snapshot) };
+            let snapshot = Some(snapshot);
+            let request = PutSnapshotRequest { topic, key, snapshot, ..Default::default() };
             client.put_key_snapshot(request).await?;
             Ok(Exit::Ok)
         }
@@ -100,7 +101,8 @@ pub(super) async fn run(command: KeyCommand, global: Global) -> Done {
             let what =
                 format!("removing the snapshot of key {key} makes readers read all its events");
             confirm(&what, &key, yes)?;
-            client.delete_key_snapshot(DeleteSnapshotRequest { topic, key }).await?;
+            let request = DeleteSnapshotRequest { topic, key, ..Default::default() };
+            client.delete_key_snapshot(request).await?;
             Ok(Exit::Ok)
         }
     }

@@ -43,10 +43,12 @@ mod transaction_document;
 mod value;
 
 pub(crate) use self::failure::Failure;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::output::Output;
 use crate::client::{Client, ClientOptions};
@@ -84,6 +86,9 @@ struct Global {
     /// How to print results.
     #[arg(short, long, global = true, env = "MHUB_OUTPUT", value_enum, default_value = "table")]
     output: Output,
+    /// That was said, and is not the default.
+    #[arg(skip)]
+    output_is_chosen: bool,
     /// The service whose quotas publishing counts for.
     #[arg(
         long,
@@ -212,7 +217,7 @@ type Done = Result<Exit, Failure>;
 pub fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _armed = failpoints::arm();
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
@@ -233,6 +238,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(args)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    let output_by = matches.value_source("output");
+    cli.global.output_is_chosen = output_by.is_some_and(|by| by != ValueSource::DefaultValue);
+    Ok(cli)
 }
 
 fn run(cli: Cli) -> Done {

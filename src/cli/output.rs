@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, Global};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +16,20 @@ pub(crate) enum Output {
     Json,
     /// One JSON document a line.
     Jsonl,
+}
+
+/// How one command prints.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Printing {
+    pub(crate) output: Output,
+    /// It was asked for; else it is the default.
+    pub(crate) chosen: bool,
+}
+
+impl Printing {
+    pub(super) fn of(global: &Global) -> Self {
+        Self { output: global.output, chosen: global.output_is_chosen }
+    }
 }
 
 /// A line on standard output.

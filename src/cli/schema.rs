@@ -33,7 +33,7 @@ pub(super) enum SchemaCommand {
         #[command(flatten)]
         source: Source,
     },
-    /// Tell whether a schema could be registered, and why not.
+    /// Tell whether a schema could be registered, and why not: up to 100 reasons a version, about 1 MiB of them in all.
     #[command(
         after_help = "Example:\n  mhub schema check order.created order.json --compatibility full"
     )]
@@ -87,7 +87,7 @@ pub(super) enum SchemaCommand {
         #[arg(long, default_value = "linearizable")]
         consistency: ConsistencyArg,
     },
-    /// Tell whether a payload is valid, and every violation.
+    /// Tell whether a payload is valid, and every violation; of many the first 100, and that there are more.
     #[command(
         disable_version_flag = true,
         after_help = "Examples:\n  echo '{\"id\": 1}' | mhub schema validate order.created -\n  mhub schema validate order.created order.bin --message shop.Order"
@@ -263,10 +263,14 @@ async fn check(
             output::line("it can be registered")?;
         } else {
             output::list(output, &["what", "version", "rule", "place", "text"], &rows)?;
+            if found.more > 0 {
+                output::line(&format!("and {} more", found.more))?;
+            }
         }
     } else {
         let same_as = (found.same_as > 0).then_some(found.same_as);
-        output::item(output, &json!({"ok": found.ok, "same_as": same_as, "failing": rows}))?;
+        let told = json!({"ok": found.ok, "same_as": same_as, "failing": rows, "more": found.more});
+        output::item(output, &told)?;
     }
     Ok(if found.ok { Exit::Ok } else { Exit::Conflict })
 }

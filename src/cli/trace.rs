@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::output::{self, Output, instant};
+use super::output::{self, Output, Printing, instant};
 use super::read::ConsistencyArg;
 use super::{Done, Failure};
 use crate::client::cloudevents::EnvelopeJson;
@@ -22,9 +22,13 @@ const INDENT_MAX: usize = 24;
 pub(super) struct TraceArgs {
     /// The correlation id.
     correlation_id: String,
-    /// How it is shown where no JSON is asked for.
-    #[arg(long = "as", value_enum, default_value = "tree")]
-    shape: Shape,
+    /// How it is shown where no JSON is asked for; default: a tree, and with -o table a table.
+    #[arg(long = "as", value_enum)]
+    shape: Option<Shape>,
+    /// Only what became of them in this subscription, or in those that a pattern like mail.* names; without it the
+    /// first 100 are told.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    subscription: String,
     /// At most so many events, the oldest first.
     #[arg(long, default_value_t = 10_000)]
     limit: usize,
@@ -62,9 +66,20 @@ struct StoryJson<'a> {
     more_fates: bool,
 }
 
-pub(super) async fn run(client: &Client, output: Output, args: TraceArgs) -> Done {
-    let TraceArgs { correlation_id, shape, limit, consistency } = args;
-    let (stories, more) = gather(client, &correlation_id, limit, consistency).await?;
+pub(super) async fn run(client: &Client, printing: Printing, args: TraceArgs) -> Done {
+    let TraceArgs { correlation_id, shape, subscription, limit, consistency } = args;
+    let Printing { output, chosen } = printing;
+    let asked_for = if chosen { Shape::Table } else { Shape::Tree };
+    let shape = shape.unwrap_or(asked_for);
+    let filtered = !subscription.is_empty();
+    let request = TraceRequest {
+        correlation_id: correlation_id.clone(),
+        page_size: PAGE,
+        page_token: String::new(),
+        options: Some(consistency.options()),
+        subscription,
+    };
+    let (stories, more) = gather(client, request, limit).await?;
     if stories.is_empty() {
         output::complain(&format!("no event has the correlation id {correlation_id:?}"));
         return if output == Output::Table { Ok(Exit::NotFound) } else { empty(output) };
@@ -74,7 +89,8 @@ pub(super) async fn run(client: &Client, output: Output, args: TraceArgs) -> Don
     match (output, shape) {
         (Output::Table, Shape::Tree) => draw(&stories, &tree)?,
         (Output::Table, Shape::Table) => {
-            let rows: Vec<Value> = stories.iter().flat_map(rows).collect();
+            let nobody = if filtered { "not taken by it" } else { "nobody takes it" };
+            let rows: Vec<Value> = stories.iter().flat_map(|story| rows(story, nobody)).collect();
             output::list(output, &COLUMNS, &rows)?;
         }
         (Output::Json, _) => {
@@ -102,16 +118,9 @@ fn empty(output: Output) -> Done {
 /// All pages, up to a number of events, and whether there are more.
 async fn gather(
     client: &Client,
-    correlation_id: &str,
+    mut request: TraceRequest,
     limit: usize,
-    consistency: ConsistencyArg,
 ) -> Result<(Vec<Story>, bool), Failure> {
-    let mut request = TraceRequest {
-        correlation_id: correlation_id.to_owned(),
-        page_size: PAGE,
-        page_token: String::new(),
-        options: Some(consistency.options()),
-    };
     let mut stories = Vec::new();
     loop {
         let page = client.trace(request.clone()).await?;
@@ -179,7 +188,9 @@ fn draw(stories: &[Story], tree: &[Branch]) -> Result<(), Failure> {
             }
         }
         if of.more_fates {
-            output::line(&format!("{indent}  · and more subscriptions"))?;
+            output::line(&format!(
+                "{indent}  · and more subscriptions; name them with --subscription"
+            ))?;
         }
     }
     Ok(())
@@ -259,7 +270,7 @@ fn fate(fate: &Fate) -> Value {
 const COLUMNS: [&str; 6] = ["recorded_at", "topic", "offset", "type", "subscription", "fate"];
 
 /// A row a subscription; one without any when nobody takes the event.
-fn rows(story: &Story) -> Vec<Value> {
+fn rows(story: &Story, nobody: &str) -> Vec<Value> {
     let row = |subscription: &str, fate: String| {
         json!({
             "recorded_at": instant(story.recorded.recorded_at_ms),
@@ -271,7 +282,25 @@ fn rows(story: &Story) -> Vec<Value> {
         })
     };
     if story.fates.is_empty() {
-        return vec![row("", "nobody takes it".to_owned())];
+        return vec![row("", nobody.to_owned())];
     }
     story.fates.iter().map(|fate| row(&fate.subscription, told(fate))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::parse;
+
+    #[test]
+    fn a_table_that_is_asked_for_is_told_from_the_default() {
+        for (line, chosen) in [
+            ("mhub events trace x", false),
+            ("mhub events trace x -o table", true),
+            ("mhub -o table events trace x", true),
+            ("mhub events trace x --as tree -o json", true),
+        ] {
+            let cli = parse(line.split(' ').map(Into::into)).unwrap();
+            assert_eq!(cli.global.output_is_chosen, chosen, "{line}");
+        }
+    }
 }

@@ -10,14 +10,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::value::duration;
 use super::{Failure, input};
 use crate::client::cloudevents;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::proto::v1::key_expectation::Expect;
 use crate::proto::v1::settlement::Action;
 use crate::proto::v1::{
-    Ack, KeyExpectation, Nack, Reject, Release, SettleRequest, Settlement, TransactRequest,
-    TransactionPart,
+    Ack, KeyExpectation, Nack, OffsetRange, Reject, Release, SettleRequest, Settlement,
+    TransactRequest, TransactionPart,
 };
 
 #[derive(Deserialize)]
@@ -53,9 +54,24 @@ struct Item {
     lease_id: Value,
     term: Value,
     topic_id: Value,
+    /// Absent: all that the lease still has.
+    #[serde(default)]
+    ranges: Vec<Range>,
     action: String,
     #[serde(default)]
     reason: String,
+    #[serde(default)]
+    detail: String,
+    /// A duration, like 30s.
+    retry_after: Option<String>,
+}
+
+/// Neighbouring offsets.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Range {
+    first: Value,
+    count: Value,
 }
 
 /// What is expected by key, in the order of the document. A key that is named twice is refused: JSON would let the
@@ -127,12 +143,22 @@ fn settle(settle: Settle) -> Result<SettleRequest, Failure> {
 }
 
 fn item(item: Item) -> Result<Settlement, Failure> {
-    let Item { lease_id, term, topic_id, action, reason } = item;
-    let detail = String::new();
+    let Item { lease_id, term, topic_id, ranges, action, reason, detail, retry_after } = item;
+    let gives_reason = !reason.is_empty() || !detail.is_empty();
+    if retry_after.is_some() && action != "nack"
+        || gives_reason && !matches!(action.as_str(), "nack" | "reject")
+    {
+        let text = format!(
+            "{action} takes none of retry_after (nack does), reason and detail (nack and reject do)"
+        );
+        return Err(Failure::usage(text));
+    }
+    let retry_after_ms = retry_after.map(|text| duration(&text)).transpose();
+    let retry_after_ms = retry_after_ms.map_err(Failure::usage)?;
     let action = match action.as_str() {
         "ack" => Action::Ack(Ack {}),
         "release" => Action::Release(Release {}),
-        "nack" => Action::Nack(Nack { reason, detail, retry_after_ms: None }),
+        "nack" => Action::Nack(Nack { reason, detail, retry_after_ms }),
         "reject" => Action::Reject(Reject { reason, detail }),
         other => {
             let text = format!("action {other:?} is none of ack, nack, reject, release");
@@ -143,7 +169,15 @@ fn item(item: Item) -> Result<Settlement, Failure> {
     let (Some(lease_id), Some(term), Some(topic_id)) = numbers else {
         return Err(Failure::usage("an item needs lease_id, term and topic_id, as they were told"));
     };
-    Ok(Settlement { lease_id, term, topic_id, ranges: Vec::new(), action: Some(action) })
+    let ranges = ranges.iter().map(range).collect::<Result<_, _>>()?;
+    Ok(Settlement { lease_id, term, topic_id, ranges, action: Some(action) })
+}
+
+fn range(range: &Range) -> Result<OffsetRange, Failure> {
+    let (Some(first), Some(count)) = (number(&range.first), number(&range.count)) else {
+        return Err(Failure::usage("a range needs first, an offset, and count"));
+    };
+    Ok(OffsetRange { first, count })
 }
 
 /// A number, or one in text as the hub writes them.
@@ -168,7 +202,12 @@ mod tests {
             "settles": [{
                 "subscription": "s",
                 "consumer": "c",
-                "items": [{"lease_id": "1", "term": 2, "topic_id": 3, "action": "nack", "reason": "BUSY"}],
+                "items": [
+                    {"lease_id": "1", "term": 2, "topic_id": 3, "action": "nack", "reason": "BUSY",
+                     "detail": "by noon", "retry_after": "30s",
+                     "ranges": [{"first": "7", "count": 2}, {"first": 10, "count": 1}]},
+                    {"lease_id": 4, "term": 2, "topic_id": 3, "action": "reject", "reason": "BAD", "detail": "d"},
+                ],
             }],
         });
         let request = request(&text.to_string()).unwrap();
@@ -183,7 +222,34 @@ mod tests {
         assert_eq!(keys, ["z", "a"]);
         let item = &request.settles[0].items[0];
         assert_eq!((item.lease_id, item.term, item.topic_id), (1, 2, 3));
-        assert!(matches!(&item.action, Some(Action::Nack(nack)) if nack.reason == "BUSY"));
+        let Some(Action::Nack(nack)) = &item.action else { panic!("{item:?}") };
+        assert_eq!((nack.reason.as_str(), nack.detail.as_str()), ("BUSY", "by noon"));
+        assert_eq!(nack.retry_after_ms, Some(30_000));
+        let ranges: Vec<_> = item.ranges.iter().map(|range| (range.first, range.count)).collect();
+        assert_eq!(ranges, [(7, 2), (10, 1)]);
+        let other = &request.settles[0].items[1];
+        assert!(matches!(&other.action, Some(Action::Reject(bad)) if bad.detail == "d"));
+        assert!(other.ranges.is_empty());
+    }
+
+    #[test]
+    fn what_an_action_does_not_take_is_refused_by_name() {
+        for (item, says) in [
+            (json!({"action": "ack", "retry_after": "30s"}), "ack takes none of retry_after"),
+            (json!({"action": "reject", "retry_after": "30s"}), "reject takes none of retry_after"),
+            (json!({"action": "release", "detail": "d"}), "release takes none of"),
+            (json!({"action": "nack", "retry_after": "soon"}), "soon"),
+            (json!({"action": "ack", "ranges": [{"first": 1, "count": -1}]}), "first"),
+            (json!({"action": "ack", "ranges": [{"first": 1, "last": 2}]}), "last"),
+        ] {
+            let mut item = item;
+            for (name, value) in [("lease_id", 1), ("term", 2), ("topic_id", 3)] {
+                item[name] = value.into();
+            }
+            let settles = json!([{"subscription": "s", "consumer": "c", "items": [item]}]);
+            let failure = request(&json!({"settles": settles}).to_string()).unwrap_err();
+            assert!(failure.message.contains(says), "{settles}: {}", failure.message);
+        }
     }
 
     #[test]

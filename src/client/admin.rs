@@ -76,7 +76,7 @@ macro_rules! unary {
 
 /// Mutations. A request id is added when there is none, so that they are safe to repeat.
 macro_rules! mutations {
-    ($($(#[$doc:meta])* $name:ident($request:ty) -> $answer:ty = $client:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $answer:ty = $client:ident, $method:ident;)*) => {
         impl Client {$(
             $(#[$doc])*
             /// A request id is added when there is none, so that it is safe to repeat.
@@ -90,7 +90,7 @@ macro_rules! mutations {
                 self.endpoints
                     .call(Repeat::Recognised, async |channel, within| {
                         let mut client = $client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-                        Ok(client.$name(timed(request.clone(), within)).await?.into_inner())
+                        Ok(client.$method(timed(request.clone(), within)).await?.into_inner())
                     })
                     .await
             }
@@ -100,41 +100,45 @@ macro_rules! mutations {
 
 mutations! {
     /// Creates a topic.
-    create_topic(CreateTopicRequest) -> Topic = TopicsClient;
+    create_topic(CreateTopicRequest) -> Topic = TopicsClient, create_topic;
     /// Changes a topic's settings.
-    update_topic(UpdateTopicRequest) -> Topic = TopicsClient;
+    update_topic(UpdateTopicRequest) -> Topic = TopicsClient, update_topic;
     /// Deletes a topic and its events.
-    delete_topic(DeleteTopicRequest) -> DeleteTopicResponse = TopicsClient;
+    delete_topic(DeleteTopicRequest) -> DeleteTopicResponse = TopicsClient, delete_topic;
     /// Creates a subscription.
-    create_subscription(CreateSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    create_subscription(CreateSubscriptionRequest) -> Subscription = SubscriptionsClient, create_subscription;
     /// Changes a subscription's settings.
-    update_subscription(UpdateSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    update_subscription(UpdateSubscriptionRequest) -> Subscription = SubscriptionsClient, update_subscription;
     /// Deletes a subscription with everything it has.
-    delete_subscription(DeleteSubscriptionRequest) -> DeleteSubscriptionResponse = SubscriptionsClient;
+    delete_subscription(DeleteSubscriptionRequest) -> DeleteSubscriptionResponse = SubscriptionsClient, delete_subscription;
     /// Stops handing out a subscription's events.
-    pause_subscription(PauseSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    pause_subscription(PauseSubscriptionRequest) -> Subscription = SubscriptionsClient, pause_subscription;
     /// Hands out a subscription's events again.
-    resume_subscription(ResumeSubscriptionRequest) -> Subscription = SubscriptionsClient;
+    resume_subscription(ResumeSubscriptionRequest) -> Subscription = SubscriptionsClient, resume_subscription;
     /// Moves a subscription, or counts what that would do.
-    seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient;
+    seek_subscription(SeekSubscriptionRequest) -> SeekSubscriptionResponse = SubscriptionsClient, seek_subscription;
     /// Begins a staged transaction.
-    begin_transaction(BeginTransactionRequest) -> Transaction = TransactionsClient;
+    begin_transaction(BeginTransactionRequest) -> Transaction = TransactionsClient, begin_transaction;
     /// Adds to a staged transaction.
-    stage_transaction(StageTransactionRequest) -> Transaction = TransactionsClient;
+    stage_transaction(StageTransactionRequest) -> Transaction = TransactionsClient, stage_transaction;
     /// Registers a version of a subject of schemas.
-    register_schema(RegisterSchemaRequest) -> Schema = SchemasClient;
+    register_schema(RegisterSchemaRequest) -> Schema = SchemasClient, register_schema;
     /// Sets what new versions of a subject have to be compatible with.
-    set_compatibility(SetCompatibilityRequest) -> Subject = SchemasClient;
+    set_compatibility(SetCompatibilityRequest) -> Subject = SchemasClient, set_compatibility;
     /// Deprecates or deletes a version, or takes that back.
-    set_schema_state(SetSchemaStateRequest) -> Schema = SchemasClient;
+    set_schema_state(SetSchemaStateRequest) -> Schema = SchemasClient, set_schema_state;
     /// Registers a service, or replaces its settings.
-    put_service(PutServiceRequest) -> Service = ServicesClient;
+    put_service(PutServiceRequest) -> Service = ServicesClient, put_service;
     /// Deletes a service without instances.
-    delete_service(DeleteServiceRequest) -> DeleteServiceResponse = ServicesClient;
+    delete_service(DeleteServiceRequest) -> DeleteServiceResponse = ServicesClient, delete_service;
     /// Drains instances, takes them into maintenance, or back; each by itself.
-    set_instance_mode(SetInstanceModeRequest) -> InstancesResponse = ServicesClient;
+    set_instance_mode(SetInstanceModeRequest) -> InstancesResponse = ServicesClient, set_instance_mode;
     /// Forces a breaker open or closed, or lets it be again.
-    set_breaker(SetBreakerRequest) -> SetBreakerResponse = ServicesClient;
+    set_breaker(SetBreakerRequest) -> SetBreakerResponse = ServicesClient, set_breaker;
+    /// Keeps what the events of a key amount to, up to a version.
+    put_key_snapshot(PutSnapshotRequest) -> PutSnapshotResponse = KeysClient, put_snapshot;
+    /// Forgets a key's snapshot.
+    delete_key_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse = KeysClient, delete_snapshot;
 }
 
 unary! {
@@ -203,10 +207,6 @@ unary! {
     validate_data(ValidateDataRequest) -> ValidateDataResponse = SchemasClient, validate_data, Read;
     /// A key's snapshot, and the events after it.
     key_state(ReadStateRequest) -> KeyState = KeysClient, read_state, Read;
-    /// Keeps what the events of a key amount to, up to a version.
-    put_key_snapshot(PutSnapshotRequest) -> PutSnapshotResponse = KeysClient, put_snapshot, Recognised;
-    /// Forgets a key's snapshot.
-    delete_key_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse = KeysClient, delete_snapshot, Recognised;
     /// A page of the events of a correlation id, with what became of each.
     trace(TraceRequest) -> TraceResponse = TrackingClient, trace, Read;
     /// A service with a page of its instances.

@@ -265,7 +265,7 @@ impl<'k, K: Kv> Machine<'k, K> {
             Kind::CommitTransaction(commit) => transaction::end::commit(self, &commit),
             Kind::AbortTransaction(abort) => transaction::end::abort(self, &abort),
             Kind::PutKeySnapshot(put) => topic::key_snapshots::put(self, put),
-            Kind::DeleteKeySnapshot(delete) => topic::key_snapshots::delete(self, &delete),
+            Kind::DeleteKeySnapshot(delete) => topic::key_snapshots::delete(self, delete),
             Kind::RegisterSchema(register) => schema::register::apply(self, register),
             Kind::SetCompatibility(set) => schema::settings::set_compatibility(self, set),
             Kind::SetSchemaState(set) => schema::settings::set_state(self, set),

@@ -53,7 +53,7 @@ impl Chunk {
 pub struct Bounds {
     /// Events.
     pub events: u64,
-    /// Bytes; a batch may go over it.
+    /// Bytes; a batch may go over it, and the first event of a key.
     pub bytes: usize,
 }
 
@@ -430,7 +430,7 @@ pub fn read_key(
     key: &str,
     from: KeyVersion,
     order: Order,
-    limit: usize,
+    bounds: Bounds,
 ) -> Result<(Vec<StoredEvent>, KeyVersion), Fault> {
     let version = keys::head(kv, topic.id, key)?.version;
     let entry = |version| keys::entry_key(topic.id, key, version);
@@ -440,16 +440,21 @@ pub fn read_key(
     };
     let mut offsets = Vec::new();
     kv.scan(Table::Keys, &low, &high, order, &mut |_, row| {
-        if offsets.len() == limit {
+        if offsets.len() as u64 == bounds.events {
             return Ok(ControlFlow::Break(()));
         }
         offsets.push(keys::decode_entry(row)?);
         Ok(ControlFlow::Continue(()))
     })?;
-    let mut events = Vec::with_capacity(offsets.len());
+    let (mut events, mut bytes) = (Vec::new(), 0);
     for offset in offsets {
         // Not by `event_at`: the topic may have been read before the last of these events came.
-        events.extend(stored_event(kv, topic.id, offset)?);
+        let Some(event) = stored_event(kv, topic.id, offset)? else { continue };
+        bytes += event.event.len();
+        if bytes > bounds.bytes && !events.is_empty() {
+            break;
+        }
+        events.push(event);
     }
     Ok((events, version))
 }

@@ -111,7 +111,7 @@ pub struct SchemaVerdict {
     /// The version of it.
     #[prost(uint32, tag = "2")]
     pub version: u32,
-    /// How many violations were found; 0: it is valid.
+    /// How many violations were found, 101: more than 100; 0: it is valid.
     #[prost(uint32, tag = "3")]
     pub violations: u32,
 }

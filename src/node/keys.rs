@@ -3,14 +3,14 @@
 use bytes::Bytes;
 
 use super::query::Consistency;
-use super::{Node, unexpected};
+use super::{Node, unexpected, validate};
 use crate::machine::kv::Order;
-use crate::machine::query::{self, StoredEvent};
+use crate::machine::query::{self, Bounds, StoredEvent};
 use crate::machine::topic::key_snapshots;
 use crate::model::command::{DeleteKeySnapshot, Kind, PutKeySnapshot};
 use crate::model::ids::KeyVersion;
 use crate::model::key_snapshot::KeySnapshot;
-use crate::model::limits::{ATTRIBUTE_BYTES_MAX, KEY_SNAPSHOT_BYTES_MAX};
+use crate::model::limits::{ATTRIBUTE_BYTES_MAX, KEY_SNAPSHOT_BYTES_MAX, PAGE_BYTES_TARGET};
 use crate::model::name::TopicName;
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -33,6 +33,7 @@ impl Node {
     /// `TOPIC_NOT_FOUND`, `VERSION_NOT_FOUND`, `SNAPSHOT_SUPERSEDED`, `INVALID_REQUEST`, `CALL_TOO_LARGE`, and
     /// those of any proposal.
     pub async fn put_key_snapshot(&self, command: PutKeySnapshot) -> Result<(), Rejection> {
+        validate::request_id(&command.request_id)?;
         check(&command.topic, &command.key)?;
         if command.content_type.len() > ATTRIBUTE_BYTES_MAX {
             let text = format!(
@@ -57,10 +58,10 @@ impl Node {
     ///
     /// # Errors
     /// `TOPIC_NOT_FOUND`, `INVALID_REQUEST`, and those of any proposal.
-    pub async fn delete_key_snapshot(&self, topic: String, key: String) -> Result<(), Rejection> {
-        check(&topic, &key)?;
-        let delete = DeleteKeySnapshot { topic, key };
-        done(&self.execute(Kind::DeleteKeySnapshot(delete)).await?)
+    pub async fn delete_key_snapshot(&self, command: DeleteKeySnapshot) -> Result<(), Rejection> {
+        validate::request_id(&command.request_id)?;
+        check(&command.topic, &command.key)?;
+        done(&self.execute(Kind::DeleteKeySnapshot(command)).await?)
     }
 
     /// A key's snapshot and the events after it.
@@ -80,8 +81,11 @@ impl Node {
             // The snapshot first: events after an older one are there in any case.
             let snapshot = key_snapshots::get(db, info.id, &key)?;
             let from = snapshot.as_ref().map_or(KeyVersion(1), |known| known.version.next());
+            let taken = snapshot.as_ref().map_or(0, |known| known.data.len());
+            let bounds =
+                Bounds { events: limit as u64, bytes: PAGE_BYTES_TARGET.saturating_sub(taken) };
             let (events, version) =
-                query::read_key(db, &info, &key, from, Order::Ascending, limit)?;
+                query::read_key(db, &info, &key, from, Order::Ascending, bounds)?;
             Ok(KeyState { snapshot, events, version })
         })
         .await

@@ -45,6 +45,7 @@ use self::quotas::Quotas;
 use self::registry::Registry;
 use self::registry::egress::Egress;
 use self::route::Routed;
+use self::schemas::Comparing;
 use self::schemas::judges::Judges;
 use crate::config::Config;
 use crate::model::command::Kind;
@@ -77,6 +78,7 @@ pub struct Node {
     lead: Lead,
     quotas: Quotas,
     judges: Judges,
+    comparing: Comparing,
     spans: Option<Spans>,
     registry: Registry,
     routed: Routed,
@@ -133,6 +135,7 @@ impl Node {
             lead: Lead::new(timing(config).election_max),
             quotas: Quotas::default(),
             judges: Judges::default(),
+            comparing: Comparing::default(),
             spans,
             registry: Registry::new(Egress::new(config.egress.allow.0.clone())),
             routed: Routed::default(),

@@ -7,9 +7,10 @@ use super::Node;
 use super::propose::not_leader;
 use crate::machine::Fault;
 use crate::machine::kv::Order;
-use crate::machine::query::{self, StoredEvent};
+use crate::machine::query::{self, Bounds, StoredEvent};
 use crate::machine::topic::record::not_found;
 use crate::model::ids::{KeyVersion, Offset, Position, UnixMs};
+use crate::model::limits::PAGE_BYTES_TARGET;
 use crate::model::outcome::TopicInfo;
 use crate::model::planted::{self, Bug};
 use crate::model::rejection::{Reason, Rejection};
@@ -190,7 +191,7 @@ impl Node {
         })
     }
 
-    /// Events of one key, and the key's version.
+    /// Events of one key, as many as a page takes, and the key's version.
     ///
     /// # Errors
     /// See [`Node::topic`].
@@ -204,7 +205,8 @@ impl Node {
         wanted: Consistency,
     ) -> Result<(Vec<StoredEvent>, KeyVersion), Rejection> {
         let info = self.topic(topic, wanted).await?;
-        self.read(move |db| query::read_key(db, &info, &key, from, order, limit)).await
+        let bounds = Bounds { events: limit as u64, bytes: PAGE_BYTES_TARGET };
+        self.read(move |db| query::read_key(db, &info, &key, from, order, bounds)).await
     }
 
     /// The next position to be given out, as far as this node has applied.

@@ -2,19 +2,21 @@
 
 use super::Node;
 use super::query::Consistency;
+use crate::machine::subscription;
 use crate::machine::tracking::query::{self, Trace};
 use crate::model::ids::Position;
 use crate::model::limits::ATTRIBUTE_BYTES_MAX;
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::trace::Chosen;
 
 impl Node {
-    /// Events of a correlation id from a position on, with what became of each.
+    /// Events of a correlation id from a position on, with what became of each in the chosen subscriptions.
     ///
     /// # Errors
-    /// `INVALID_REQUEST`, and those of [`Node::fresh`].
+    /// `INVALID_REQUEST`, `SUBSCRIPTION_NOT_FOUND` for one that is named, and those of [`Node::fresh`].
     pub async fn trace(
         &self,
-        correlation_id: String,
+        (correlation_id, chosen): (String, Chosen),
         from: Position,
         limit: usize,
         wanted: Consistency,
@@ -29,6 +31,14 @@ impl Node {
         }
         self.fresh(wanted, self.deadline()).await?;
         let now = self.now();
-        self.read(move |db| query::trace(db, &correlation_id, from, limit, now)).await
+        self.read(move |db| {
+            if let Chosen::Named(name) = &chosen
+                && subscription::query::subscription(db, name)?.is_none()
+            {
+                return Ok(Err(subscription::record::not_found(name)));
+            }
+            query::trace(db, (&correlation_id, &chosen), from, limit, now).map(Ok)
+        })
+        .await?
     }
 }

@@ -152,7 +152,8 @@ impl Node {
         request_id: String,
     ) -> Result<TransactionInfo, Rejection> {
         let parts = self.judged_or_repeated(parts, false, &request_id).await?;
-        let command = StageTransaction { id: id.get(), parts, settles, request_id };
+        let command =
+            StageTransaction { id: id.get(), parts, settles, request_id, topic_ids: Vec::new() };
         check_size(&command)?;
         transaction(self.execute(Kind::StageTransaction(command)).await?)
     }

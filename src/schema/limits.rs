@@ -38,7 +38,7 @@ pub const JSON_ERRORS_MAX: u64 = 4096;
 /// Elements without any bytes (of `null`, of an empty record) in one Avro payload.
 pub const AVRO_EMPTY_ITEMS_MAX: u64 = 1_000_000;
 
-/// Problems that a refused definition names.
+/// Problems that a refused definition names. Of this list and the next two: one entry more says that there are more.
 pub const PROBLEMS_MAX: usize = 100;
 /// Violations that a refused payload names.
 pub const VIOLATIONS_MAX: usize = 100;

@@ -17,11 +17,13 @@ mod json;
 pub mod limits;
 mod protobuf;
 mod report;
+mod steps;
 
 pub use definition::{Definition, Format, Reference, Resolved, SourceFile};
 pub use diff::{Change, ChangeKind, diff};
 pub use fingerprint::fingerprint;
 pub use report::{Incompatibility, Invalid, Problem, Violation};
+pub use steps::Steps;
 
 /// A schema, ready to check payloads and to be compared. It can be shared between threads; checks
 /// need no lock.
@@ -103,7 +105,8 @@ impl Compiled {
     /// counts for Protobuf.
     ///
     /// # Errors
-    /// Every violation with its place, up to [`limits::VIOLATIONS_MAX`]. Alone stand: a payload that
+    /// Every violation with its place, up to [`limits::VIOLATIONS_MAX`] and a last one that says so if there are
+    /// more. Alone stand: a payload that
     /// cannot be parsed (pointer empty, for JSON with line and column); one that nests too deep
     /// ([`limits::INSTANCE_DEPTH_MAX`], or less if a JSON Schema has long chains of `$ref`); one that
     /// takes too long to check; one with more violations than can be told apart. A binary payload is
@@ -119,7 +122,8 @@ impl Compiled {
 
 /// Why `new` cannot follow `old` in a direction; empty if it can.
 ///
-/// Up to [`limits::INCOMPATIBILITIES_MAX`], in no particular order of weight. The rules are those of
+/// Up to [`limits::INCOMPATIBILITIES_MAX`], and a last one with the rule `more` if there are more, in no particular
+/// order of weight. Protobuf takes time by the size of the schemas; the others take steps. The rules are those of
 /// the well-known registries: for Avro the schema resolution of its specification; for Protobuf the
 /// documented set of Confluent's registry; for JSON Schema the content models of Confluent's, but
 /// proved: what is called compatible takes every valid payload, and what cannot be shown to do so is
@@ -130,14 +134,25 @@ pub fn incompatibilities(
     old: &Compiled,
     direction: Direction,
 ) -> Vec<Incompatibility> {
+    incompatibilities_within(new, old, direction, &mut Steps::new(usize::MAX))
+}
+
+/// The same, within what several comparisons may take together; see [`Steps::used_up`].
+#[must_use]
+pub fn incompatibilities_within(
+    new: &Compiled,
+    old: &Compiled,
+    direction: Direction,
+    budget: &mut Steps,
+) -> Vec<Incompatibility> {
     let (reader, writer) = match direction {
         Direction::Backward => (new, old),
         Direction::Forward => (old, new),
     };
     match (&reader.kind, &writer.kind) {
-        (Kind::Json(reader), Kind::Json(writer)) => reader.incompatibilities(writer),
+        (Kind::Json(reader), Kind::Json(writer)) => reader.incompatibilities(writer, budget),
         (Kind::Protobuf(reader), Kind::Protobuf(writer)) => reader.incompatibilities(writer),
-        (Kind::Avro(reader), Kind::Avro(writer)) => reader.incompatibilities(writer),
+        (Kind::Avro(reader), Kind::Avro(writer)) => reader.incompatibilities(writer, budget),
         _ => vec![Incompatibility {
             path: String::new(),
             rule: "format_changed",

@@ -1,8 +1,9 @@
-//! What is reported: problems, violations, incompatibilities; each with its place, all bounded.
+//! What is reported: problems, violations, incompatibilities; each with its place, all bounded. A list that was cut
+//! has one entry more than its bound, which says so.
 
 use std::fmt::{self, Write};
 
-use super::limits::{PROBLEMS_MAX, TEXT_BYTES_MAX};
+use super::limits::{INCOMPATIBILITIES_MAX, PROBLEMS_MAX, TEXT_BYTES_MAX, VIOLATIONS_MAX};
 
 /// A reason why a definition is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Problem {
     pub text: String,
 }
 
-/// A definition is refused. Shape: 1 to [`PROBLEMS_MAX`] problems.
+/// A definition is refused. Shape: 1 to [`PROBLEMS_MAX`] problems, and a last one that says so if there are more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     /// The reasons, in the order of the text.
@@ -58,6 +59,15 @@ impl Violation {
     pub(super) fn new(pointer: &str, text: &str) -> Self {
         Self { pointer: shorten(pointer), text: shorten(text) }
     }
+
+    /// Notes a violation, or that there are more than the bound.
+    pub(super) fn note(list: &mut Vec<Self>, pointer: &str, text: &str) {
+        if list.len() < VIOLATIONS_MAX {
+            list.push(Self::new(pointer, text));
+        } else if list.len() == VIOLATIONS_MAX {
+            list.push(Self::new("", &more(VIOLATIONS_MAX)));
+        }
+    }
 }
 
 /// A reason why readers with one schema cannot read what was written with another.
@@ -72,15 +82,42 @@ pub struct Incompatibility {
     pub text: String,
 }
 
+/// The rule of what says that there are more incompatibilities.
+const MORE: &str = "more";
+
+impl Incompatibility {
+    /// Notes an incompatibility, or that there are more than the bound.
+    pub(super) fn note(list: &mut Vec<Self>, path: &str, rule: &'static str, text: &str) {
+        if list.len() < INCOMPATIBILITIES_MAX {
+            list.push(Self { path: shorten(path), rule, text: shorten(text) });
+        } else if list.len() == INCOMPATIBILITIES_MAX {
+            list.push(Self { path: String::new(), rule: MORE, text: more(INCOMPATIBILITIES_MAX) });
+        }
+    }
+
+    /// What a comparison ends with that had to be ended before it had found everything.
+    pub(super) fn maybe_more() -> Self {
+        let text = "there may be more: the comparison took too many steps to find them".to_owned();
+        Self { path: String::new(), rule: "cannot_prove", text }
+    }
+}
+
+/// What the entry after the last one of a list that was cut says.
+fn more(told: usize) -> String {
+    format!("there are more; the first {told} are told")
+}
+
 /// Problems as they are found.
 #[derive(Default)]
 pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Notes a problem, unless there are enough.
+    /// Notes a problem, or that there are more than the bound.
     pub(super) fn push(&mut self, place: &str, text: String) {
         if self.0.len() < PROBLEMS_MAX {
             self.0.push(Problem { place: shorten(place), text: shorten(&text) });
+        } else if self.0.len() == PROBLEMS_MAX {
+            self.0.push(Problem { place: String::new(), text: more(PROBLEMS_MAX) });
         }
     }
 

@@ -142,7 +142,7 @@ fn counts(refused: &Rejection, reason: Reason, at_least: usize) {
     assert_eq!(refused.reason, reason, "{refused}");
     let failing: usize = refused.fact("failing").unwrap().parse().unwrap();
     assert!(failing >= at_least, "{refused}");
-    assert!(refused.message.contains(" more; `mhub schema check` tells all"), "{refused}");
+    assert!(refused.message.contains(" more; `mhub schema check` tells more"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

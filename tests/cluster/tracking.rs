@@ -203,6 +203,8 @@ async fn a_trace_tells_each_fate_with_what_led_to_it() {
     // All of it is in each form.
     let tree = cluster.admin(&["events", "trace", "c"]).succeeds().stdout();
     let table = cluster.admin(&["events", "trace", "c", "--as", "table"]).succeeds().stdout();
+    let asked_for = cluster.admin(&["events", "trace", "c", "-o", "table"]).succeeds().stdout();
+    assert_eq!(asked_for, table);
     for (name, says) in [
         ("s-acked", "acked"),
         ("s-dead", "REJECTED, dead letter 1"),
@@ -330,6 +332,19 @@ async fn an_event_that_many_subscriptions_take_tells_of_the_first_and_that_there
     let json = cluster.admin(&["events", "trace", "c", "-o", "json"]).json();
     assert_eq!((&json[0]["more_fates"], &json[1]["more_fates"]), (&true.into(), &false.into()));
     assert_eq!(json[0]["fates"].as_array().unwrap().len(), TOLD);
+    // Each of the others is told of when it is asked for.
+    let asked_for = |name: &str| {
+        let args = ["events", "trace", "c", "--subscription", name, "-o", "json"];
+        let json = cluster.admin(&args).json();
+        let names = |event: &serde_json::Value| -> Vec<String> {
+            let fates = event["fates"].as_array().unwrap().iter();
+            fates.map(|fate| fate["subscription"].as_str().unwrap().to_owned()).collect()
+        };
+        (names(&json[0]), names(&json[1]))
+    };
+    assert_eq!(asked_for(&names[TOLD]), (vec![names[TOLD].clone()], Vec::new()));
+    assert_eq!(asked_for("*").0.len(), TOLD);
+    cluster.admin(&["events", "trace", "c", "--subscription", "nobody"]).fails(3, "nobody");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,6 +115,7 @@ async fn trace(
         page_size: u32::try_from(TRACE_ROWS_MAX).unwrap_or(u32::MAX),
         page_token: String::new(),
         options: Some(consistency.options()),
+        subscription: String::new(),
     };
     let mut events = 0;
     loop {

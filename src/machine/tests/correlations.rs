@@ -13,6 +13,7 @@ use crate::machine::tracking::query::trace;
 use crate::model::command::{CommandBatch, DeleteTopic, Housekeep, Kind};
 use crate::model::ids::{Position, UnixMs};
 use crate::model::limits::CORRELATIONS_SWEPT_MAX;
+use crate::model::trace::Chosen;
 
 const TOPICS: [&str; 3] = ["t", "u", "v"];
 /// The last stands for none.
@@ -39,7 +40,7 @@ fn publish(dice: &mut Dice, topic: &'static str, known: &mut Known) -> Kind {
 
 fn check(kv: &MemKv, known: &Known, seed: u64) {
     for id in &IDS[..3] {
-        let found = trace(kv, id, Position(0), 1000, UnixMs(0)).unwrap();
+        let found = trace(kv, (id, &Chosen::All), Position(0), 1000, UnixMs(0)).unwrap();
         let mut told: Vec<_> = found
             .events
             .iter()

@@ -77,6 +77,42 @@ fn put(
     expected.is_none()
 }
 
+fn delete(topic: &str, key: &str, request_id: &str) -> DeleteKeySnapshot {
+    let (topic, key, request_id) = (topic.into(), key.into(), request_id.into());
+    DeleteKeySnapshot { topic, key, request_id }
+}
+
+#[test]
+fn a_repeated_request_gets_its_first_answer_and_changes_nothing() {
+    let mut hub = Hub::plain();
+    for _ in 0..3 {
+        hub.apply(Kind::Publish(keyed_publish(&mut Dice::new(1), "t", 4, &["a"])));
+    }
+    let put = |version: u64, request_id: &str| {
+        Kind::PutKeySnapshot(PutKeySnapshot {
+            topic: "t".into(),
+            key: "a".into(),
+            version,
+            request_id: request_id.into(),
+            ..PutKeySnapshot::default()
+        })
+    };
+    let info = query::topic(&hub.kv, "t").unwrap().unwrap();
+    let kept = |hub: &Hub| {
+        key_snapshots::get(&hub.kv, info.id, "a").unwrap().map(|known| known.version.get())
+    };
+    assert_eq!(hub.apply(put(1, "first")), Outcome::Done);
+    assert_eq!(hub.apply(put(2, "second")), Outcome::Done);
+    assert_eq!((hub.apply(put(1, "first")), kept(&hub)), (Outcome::Done, Some(2)));
+    // A refusal is none: it is judged anew.
+    let refused = hub.apply(put(1, "third"));
+    assert!(matches!(refused, Outcome::Rejected(_)), "{refused:?}");
+    let gone = || Kind::DeleteKeySnapshot(delete("t", "a", "gone"));
+    assert_eq!((hub.apply(gone()), kept(&hub)), (Outcome::Done, None));
+    assert_eq!((hub.apply(put(1, "third")), kept(&hub)), (Outcome::Done, Some(1)));
+    assert_eq!((hub.apply(gone()), kept(&hub)), (Outcome::Done, Some(1)));
+}
+
 #[test]
 fn the_newest_snapshot_is_kept() {
     let (mut kept, mut refused) = (0, 0);
@@ -106,7 +142,7 @@ fn the_newest_snapshot_is_kept() {
                     }
                 }
                 8 => {
-                    let delete = DeleteKeySnapshot { topic: topic.into(), key: key.into() };
+                    let delete = delete(topic, key, "");
                     hub.apply(Kind::DeleteKeySnapshot(delete));
                     if let Some(known) = model.get_mut(topic) {
                         known.snapshots.remove(key);

@@ -7,6 +7,7 @@ mod golden_delivery;
 mod golden_registry;
 mod golden_together;
 mod judged;
+mod key_pages;
 mod key_snapshots;
 mod model;
 pub(crate) mod random;
@@ -135,11 +136,26 @@ fn check_points(
             .filter(|(_, e)| e.key == key && !key.is_empty())
             .map(|(n, _)| n)
             .collect();
-        let (up, version) =
-            query::read_key(kv, info, key, KeyVersion(1), Order::Ascending, 99).unwrap();
+        let (up, version) = query::read_key(
+            kv,
+            info,
+            key,
+            KeyVersion(1),
+            Order::Ascending,
+            Bounds { events: 99, bytes: usize::MAX },
+        )
+        .unwrap();
         assert_eq!(version.get(), expected.len() as u64, "seed {seed}");
         assert_eq!(up.iter().map(|e| e.offset.get()).collect::<Vec<_>>(), expected, "seed {seed}");
-        let (down, _) = query::read_key(kv, info, key, version, Order::Descending, 99).unwrap();
+        let (down, _) = query::read_key(
+            kv,
+            info,
+            key,
+            version,
+            Order::Descending,
+            Bounds { events: 99, bytes: usize::MAX },
+        )
+        .unwrap();
         assert!(down.iter().rev().map(|e| e.offset).eq(up.iter().map(|e| e.offset)), "seed {seed}");
     }
 }
@@ -262,8 +278,15 @@ fn a_key_is_whole_although_its_topic_was_read_earlier() {
     let publish = Kind::Publish(random::publish_of("a", &[event]));
     apply(&mut kv, &[CommandBatch { stamp_ms: 0, commands: vec![publish.into()] }], 2);
     for order in [Order::Ascending, Order::Descending] {
-        let (events, version) =
-            query::read_key(&kv, &earlier, "x", KeyVersion(1), order, 9).unwrap();
+        let (events, version) = query::read_key(
+            &kv,
+            &earlier,
+            "x",
+            KeyVersion(1),
+            order,
+            Bounds { events: 9, bytes: usize::MAX },
+        )
+        .unwrap();
         assert_eq!((events.len(), version), (1, KeyVersion(1)), "{order:?}");
     }
 }
@@ -274,8 +297,15 @@ fn check_golden_reads(kv: &MemKv) {
     let names: Vec<_> = topics.iter().map(|t| (t.name.as_str(), t.next_offset.get())).collect();
     assert_eq!(names, [("found", 1), ("once", 1), ("plain", 4)]);
     let plain = &topics[2];
-    let (keyed, version) =
-        query::read_key(kv, plain, "k", KeyVersion(1), Order::Ascending, 9).unwrap();
+    let (keyed, version) = query::read_key(
+        kv,
+        plain,
+        "k",
+        KeyVersion(1),
+        Order::Ascending,
+        Bounds { events: 9, bytes: usize::MAX },
+    )
+    .unwrap();
     assert_eq!((keyed.len(), version), (2, KeyVersion(2)));
     assert_eq!((keyed[1].offset, keyed[1].position), (Offset(3), Position(3)));
     let found = query::event_by_id(kv, &topics[0], "/s", "5").unwrap().unwrap();

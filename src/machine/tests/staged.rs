@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use prost::Message as _;
 
 use super::delivery::cases::Hub;
-use super::delivery::random::TestEvent;
+use super::delivery::random::{TestEvent, create_topic};
 use super::random::{Dice, keyed_publish};
 use super::transact::{Held, hub, is_refused, lease, on, transact};
 use crate::machine::delivery::timers::{Due, Timer};
@@ -14,8 +14,8 @@ use crate::machine::kv::{Kv, Order, Table};
 use crate::machine::mem::MemKv;
 use crate::machine::transaction::query;
 use crate::model::command::{
-    AbortTransaction, BeginTransaction, CommitTransaction, Expectation, Housekeep, Kind, Publish,
-    StageTransaction, Tick, Transact,
+    AbortTransaction, BeginTransaction, CommitTransaction, DeleteTopic, Expectation, Housekeep,
+    Kind, Publish, StageTransaction, Tick, Transact,
 };
 use crate::model::event_run;
 use crate::model::expectation::Expect;
@@ -116,7 +116,8 @@ fn begin(hub: &mut Hub, timeout_ms: u64, request_id: &str) -> Outcome {
 
 fn stage_of(id: u64, what: &Transact, request_id: &str) -> StageTransaction {
     let Transact { parts, settles, .. } = what.clone();
-    StageTransaction { id, parts, settles, request_id: request_id.to_owned() }
+    let request_id = request_id.to_owned();
+    StageTransaction { id, parts, settles, request_id, topic_ids: Vec::new() }
 }
 
 fn commit(hub: &mut Hub, id: u64) -> Outcome {
@@ -406,4 +407,38 @@ fn a_transaction_is_bounded() {
     parts[0].expectations = vec![Expectation::new("5".into(), Expect::NoKey)];
     let refused = stage(&Transact { parts, ..Transact::default() });
     assert_eq!(reason(&refused), Some(Reason::InvalidRequest));
+}
+
+#[test]
+fn a_commit_follows_no_name_to_another_topic() {
+    let mut hub = hub();
+    let what = |topic: &str| {
+        let parts = vec![keyed_publish(&mut Dice::new(1), topic, 1, &["a"])];
+        Transact { parts, ..Transact::default() }
+    };
+    let replace = |hub: &mut Hub| {
+        hub.apply(Kind::DeleteTopic(DeleteTopic { name: "w".into(), ..DeleteTopic::default() }));
+        hub.apply(create_topic("w"));
+    };
+    hub.apply(create_topic("w"));
+    for id in 1..=3 {
+        info(begin(&mut hub, 5000, ""));
+        info(hub.apply(Kind::StageTransaction(stage_of(id, &what("t"), ""))));
+    }
+    for id in 1..=2 {
+        info(hub.apply(Kind::StageTransaction(stage_of(id, &what("w"), ""))));
+    }
+    replace(&mut hub);
+    // Also with what was staged for the new one.
+    info(hub.apply(Kind::StageTransaction(stage_of(2, &what("w"), ""))));
+    info(hub.apply(Kind::StageTransaction(stage_of(3, &what("w"), ""))));
+    for id in 1..=2 {
+        let (before, _) = on(&hub, Vec::new());
+        let Outcome::Rejected(refused) = commit(&mut hub, id) else { panic!("{id} is committed") };
+        assert_eq!((refused.reason, refused.fact("topic")), (Reason::TopicNotFound, Some("w")));
+        assert!(refused.message.contains("created anew"), "{refused}");
+        assert!(hub.kv == before, "a refusal left a trace");
+        assert_eq!(info(abort(&mut hub, id)).state, TransactionState::Aborted);
+    }
+    assert_eq!(info(commit(&mut hub, 3)).state, TransactionState::Committed);
 }

@@ -5,7 +5,7 @@ use super::apply;
 use super::delivery::cases::{Hub, create};
 use super::random::{Dice, keyed_publish};
 use crate::machine::mem::MemKv;
-use crate::machine::query;
+use crate::machine::query::{self, Bounds};
 use crate::machine::subscription::query::subscription;
 use crate::model::command::delivery::{Ack, Action, Nack, Reject, Release, SettleItem};
 use crate::model::command::{
@@ -131,7 +131,14 @@ pub(super) fn is_refused(hub: &Hub, command: &Transact) -> bool {
         part.expectations.iter().any(|expectation| {
             let from = KeyVersion(u64::MAX);
             let order = crate::machine::kv::Order::Descending;
-            let read = query::read_key(&hub.kv, &info, &expectation.key, from, order, 1);
+            let read = query::read_key(
+                &hub.kv,
+                &info,
+                &expectation.key,
+                from,
+                order,
+                Bounds { events: 1, bytes: usize::MAX },
+            );
             !expectation.expect().holds(read.unwrap().1)
         })
     };

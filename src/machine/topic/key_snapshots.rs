@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use super::keys;
 use super::record::not_found;
-use crate::machine::Fault;
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Table};
 use crate::machine::record::{Kind, decode_message, encode_message};
+use crate::machine::{Fault, requests};
 use crate::model::command::{DeleteKeySnapshot, PutKeySnapshot};
 use crate::model::ids::{KeyVersion, TopicId, UnixMs};
 use crate::model::key_snapshot::KeySnapshot;
@@ -34,7 +34,10 @@ pub(crate) fn put<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: PutKeySnapshot,
 ) -> Result<Outcome, Fault> {
-    let PutKeySnapshot { topic: name, key, version, content_type, data } = command;
+    let PutKeySnapshot { topic: name, key, version, content_type, data, request_id } = command;
+    if let Some(first) = requests::first_answer(machine, &request_id)? {
+        return Ok(first);
+    }
     let Some(topic) = machine.topic(&name)?.map(super::record::TopicRecord::topic_id) else {
         return Ok(Outcome::Rejected(not_found(&name)));
     };
@@ -62,20 +65,25 @@ pub(crate) fn put<K: Kv>(
     let record = KeySnapshotRecord { version, content_type, data, taken_at_ms };
     let row = encode_message(Kind::KeySnapshot, &record);
     machine.overlay_mut().put(Table::KeySnapshots, keys::head_key(topic, &key), row);
+    requests::remember(machine, request_id, &Outcome::Done);
     Ok(Outcome::Done)
 }
 
 /// Deleting what is not there is no error.
 pub(crate) fn delete<K: Kv>(
     machine: &mut Machine<'_, K>,
-    command: &DeleteKeySnapshot,
+    command: DeleteKeySnapshot,
 ) -> Result<Outcome, Fault> {
+    if let Some(first) = requests::first_answer(machine, &command.request_id)? {
+        return Ok(first);
+    }
     let Some(topic) = machine.topic(&command.topic)?.map(super::record::TopicRecord::topic_id)
     else {
         return Ok(Outcome::Rejected(not_found(&command.topic)));
     };
     let row = keys::head_key(topic, &command.key);
     machine.overlay_mut().delete(Table::KeySnapshots, row);
+    requests::remember(machine, command.request_id, &Outcome::Done);
     Ok(Outcome::Done)
 }
 

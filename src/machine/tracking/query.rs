@@ -16,7 +16,7 @@ use crate::model::event_run;
 use crate::model::ids::{Offset, Position, TopicId, UnixMs};
 use crate::model::limits::{PAGE_BYTES_TARGET, TRACE_FATES_MAX, TRACE_ROWS_MAX};
 use crate::model::pattern::TopicPattern;
-use crate::model::trace::{Fate, Standing};
+use crate::model::trace::{Chosen, Fate, Standing};
 
 /// An event with what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub struct Traced {
     pub topic: String,
     /// The event.
     pub event: StoredEvent,
-    /// One a subscription that takes the topic, by name, up to `TRACE_FATES_MAX`.
+    /// One a chosen subscription that takes the topic, by name, up to `TRACE_FATES_MAX`.
     pub fates: Vec<Fate>,
-    /// More subscriptions than those take the topic.
+    /// More chosen subscriptions than those take the topic.
     pub more_fates: bool,
 }
 
@@ -64,14 +64,15 @@ pub struct Trace {
 /// Bytes that an event, a fate or an attempt takes in an answer beside its texts, at most.
 const OVERHEAD_BYTES: usize = 80;
 
-/// Up to `limit` events of a correlation id from a position on. A page of few may still have a next one: a
+/// Up to `limit` events of a correlation id from a position on, with what became of them in the chosen
+/// subscriptions. A page of few may still have a next one: a
 /// bounded number of rows is looked at, and what an answer takes is bounded. One event goes out in any case.
 ///
 /// # Errors
 /// When the store fails or a row is corrupt.
 pub fn trace(
     kv: &impl Kv,
-    correlation_id: &str,
+    (correlation_id, chosen): (&str, &Chosen),
     from: Position,
     limit: usize,
     now: UnixMs,
@@ -89,7 +90,7 @@ pub fn trace(
         bytes += event.event.len();
         events.push((name, topic, event));
     }
-    let mut observers = observers(kv, &events)?;
+    let mut observers = observers(kv, chosen, &events)?;
     let (mut found, mut bytes) = (Vec::with_capacity(events.len()), 0);
     for (topic, id, event) in events {
         let mut taking = observers.iter_mut().filter(|(pattern, _)| pattern.matches(&topic));
@@ -134,9 +135,10 @@ fn places(
     Ok((places, next))
 }
 
-/// The subscriptions that take any of the topics, in the order of their names.
+/// The chosen subscriptions that take any of the topics, in the order of their names.
 fn observers(
     kv: &impl Kv,
+    chosen: &Chosen,
     events: &[(String, TopicId, StoredEvent)],
 ) -> Result<Vec<(TopicPattern, Observer)>, Fault> {
     let mut topics: Vec<&str> = events.iter().map(|(topic, ..)| topic.as_str()).collect();
@@ -147,10 +149,13 @@ fn observers(
         return Ok(found);
     }
     kv.scan(Table::Subscriptions, &[], &key::END, Order::Ascending, &mut |row, value| {
+        let name = String::from_utf8_lossy(row).into_owned();
+        if !chosen.has(&name) {
+            return Ok(ControlFlow::Continue(()));
+        }
         let record = SubscriptionRecord::decode(value)?;
         let pattern = TopicPattern::from_checked(&record.config.pattern);
         if topics.iter().any(|topic| pattern.matches(topic)) {
-            let name = String::from_utf8_lossy(row).into_owned();
             found.push((pattern, Observer::new(name, record)?));
         }
         Ok(ControlFlow::Continue(()))

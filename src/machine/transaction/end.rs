@@ -7,7 +7,7 @@ use crate::machine::apply::Machine;
 use crate::machine::delivery::timers::{self, Due};
 use crate::machine::kv::{Kv, Table};
 use crate::machine::schema::judged;
-use crate::model::command::{AbortTransaction, CommitTransaction};
+use crate::model::command::{AbortTransaction, CommitTransaction, StageTransaction};
 use crate::model::ids::{TransactionId, UnixMs};
 use crate::model::outcome::Outcome;
 use crate::model::rejection::{Reason, Rejection};
@@ -27,7 +27,11 @@ pub(crate) fn commit<K: Kv>(
         Ok(open) => open,
         Err(rejection) => return Ok(Outcome::Rejected(rejection)),
     };
-    let mut whole = match merge::merge(merge::staged(machine.overlay(), id)?) {
+    let stages = merge::staged(machine.overlay(), id)?;
+    if let Some(rejection) = replaced(machine, &stages)? {
+        return Ok(Outcome::Rejected(rejection.with("transaction", id)));
+    }
+    let mut whole = match merge::merge(stages) {
         Ok(whole) => whole,
         Err(rejection) => return Ok(Outcome::Rejected(rejection)),
     };
@@ -52,6 +56,27 @@ pub(crate) fn commit<K: Kv>(
         *told = published;
     }
     Ok(Outcome::Transaction(Box::new(info)))
+}
+
+/// The refusal of what was staged for a topic in whose name there is another one by now. What is not there at all is
+/// told with everything else that stands against a commit.
+fn replaced<K: Kv>(
+    machine: &mut Machine<'_, K>,
+    stages: &[StageTransaction],
+) -> Result<Option<Rejection>, Fault> {
+    for stage in stages {
+        for (part, staged_for) in stage.parts.iter().zip(&stage.topic_ids) {
+            let name = &part.topic;
+            let now = machine.topic(name)?.map(|topic| topic.topic_id().get());
+            if now.is_some_and(|now| now != *staged_for) {
+                let text = format!(
+                    "topic {name} was deleted, and created anew, after this transaction had named it; abort the transaction and begin another one"
+                );
+                return Ok(Some(Rejection::new(Reason::TopicNotFound, text).with("topic", name)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Forgets what was staged. Nothing is left to abort of one that was aborted or has expired.

@@ -29,7 +29,8 @@ pub(crate) fn apply<K: Kv>(
         Err(rejection) => return Ok(Outcome::Rejected(rejection)),
     };
     let request_id = command.request_id.clone();
-    let command = StageTransaction { request_id: String::new(), ..command };
+    let mut command =
+        StageTransaction { request_id: String::new(), topic_ids: Vec::new(), ..command };
     let bytes = command.encoded_len() as u64;
     let operations = operations(&command);
     transaction.operations = transaction.operations.saturating_add(operations);
@@ -37,9 +38,10 @@ pub(crate) fn apply<K: Kv>(
     if let Some(rejection) = over(machine, &transaction, bytes) {
         return Ok(Outcome::Rejected(rejection));
     }
-    if let Some(rejection) = names_nothing(machine, &command)? {
-        return Ok(Outcome::Rejected(rejection));
-    }
+    command.topic_ids = match named(machine, &command)? {
+        Ok(topic_ids) => topic_ids,
+        Err(rejection) => return Ok(Outcome::Rejected(rejection)),
+    };
     let row = encode_message(Kind::Stage, &command);
     let mut stages = merge::staged(machine.overlay(), id)?;
     stages.push(command);
@@ -90,21 +92,23 @@ fn over<K: Kv>(
     None
 }
 
-/// Which topic or subscription is not there.
-fn names_nothing<K: Kv>(
+/// The topics of its parts, by number; else which topic or subscription is not there.
+fn named<K: Kv>(
     machine: &mut Machine<'_, K>,
     command: &StageTransaction,
-) -> Result<Option<Rejection>, Fault> {
+) -> Result<Result<Vec<u64>, Rejection>, Fault> {
+    let mut topic_ids = Vec::with_capacity(command.parts.len());
     for part in &command.parts {
-        if machine.topic(&part.topic)?.is_none() {
-            return Ok(Some(not_found(&part.topic)));
-        }
+        let Some(topic) = machine.topic(&part.topic)? else {
+            return Ok(Err(not_found(&part.topic)));
+        };
+        topic_ids.push(topic.topic_id().get());
     }
     for settle in &command.settles {
         let name = &settle.subscription;
         if subscription::record::get(machine.overlay(), name)?.is_none() {
-            return Ok(Some(subscription::record::not_found(name)));
+            return Ok(Err(subscription::record::not_found(name)));
         }
     }
-    Ok(None)
+    Ok(Ok(topic_ids))
 }

@@ -20,6 +20,9 @@ pub struct PutKeySnapshot {
     /// The content.
     #[prost(bytes = "bytes", tag = "5")]
     pub data: Bytes,
+    /// A repeated one gets its first answer; empty: none.
+    #[prost(string, tag = "6")]
+    pub request_id: String,
 }
 
 /// Forget a key's snapshot; its events stay.
@@ -31,4 +34,7 @@ pub struct DeleteKeySnapshot {
     /// The key.
     #[prost(string, tag = "2")]
     pub key: String,
+    /// A repeated one gets its first answer; empty: none.
+    #[prost(string, tag = "3")]
+    pub request_id: String,
 }

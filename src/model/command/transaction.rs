@@ -47,6 +47,10 @@ pub struct StageTransaction {
     /// A repeated one changes nothing; empty: none.
     #[prost(string, tag = "4")]
     pub request_id: String,
+    /// As it is stored: the number of each part's topic, in order. Nothing in the log, and of what was stored
+    /// before there were any.
+    #[prost(uint64, repeated, tag = "5")]
+    pub topic_ids: Vec<u64>,
 }
 
 /// Do everything that was staged, or nothing.

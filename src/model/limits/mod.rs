@@ -278,7 +278,13 @@ pub const TRACED_CONTEXTS_MAX: usize = 128;
 
 /// How often a schema is judged anew when its subject changes meanwhile.
 pub const SCHEMA_JUDGEMENTS_MAX: u32 = 5;
-/// Compiled schemas that a node keeps to judge events by.
+/// Schemas that are compared with the versions of their subjects at once.
+pub const SCHEMAS_COMPARED_AT_ONCE: usize = 2;
+/// Steps that all comparisons of one such schema take together.
+pub const JUDGEMENT_STEPS_MAX: usize = 4_000_000;
+/// Bytes of the text of a version that count as one of these steps: it has to be compiled.
+pub const COMPARED_BYTES_A_STEP: usize = 4;
+/// Compiled schemas that a node keeps to judge events by, and as many to compare others with.
 pub const SCHEMAS_COMPILED_MAX: usize = 4096;
 /// Bytes of the texts that they were made of.
 pub const SCHEMAS_COMPILED_BYTES_MAX: usize = if cfg!(test) { 1000 } else { 64 << 20 };

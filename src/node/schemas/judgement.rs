@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::model::limits::PAGE_BYTES_TARGET;
 use crate::model::listed;
 use crate::model::rejection::{Reason, Rejection};
 use crate::schema::{Direction, Incompatibility, Problem};
@@ -17,8 +18,41 @@ pub struct Judgement {
     pub same_as: Option<u32>,
     /// Why it is none.
     pub problems: Vec<Problem>,
-    /// Why it cannot follow a version, in a direction.
-    pub incompatible: Vec<(u32, Direction, Incompatibility)>,
+    /// Why it cannot follow versions.
+    pub incompatible: Incompatible,
+}
+
+/// Why a schema cannot follow versions: as many reasons as an answer has room for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Incompatible {
+    /// By version and direction.
+    pub told: Vec<(u32, Direction, Incompatibility)>,
+    /// How many more reasons were found.
+    pub more: usize,
+    versions: BTreeSet<u32>,
+    bytes: usize,
+}
+
+/// Bytes that a reason takes in an answer beside its texts, at most.
+const OVERHEAD_BYTES: usize = 40;
+
+impl Incompatible {
+    /// Notes a reason, or counts it where there is no room.
+    pub(super) fn add(&mut self, version: u32, direction: Direction, why: Incompatibility) {
+        self.versions.insert(version);
+        self.bytes += OVERHEAD_BYTES + why.path.len() + why.rule.len() + why.text.len();
+        if self.bytes > PAGE_BYTES_TARGET && !self.told.is_empty() {
+            self.more += 1;
+        } else {
+            self.told.push((version, direction, why));
+        }
+    }
+
+    /// It can follow all of them.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
 }
 
 impl Judgement {
@@ -40,17 +74,17 @@ impl Judgement {
 
     /// Tells every reason that there is room for, and all versions that it cannot follow.
     fn refusal(&self, subject: &str) -> Rejection {
-        let told = |reason, head: &str, each: Vec<String>| {
+        let told = |reason, head: &str, each: Vec<String>, more: usize| {
             let (list, left) = listed::joined(&each);
-            let all = if left > 0 { "; `mhub schema check` tells all of them" } else { "" };
+            let all = if left > 0 { "; `mhub schema check` tells more of them" } else { "" };
             let refused = Rejection::new(reason, format!("{head}: {list}{all}"));
-            refused.with("subject", subject).with("failing", each.len())
+            refused.with("subject", subject).with("failing", each.len() + more)
         };
         if !self.problems.is_empty() {
             let each = self.problems.iter().map(|problem| at(&problem.place, &problem.text));
-            return told(Reason::SchemaMalformed, "the schema is none", each.collect());
+            return told(Reason::SchemaMalformed, "the schema is none", each.collect(), 0);
         }
-        let each = self.incompatible.iter().map(|(version, direction, why)| {
+        let each = self.incompatible.told.iter().map(|(version, direction, why)| {
             let who = match direction {
                 Direction::Backward => format!("readers with it cannot read version {version}"),
                 Direction::Forward => format!("readers with version {version} cannot read it"),
@@ -58,8 +92,8 @@ impl Judgement {
             at(&why.path, &format!("{who}: {} ({})", why.text, why.rule))
         });
         let head = format!("the schema is incompatible with subject {subject}");
-        let versions: BTreeSet<_> = self.incompatible.iter().map(|(v, ..)| u64::from(*v)).collect();
-        told(Reason::SchemaIncompatible, &head, each.collect())
+        let versions = self.incompatible.versions.iter().map(|version| u64::from(*version));
+        told(Reason::SchemaIncompatible, &head, each.collect(), self.incompatible.more)
             .with("versions", listed::numbers(versions))
     }
 }
@@ -82,8 +116,9 @@ mod tests {
             text: "x".repeat(100),
         };
         let incompatible = |versions: std::ops::Range<u32>| {
-            let of = |n: u32| (n, Direction::Backward, why(n));
-            Judgement { incompatible: versions.rev().map(of).collect(), ..Judgement::default() }
+            let mut incompatible = Incompatible::default();
+            versions.rev().for_each(|n| incompatible.add(n, Direction::Backward, why(n)));
+            Judgement { incompatible, ..Judgement::default() }
         };
         let few = incompatible(3..5).or_refused("s").unwrap_err();
         assert_eq!((few.fact("failing"), few.fact("versions")), (Some("2"), Some("3-4")));
@@ -98,5 +133,26 @@ mod tests {
         let none = Judgement { problems, ..Judgement::default() }.or_refused("s").unwrap_err();
         assert_eq!((none.reason, none.fact("failing")), (Reason::SchemaMalformed, Some("100")));
         assert!(Judgement::none().or_refused("s").is_ok());
+    }
+
+    #[test]
+    fn reasons_are_kept_by_their_bytes_and_all_of_them_count() {
+        let text = "x".repeat(PAGE_BYTES_TARGET / 4);
+        let mut incompatible = Incompatible::default();
+        for n in 1..=10 {
+            let why =
+                Incompatibility { path: String::new(), rule: "type_changed", text: text.clone() };
+            incompatible.add(n, Direction::Forward, why);
+        }
+        assert_eq!((incompatible.told.len(), incompatible.more), (3, 7));
+        let refused = Judgement { incompatible, ..Judgement::default() }.or_refused("s");
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.fact("failing"), refused.fact("versions")), (Some("10"), Some("1-10")));
+        // One goes out in any case.
+        let mut large = Incompatible::default();
+        let text = "x".repeat(2 * PAGE_BYTES_TARGET);
+        let why = Incompatibility { path: String::new(), rule: "type_changed", text };
+        large.add(1, Direction::Forward, why);
+        assert_eq!((large.told.len(), large.more), (1, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! The registry of schemas: what is registered is compiled and judged here, off the way of the log; the state
 //! makes sure that it is still what it was judged against.
 
+mod compare;
 mod compile;
 pub mod enforce;
 mod judgement;
@@ -8,6 +9,8 @@ pub mod judges;
 
 use std::sync::Arc;
 
+pub(super) use self::compare::Comparing;
+use self::compare::{Turn, compare, standing};
 use self::compile::{compiled, definition_of, resolved};
 pub use self::judgement::Judgement;
 use super::query::Consistency;
@@ -23,14 +26,14 @@ use crate::model::rejection::{Reason, Rejection};
 use crate::model::schema::{
     Compatibility, SchemaDefinition, SchemaInfo, SchemaReference, SchemaState, SubjectInfo,
 };
-use crate::schema::{self, Change, Compiled, Direction, Incompatibility, Violation};
+use crate::schema::{self, Change, Violation};
 
 impl Node {
     /// Registers a version of a subject. The same schema again is the version that is there.
     ///
     /// # Errors
     /// `INVALID_NAME`, `SCHEMA_MALFORMED`, `SCHEMA_INCOMPATIBLE`, `SCHEMA_NOT_FOUND`, `SCHEMA_CHANGED`,
-    /// `LIMIT_REACHED`, and those of any proposal.
+    /// `LIMIT_REACHED`, `DEADLINE_EXCEEDED` while too many others are judged, and those of any proposal.
     pub async fn register_schema(
         &self,
         subject: String,
@@ -100,7 +103,8 @@ impl Node {
     /// A version that may come back, or needs no judgement.
     async fn judged_back(&self, subject: &str, version: u32) -> Result<Judgement, Rejection> {
         let name = subject.to_owned();
-        let judged = self.read(move |db| judge_again(db, &name, version)).await??;
+        let turn = self.comparing.turn(self.deadline()).await?;
+        let judged = self.read(move |db| judge_again(db, &turn, &name, version)).await??;
         judged.unwrap_or_default().or_refused(subject)
     }
 
@@ -126,7 +130,8 @@ impl Node {
     ) -> Result<Judgement, Rejection> {
         name::check_subject(subject)?;
         let (subject, definition) = (subject.to_owned(), Arc::new(definition.clone()));
-        self.read(move |db| judge(db, &subject, &definition, rule)).await?
+        let turn = self.comparing.turn(self.deadline()).await?;
+        self.read(move |db| judge(db, &turn, &subject, &definition, rule)).await?
     }
 
     /// A version of a subject; 0: the newest that is not deleted.
@@ -191,7 +196,7 @@ impl Node {
     }
 
     /// Whether a payload is valid by a version of a subject (0: the newest that is not deleted); which it was,
-    /// and every violation.
+    /// and every violation that [`crate::schema::Compiled::validate`] tells.
     ///
     /// # Errors
     /// `SCHEMA_NOT_FOUND`, `CALL_TOO_LARGE`, and those of [`Node::fresh`].
@@ -297,6 +302,7 @@ fn version_of(kv: &impl Kv, subject: &str, version: u32) -> Found<SchemaInfo> {
 
 fn judge(
     kv: &impl Kv,
+    turn: &Turn,
     name: &str,
     wanted: &SchemaDefinition,
     rule: Option<Compatibility>,
@@ -335,14 +341,14 @@ fn judge(
         }
     }
     let rule = rule.unwrap_or(subject.compatibility);
-    Ok(compare(kv, &subject, (u32::MAX, &new), rule)?.map(|found| {
+    Ok(compare(kv, turn, &subject, (u32::MAX, &new), rule)?.map(|found| {
         judged.incompatible = found;
         judged
     }))
 }
 
 /// What a deleted version that comes back is judged by; `None`: it is not deleted, or not there.
-fn judge_again(kv: &impl Kv, name: &str, version: u32) -> Found<Option<Judgement>> {
+fn judge_again(kv: &impl Kv, turn: &Turn, name: &str, version: u32) -> Found<Option<Judgement>> {
     let Some(subject) = query::subject(kv, name)? else { return Ok(Ok(None)) };
     let Some(found) = query::schema(kv, name, version)? else { return Ok(Ok(None)) };
     if found.state != SchemaState::Deleted {
@@ -352,100 +358,9 @@ fn judge_again(kv: &impl Kv, name: &str, version: u32) -> Found<Option<Judgement
         Ok(back) => back,
         Err(rejection) => return Ok(Err(rejection)),
     };
-    let incompatible = compare(kv, &subject, (version, &back), subject.compatibility)?;
+    let incompatible = compare(kv, turn, &subject, (version, &back), subject.compatibility)?;
     Ok(incompatible.map(|incompatible| {
         let (judged_at, fingerprint) = (subject.revision, found.fingerprint);
         Some(Judgement { judged_at, fingerprint, incompatible, ..Judgement::default() })
     }))
-}
-
-/// The versions of a subject that are not deleted, the newest first.
-fn standing(subject: &SubjectInfo) -> impl Iterator<Item = u32> {
-    let stands = |(_, state): &&(u32, SchemaState)| *state != SchemaState::Deleted;
-    subject.versions.iter().rev().filter(stands).map(|(number, _)| *number)
-}
-
-/// Why a version with this number cannot stand beside the others that a rule compares it with.
-fn compare(
-    kv: &impl Kv,
-    subject: &SubjectInfo,
-    (number, it): (u32, &Compiled),
-    rule: Compatibility,
-) -> Found<Vec<(u32, Direction, Incompatibility)>> {
-    let (directions, all) = asks(rule);
-    let mut found = Vec::new();
-    if directions.is_empty() {
-        return Ok(Ok(found));
-    }
-    for other in neighbours(standing(subject).collect(), number, all) {
-        let Some(stored) = query::schema(kv, &subject.name, other)? else { continue };
-        let stored = match compiled(kv, &stored.definition)? {
-            Ok(stored) => stored,
-            Err(rejection) => return Ok(Err(rejection)),
-        };
-        for direction in directions.iter().copied() {
-            let (new, old) = if other < number { (it, &stored) } else { (&stored, it) };
-            // Told as what readers with it can do, and what others can do with it.
-            let told = if other < number { direction } else { direction.opposite() };
-            let why = schema::incompatibilities(new, old, direction);
-            found.extend(why.into_iter().map(|why| (other, told, why)));
-        }
-    }
-    Ok(Ok(found))
-}
-
-/// Which of the versions that stand, newest first, one with this number is compared with: all, or those next to it.
-fn neighbours(standing: Vec<u32>, number: u32, all: bool) -> Vec<u32> {
-    let (after, before): (Vec<u32>, Vec<u32>) =
-        standing.into_iter().filter(|other| *other != number).partition(|other| *other > number);
-    if all {
-        return [after, before].concat();
-    }
-    after.last().into_iter().chain(before.first()).copied().collect()
-}
-
-/// In which directions a rule asks, and whether of all versions.
-fn asks(rule: Compatibility) -> (&'static [Direction], bool) {
-    const BOTH: &[Direction] = &[Direction::Backward, Direction::Forward];
-    match rule {
-        Compatibility::BackwardTransitive => (&BOTH[..1], true),
-        Compatibility::Backward => (&BOTH[..1], false),
-        Compatibility::ForwardTransitive => (&BOTH[1..], true),
-        Compatibility::Forward => (&BOTH[1..], false),
-        Compatibility::FullTransitive => (BOTH, true),
-        Compatibility::Full => (BOTH, false),
-        Compatibility::None => (&[], false),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rule_compares_with_all_or_with_those_next_to_it() {
-        use Compatibility::{
-            Backward, BackwardTransitive, Forward, ForwardTransitive, Full, FullTransitive, None,
-        };
-        let (back, forth) = (Direction::Backward, Direction::Forward);
-        type Case<'a> = (Compatibility, &'a [Direction], &'a [u32], &'a [u32]);
-        let cases: [Case<'_>; 7] = [
-            (None, &[], &[5], &[5, 2]),
-            (Backward, &[back], &[5], &[5, 2]),
-            (BackwardTransitive, &[back], &[5, 2, 1], &[7, 5, 2, 1]),
-            (Forward, &[forth], &[5], &[5, 2]),
-            (ForwardTransitive, &[forth], &[5, 2, 1], &[7, 5, 2, 1]),
-            (Full, &[back, forth], &[5], &[5, 2]),
-            (FullTransitive, &[back, forth], &[5, 2, 1], &[7, 5, 2, 1]),
-        ];
-        for (rule, directions, of_a_new_one, of_the_third) in cases {
-            let (asked, all) = asks(rule);
-            assert_eq!(asked, directions, "{rule:?}");
-            assert_eq!(neighbours(vec![5, 2, 1], u32::MAX, all), of_a_new_one, "{rule:?}");
-            assert_eq!(neighbours(vec![7, 5, 3, 2, 1], 3, all), of_the_third, "{rule:?}");
-        }
-        assert!(
-            neighbours(Vec::new(), 1, true).is_empty() && neighbours(vec![1], 1, false).is_empty()
-        );
-    }
 }

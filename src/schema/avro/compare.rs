@@ -12,13 +12,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Field, Model, Named, Primitive, Type, TypeId};
-use crate::schema::limits::{COMPARE_DEPTH_MAX, COMPARE_STEPS_MAX, INCOMPATIBILITIES_MAX};
-use crate::schema::report::{Incompatibility, shorten};
+use crate::schema::limits::{COMPARE_DEPTH_MAX, INCOMPATIBILITIES_MAX};
+use crate::schema::report::Incompatibility;
+use crate::schema::steps::Steps;
 
 /// Why readers with the schema `reader` cannot read what is written with `writer`.
 pub(super) fn incompatibilities(
     reader: (&Model, TypeId),
     writer: (&Model, TypeId),
+    budget: &mut Steps,
 ) -> Vec<Incompatibility> {
     let mut compare = Compare {
         reader: reader.0,
@@ -27,6 +29,7 @@ pub(super) fn incompatibilities(
         proved: Vec::new(),
         open: 0,
         steps: 0,
+        steps_max: budget.at_once(),
         explaining: 0,
         explained: BTreeSet::new(),
         found: Vec::new(),
@@ -35,12 +38,14 @@ pub(super) fn incompatibilities(
         compare.explain(reader.1, writer.1);
         if compare.found.is_empty() {
             let text = format!(
-                "the schemas are too intricate to be compared within {COMPARE_STEPS_MAX} steps; \
-                 simplify them, or check by hand and register without this rule"
+                "the schemas are too intricate to be compared within {} steps; \
+                 simplify them, or check by hand and register without this rule",
+                compare.steps_max
             );
             compare.report(String::new(), "cannot_prove", text);
         }
     }
+    budget.take(compare.steps);
     compare.found
 }
 
@@ -55,6 +60,7 @@ struct Compare<'m> {
     proved: Vec<(TypeId, TypeId)>,
     open: usize,
     steps: usize,
+    steps_max: usize,
     explaining: usize,
     explained: BTreeSet<(TypeId, TypeId)>,
     found: Vec<Incompatibility>,
@@ -66,7 +72,7 @@ impl Compare<'_> {
             return *answer;
         }
         self.steps += 1;
-        if self.open >= COMPARE_DEPTH_MAX || self.steps > COMPARE_STEPS_MAX {
+        if self.open >= COMPARE_DEPTH_MAX || self.steps > self.steps_max {
             return false;
         }
         self.answers.insert((read, written), true);
@@ -122,7 +128,7 @@ impl Compare<'_> {
 
     /// Reports why a type does not read another; it is known that it does not.
     fn explain(&mut self, read: TypeId, written: TypeId) {
-        if self.found.len() >= INCOMPATIBILITIES_MAX
+        if self.found.len() > INCOMPATIBILITIES_MAX
             || self.explaining >= COMPARE_DEPTH_MAX
             || self.reads(read, written)
             || !self.explained.insert((read, written))
@@ -217,9 +223,7 @@ impl Compare<'_> {
     }
 
     fn report(&mut self, path: String, rule: &'static str, text: String) {
-        if self.found.len() < INCOMPATIBILITIES_MAX {
-            self.found.push(Incompatibility { path: shorten(&path), rule, text: shorten(&text) });
-        }
+        Incompatibility::note(&mut self.found, &path, rule, &text);
     }
 }
 

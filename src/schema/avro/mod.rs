@@ -17,6 +17,7 @@ mod wire;
 use self::model::{Model, TypeId};
 use super::definition::{Definition, Resolved};
 use super::report::{Incompatibility, Invalid, Violation};
+use super::steps::Steps;
 
 /// An Avro schema, ready to validate and to be compared.
 pub(super) struct Avro {
@@ -46,7 +47,11 @@ impl Avro {
     }
 
     /// Why readers with this schema cannot read all that is written with another.
-    pub(super) fn incompatibilities(&self, writer: &Self) -> Vec<Incompatibility> {
-        compare::incompatibilities((&self.model, self.root), (&writer.model, writer.root))
+    pub(super) fn incompatibilities(
+        &self,
+        writer: &Self,
+        budget: &mut Steps,
+    ) -> Vec<Incompatibility> {
+        compare::incompatibilities((&self.model, self.root), (&writer.model, writer.root), budget)
     }
 }

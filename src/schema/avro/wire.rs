@@ -2,9 +2,7 @@
 //! whatever counts a payload claims.
 
 use super::model::{Model, Primitive, Type, TypeId};
-use crate::schema::limits::{
-    AVRO_EMPTY_ITEMS_MAX, INSTANCE_DEPTH_MAX, TEXT_BYTES_MAX, VIOLATIONS_MAX,
-};
+use crate::schema::limits::{AVRO_EMPTY_ITEMS_MAX, INSTANCE_DEPTH_MAX, TEXT_BYTES_MAX};
 use crate::schema::report::{Violation, push_segment, shorten_to};
 
 /// What begins a message in the single-object encoding.
@@ -229,8 +227,6 @@ impl<'p> Check<'_, 'p> {
     }
 
     fn violation(&mut self, text: &str) {
-        if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(Violation::new(&self.path, text));
-        }
+        Violation::note(&mut self.violations, &self.path, text);
     }
 }

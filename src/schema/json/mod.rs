@@ -30,6 +30,7 @@ use super::limits::{
     VIOLATIONS_MAX,
 };
 use super::report::{Incompatibility, Invalid, Problems, Violation, display_to, push_segment};
+use super::steps::Steps;
 
 /// A JSON Schema, ready to validate and to be compared.
 pub(super) struct Json {
@@ -109,23 +110,36 @@ impl Json {
     }
 
     /// Why readers with this schema cannot read all that is written with another.
-    pub(super) fn incompatibilities(&self, writer: &Self) -> Vec<Incompatibility> {
-        compare::incompatibilities(&self.graph, &writer.graph)
+    pub(super) fn incompatibilities(
+        &self,
+        writer: &Self,
+        budget: &mut Steps,
+    ) -> Vec<Incompatibility> {
+        compare::incompatibilities(&self.graph, &writer.graph, budget)
     }
 
     /// What is wrong with a payload that is not valid.
     fn violations(&self, value: &Value, pointer_bytes: u64) -> Vec<Violation> {
         // Errors carry their pointers: long names mean fewer of them.
         let errors_max = JSON_ERRORS_MAX.min(((16 << 20) / pointer_bytes.max(1)).max(1));
-        let (violations, _) = metered(JSON_STEPS_MAX / 5, errors_max, || {
+        let (mut violations, sufficed) = metered(JSON_STEPS_MAX / 5, errors_max, || {
             let errors = self.validator.iter_errors(Part(value));
             let errors = errors.filter(|error| !is_worthless(error.instance()));
-            errors.take(VIOLATIONS_MAX).map(|error| violation(&error)).collect::<Vec<_>>()
+            let mut told = Vec::new();
+            for error in errors.take(VIOLATIONS_MAX + 1) {
+                let Violation { pointer, text } = violation(&error);
+                Violation::note(&mut told, &pointer, &text);
+            }
+            told
         });
         if violations.is_empty() {
             let text = "payload does not match the schema, in more ways than can be listed; \
                         compare it with the schema, or send less at a time";
             return vec![Violation::new("", text)];
+        }
+        if !sufficed && violations.len() <= VIOLATIONS_MAX {
+            let text = "there may be more; to list them takes too many steps";
+            violations.push(Violation::new("", text));
         }
         violations
     }

@@ -18,8 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost_reflect::{FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 
-use crate::schema::limits::INCOMPATIBILITIES_MAX;
-use crate::schema::report::{Incompatibility, shorten};
+use crate::schema::report::Incompatibility;
 
 /// Why readers with the files `reader` cannot read what is written with `writer`.
 pub(super) fn incompatibilities(
@@ -280,8 +279,6 @@ impl Compare {
     }
 
     fn report(&mut self, path: &str, rule: &'static str, text: String) {
-        if self.found.len() < INCOMPATIBILITIES_MAX {
-            self.found.push(Incompatibility { path: shorten(path), rule, text: shorten(&text) });
-        }
+        Incompatibility::note(&mut self.found, path, rule, &text);
     }
 }

@@ -230,14 +230,15 @@ impl Check<'_> {
 
     /// Notes a violation here, or at a field below.
     fn violation(&mut self, below: Option<&str>, text: &str) {
-        if self.violations.len() < VIOLATIONS_MAX {
-            let mut pointer = self.path.clone();
-            if let Some(below) = below {
-                pointer.push('/');
-                pointer.push_str(below);
-            }
-            self.violations.push(Violation::new(&pointer, text));
+        if self.violations.len() > VIOLATIONS_MAX {
+            return;
         }
+        let mut pointer = self.path.clone();
+        if let Some(below) = below {
+            pointer.push('/');
+            pointer.push_str(below);
+        }
+        Violation::note(&mut self.violations, &pointer, text);
     }
 }
 

@@ -251,7 +251,7 @@ fn avro_problems_have_their_places() {
     assert!(problems(Format::Avro, &large)[0].text.contains("bytes of text"));
     let large = format!("[{}]", vec!["\"int\""; 10_001].join(","));
     let found = problems(Format::Avro, &large);
-    assert!(found.iter().any(|p| p.text.contains("more than 10000")) || found.len() == 100);
+    assert!(found.iter().any(|p| p.text.contains("more than 10000")) || found.len() > 100);
 }
 
 #[test]

@@ -72,3 +72,65 @@ fn compiled_schemas_are_shared_between_threads() {
         assert_eq!(schema.format(), format);
     }
 }
+
+/// A list of so many, by a template with `N`.
+fn many(count: usize, template: &str, by: &str) -> String {
+    let all: Vec<String> = (1..=count).map(|n| template.replace('N', &n.to_string())).collect();
+    all.join(by)
+}
+
+#[test]
+fn lists_of_incompatibilities_that_are_cut_say_so() {
+    let json = |count: usize, kind: &str| {
+        let each = many(count, &format!(r#""pN":{{"type":"{kind}"}}"#), ",");
+        compiled(Format::Json, &format!(r#"{{"type":"object","properties":{{{each}}}}}"#))
+    };
+    let avro = |count: usize, kind: &str| {
+        let each = many(count, &format!(r#"{{"name":"fN","type":"{kind}"}}"#), ",");
+        let text = format!(r#"{{"type":"record","name":"R","fields":[{each}]}}"#);
+        compiled(Format::Avro, &text)
+    };
+    let protobuf = |count: usize, kind: &str| {
+        let each = many(count, &format!("{kind} fN = N;"), " ");
+        let text = format!("syntax = \"proto3\"; message M {{ {each} }}");
+        compiled(Format::Protobuf, &text)
+    };
+    for (count, listed) in [(100, 100), (101, 101), (300, 101)] {
+        for (new, old) in [
+            (json(count, "integer"), json(count, "string")),
+            (avro(count, "int"), avro(count, "string")),
+            (protobuf(count, "int32"), protobuf(count, "string")),
+        ] {
+            let found = incompatibilities(&new, &old, Direction::Backward);
+            let (format, last) = (new.format(), found.last().unwrap());
+            assert_eq!(found.len(), listed, "{format:?}");
+            assert_eq!(last.rule == "more", count > 100, "{format:?}: {last:?}");
+        }
+    }
+}
+
+#[test]
+fn lists_of_violations_that_are_cut_say_so() {
+    let required = |count: usize| {
+        let each = many(count, "required int32 fN = N;", " ");
+        let text = format!("syntax = \"proto2\"; message M {{ {each} }}");
+        compiled(Format::Protobuf, &text).validate(b"", "").unwrap_err()
+    };
+    let texts = compiled(Format::Avro, r#"{"type":"array","items":"string"}"#);
+    let broken = |count: usize| {
+        // A block of so many elements, each of one byte that is no text.
+        let byte = |bits: usize| u8::try_from(bits).unwrap();
+        let zigzag = 2 * count;
+        let mut payload = vec![byte(zigzag & 0x7f | 0x80), byte(zigzag >> 7)];
+        payload.extend([2, 0xff].repeat(count));
+        payload.push(0);
+        texts.validate(&payload, "").unwrap_err()
+    };
+    for (count, listed) in [(100, 100), (101, 101), (300, 101)] {
+        for found in [required(count), broken(count)] {
+            assert_eq!(found.len(), listed, "{:?}", found.last());
+            let says_so = found.last().unwrap().text == "there are more; the first 100 are told";
+            assert_eq!(says_so, count > 100, "{:?}", found.last());
+        }
+    }
+}

@@ -16,10 +16,12 @@ use crate::model::command::subscription::At;
 use crate::model::command::{DeleteTopic, Kind, PurgeDead, SeekSubscription, Tick};
 use crate::model::delivery::{Attempt, DeadReason};
 use crate::model::ids::{DeadNumber, LeaseId, Offset, Position, SubscriptionId, TopicId, UnixMs};
-use crate::model::limits::{ATTEMPTS_KEPT_MAX, ENDINGS_KEPT_MS, PAGE_BYTES_TARGET};
+use crate::model::limits::{
+    ATTEMPTS_KEPT_MAX, ENDINGS_KEPT_MS, PAGE_BYTES_TARGET, TRACE_FATES_MAX,
+};
 use crate::model::outcome::Outcome;
 use crate::model::subscription::SubscriptionConfig;
-use crate::model::trace::{Death, Fate, Standing};
+use crate::model::trace::{Chosen, Death, Fate, Standing};
 
 /// Attempts that are kept; those of the model are small.
 const KEPT: u64 = ATTEMPTS_KEPT_MAX as u64;
@@ -28,7 +30,7 @@ pub(super) fn check(world: &World, kv: &MemKv, dice: &mut Dice, context: &str) {
     let (mut traced, mut from) = (Vec::new(), Position(0));
     let page = 1 + dice.below(20) as usize;
     loop {
-        let found = trace(kv, CORRELATION, from, page, UnixMs(world.now)).unwrap();
+        let found = trace(kv, (CORRELATION, &Chosen::All), from, page, UnixMs(world.now)).unwrap();
         assert!(found.events.len() <= page, "{context}");
         traced.extend(found.events);
         let Some(next) = found.next else { break };
@@ -164,7 +166,8 @@ fn a_page_is_cut_by_what_its_fates_take() {
     }
     let (mut offsets, mut from, mut pages) = (Vec::new(), Position(0), 0);
     loop {
-        let page = trace(&hub.kv, CORRELATION, from, 1000, UnixMs(hub.now_ms)).unwrap();
+        let page =
+            trace(&hub.kv, (CORRELATION, &Chosen::All), from, 1000, UnixMs(hub.now_ms)).unwrap();
         let bytes: usize = page.events.iter().map(Traced::bytes).sum();
         assert!(bytes <= PAGE_BYTES_TARGET && !page.events.is_empty(), "{bytes} bytes");
         assert!(page.events.iter().all(|traced| traced.fates.len() == 3));
@@ -185,7 +188,8 @@ fn with_leased(config: SubscriptionConfig, events: usize) -> (Hub, Vec<LeaseId>)
 }
 
 fn fate_of(hub: &Hub, offset: usize) -> Fate {
-    let page = trace(&hub.kv, CORRELATION, Position(0), 1000, UnixMs(hub.now_ms)).unwrap();
+    let page =
+        trace(&hub.kv, (CORRELATION, &Chosen::All), Position(0), 1000, UnixMs(hub.now_ms)).unwrap();
     page.events[offset].fates[0].clone()
 }
 
@@ -304,10 +308,36 @@ fn a_page_holds_no_more_than_its_events() {
         let first = event(|e| e.correlation_id = CORRELATION.into());
         hub.publish(&[first, event(|e| e.id = "x".repeat(LARGE))]);
     }
-    let page = trace(&hub.kv, CORRELATION, Position(0), 1000, UnixMs(hub.now_ms)).unwrap();
+    let page =
+        trace(&hub.kv, (CORRELATION, &Chosen::All), Position(0), 1000, UnixMs(hub.now_ms)).unwrap();
     assert_eq!(page.events.len(), 3);
     for traced in page.events {
         let held = traced.event.event.try_into_mut().unwrap().capacity();
         assert!(held < LARGE, "{held} bytes");
     }
+}
+
+#[test]
+fn a_trace_tells_of_the_subscriptions_that_are_asked_for() {
+    let mut hub = Hub::plain();
+    for n in 0..TRACE_FATES_MAX {
+        hub.apply(create(&format!("a.{n:03}"), SubscriptionConfig::defaults("t"), ""));
+    }
+    hub.apply(create("z.last", SubscriptionConfig::defaults("t"), ""));
+    hub.publish(&[event(|e| e.correlation_id = CORRELATION.into())]);
+    let told = |chosen: &str| {
+        let story = (CORRELATION, &Chosen::parse(chosen).unwrap());
+        let page = trace(&hub.kv, story, Position(0), 10, UnixMs(hub.now_ms)).unwrap();
+        let traced = page.events.into_iter().next().unwrap();
+        let names: Vec<_> = traced.fates.into_iter().map(|fate| fate.name).collect();
+        (names, traced.more_fates)
+    };
+    let (names, more) = told("");
+    assert_eq!((names.len(), more), (TRACE_FATES_MAX, true));
+    assert!(!names.contains(&"z.last".to_owned()));
+    assert_eq!(told("z.last"), (vec!["z.last".to_owned()], false));
+    assert_eq!(told("z.*"), (vec!["z.last".to_owned()], false));
+    let (names, more) = told("a.*");
+    assert_eq!((names.len(), more), (TRACE_FATES_MAX, false));
+    assert_eq!(told("nobody"), (Vec::new(), false));
 }

@@ -8,7 +8,7 @@ use super::prove::{Known, Part};
 use super::types::Types;
 use super::{At, Compare};
 use crate::schema::json::keywords::Slot;
-use crate::schema::limits::{COMPARE_STEPS_MAX, INCOMPATIBILITIES_MAX};
+use crate::schema::limits::INCOMPATIBILITIES_MAX;
 use crate::schema::report::{Incompatibility, display_to, join, shorten};
 
 /// Sub-schemas that are explained within one another; what is further in is not looked into.
@@ -20,11 +20,15 @@ const CANNOT_PROVE: &str = "cannot_prove";
 impl Compare<'_> {
     /// What is reported in the end: never nothing.
     pub(super) fn conclude(mut self) -> Vec<Incompatibility> {
+        if self.exhausted() && (1..=INCOMPATIBILITIES_MAX).contains(&self.found.len()) {
+            self.found.push(Incompatibility::maybe_more());
+        }
         if self.found.is_empty() {
             let text = if self.exhausted() {
                 format!(
-                    "the schemas are too intricate to be compared within {COMPARE_STEPS_MAX} \
-                     steps; simplify them, or check by hand and register without this rule"
+                    "the schemas are too intricate to be compared within {} \
+                     steps; simplify them, or check by hand and register without this rule",
+                    self.steps_max
                 )
             } else {
                 "it cannot be shown that readers take all that writers may write; keep this part \
@@ -39,7 +43,7 @@ impl Compare<'_> {
     /// Reports why a sub-schema does not take all that satisfies the facts, if so. Answers whether
     /// that was reported, now or before.
     pub(super) fn explain(&mut self, facts: &Facts, at: At) -> bool {
-        if self.found.len() >= INCOMPATIBILITIES_MAX || self.exhausted() {
+        if self.found.len() > INCOMPATIBILITIES_MAX || self.exhausted() {
             return true;
         }
         if self.included(facts, at) {
@@ -351,12 +355,16 @@ impl Compare<'_> {
 
     fn report(&mut self, path: String, rule: &'static str, text: String) {
         // What failed for want of steps says nothing.
-        if self.found.len() < INCOMPATIBILITIES_MAX && !self.exhausted() {
-            let incompatibility =
-                Incompatibility { path: shorten(&path), rule, text: shorten(&text) };
-            if !self.found.contains(&incompatibility) {
-                self.found.push(incompatibility);
-            }
+        if self.exhausted() {
+            return;
+        }
+        let (path, text) = (shorten(&path), shorten(&text));
+        if !self
+            .found
+            .iter()
+            .any(|known| (&known.path, known.rule, &known.text) == (&path, rule, &text))
+        {
+            Incompatibility::note(&mut self.found, &path, rule, &text);
         }
     }
 }

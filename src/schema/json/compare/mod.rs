@@ -31,8 +31,9 @@ use self::facts::Facts;
 use self::types::Types;
 use super::graph::{Graph, Node, NodeId};
 use super::keywords::Slot;
-use crate::schema::limits::{COMPARE_DEPTH_MAX, COMPARE_STEPS_MAX, SCHEMA_DEPTH_MAX};
+use crate::schema::limits::{COMPARE_DEPTH_MAX, SCHEMA_DEPTH_MAX};
 use crate::schema::report::Incompatibility;
+use crate::schema::steps::Steps;
 
 /// Which of the two schemas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +81,8 @@ struct Compare<'g> {
     /// How many sub-schemas are being explained, within one another.
     explaining: usize,
     steps: usize,
+    /// The steps that it may take to prove, and as many again to find the places.
+    steps_max: usize,
     found: Vec<Incompatibility>,
     explained: BTreeSet<(Facts, At)>,
     /// The types that sub-schemas allow, as far as they were asked for.
@@ -94,7 +97,11 @@ struct Compare<'g> {
 const TYPE_LOOKS_MAX: usize = 1024;
 
 /// Why readers with the schema `reader` cannot read all that is written with `writer`.
-pub(super) fn incompatibilities(reader: &Graph, writer: &Graph) -> Vec<Incompatibility> {
+pub(super) fn incompatibilities(
+    reader: &Graph,
+    writer: &Graph,
+    budget: &mut Steps,
+) -> Vec<Incompatibility> {
     let mut compare = Compare {
         reader,
         writer,
@@ -104,6 +111,7 @@ pub(super) fn incompatibilities(reader: &Graph, writer: &Graph) -> Vec<Incompati
         open: 0,
         explaining: 0,
         steps: 0,
+        steps_max: budget.at_once(),
         found: Vec::new(),
         explained: BTreeSet::new(),
         types: BTreeMap::new(),
@@ -117,13 +125,16 @@ pub(super) fn incompatibilities(reader: &Graph, writer: &Graph) -> Vec<Incompati
         return Vec::new();
     }
     let facts = Facts::of([written]);
-    if compare.included(&facts, read) {
+    let included = compare.included(&facts, read);
+    budget.take(compare.steps);
+    if included {
         return Vec::new();
     }
     if !compare.exhausted() {
         // To find the places takes as many steps again at most.
         compare.steps = 0;
         compare.explain(&facts, read);
+        budget.take(compare.steps);
     }
     compare.conclude()
 }
@@ -163,7 +174,7 @@ impl Compare<'_> {
     /// Takes steps; false when they are used up.
     fn step(&mut self, steps: usize) -> bool {
         self.steps = self.steps.saturating_add(steps);
-        self.steps <= COMPARE_STEPS_MAX
+        self.steps <= self.steps_max
     }
 
     /// Whether every value that satisfies the facts satisfies the sub-schema.
@@ -232,7 +243,7 @@ impl Compare<'_> {
 
     /// Whether the budget is used up, so that what failed may only have been too much.
     fn exhausted(&self) -> bool {
-        self.steps > COMPARE_STEPS_MAX
+        self.steps > self.steps_max
     }
 
     /// The types that a sub-schema allows at all.

@@ -40,6 +40,7 @@ use super::propose::not_leader;
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
 use crate::balance::calls::CallStats;
+pub use crate::balance::runs::{InARow, Runs};
 use crate::balance::turns::Turns;
 use crate::machine::registry::records::service_not_found;
 use crate::machine::registry::{graph, query, records, watch as changes};

@@ -83,6 +83,17 @@ fn moves(cluster: &Cluster, subject: &str) -> Vec<String> {
     let told = feed(cluster);
     let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let of_it = told.filter(|told| told["event"]["subject"] == subject);
+    // Whoever falls back passes over it while it waits.
+    let list = ["register", "front", "--failover", "shop", "--failover", "desk"];
+    service(&cluster, &list).succeeds();
+    add(&cluster, "desk", "d", "1.0.0");
+    let given = |name: &str| {
+        let found = service(&cluster, &["resolve", "front", "-o", "json"]).stdout();
+        found.contains(&format!("\"failed_over_to\": \"{name}\""))
+    };
+    assert!(poll(SOON, || given("shop")));
+    service(&cluster, &["drain", "vault", "v", "--force"]).succeeds();
+    assert!(poll(SOON, || given("desk")));
     let to =
         |told: Value| Some(told["event"]["type"].as_str()?.split_once(".breaker_")?.1.to_owned());
     of_it.filter_map(to).collect()

@@ -58,7 +58,9 @@ pub(super) enum ServiceCommand {
     },
     /// Show a service with its settings and instances, and how it stands: ready or why not, which service is
     /// called in its place, whether silent instances are given up.
-    #[command(after_help = "Example:\n  mhub service info billing -o json")]
+    #[command(
+        after_help = "The table has the newest changes of health of its instances, JSON has all that are kept.\n\nExamples:\n  mhub service info billing\n  mhub service info billing -o json"
+    )]
     Info {
         /// The service.
         name: String,

@@ -104,6 +104,9 @@ fn a_watch_and_a_list_tell_who_came_who_was_lost_and_who_went() {
     watching.tells("", "down");
     service(&["deregister", "shop", "a"]).succeeds();
     assert_eq!(watching.tells("a", "gone")["after"], Value::Null);
+    let info = service(&["info", "shop"]).stdout();
+    let told = info.matches("no renewal for 1000 ms").count();
+    assert_eq!(told, 2, "why it is critical, and what became of it: {info}");
     register("b", "10m");
     watching.tells("b", "passing");
     watching.tells("", "service");

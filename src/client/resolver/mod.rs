@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::services::Watched;
 use super::spawn::{now, spawn};
+use super::watching::Watched;
 use super::{Client, probes};
 use crate::balance::calls::CallStats;
 use crate::balance::runs::Runs;

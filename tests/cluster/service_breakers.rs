@@ -53,6 +53,14 @@ async fn a_service_waits_for_what_it_requires_and_is_then_served() {
     let depends = ["register", "shop", "--depends", "ledger", "--depends", "mail?"];
     let waiting = ["--config", "hold_until_ready=on"];
     service(&cluster, &[&depends[..], &waiting].concat()).succeeds();
+    // Who needs whom.
+    let tree = service(&cluster, &["deps", "ledger"]).stdout();
+    assert!(tree.lines().any(|line| line == "needed by shop"), "{tree}");
+    let edges = service(&cluster, &["deps", "-o", "json"]).json();
+    let edge = |from: &str, to: &str, versions: &str, optional: bool| json!({"service": from, "needs": to, "versions": versions, "optional": optional});
+    let ledger = edge("ledger", "vault", "^2", false);
+    let shop = [edge("shop", "ledger", "", false), edge("shop", "mail", "", true)];
+    assert_eq!(edges, json!([ledger, shop[0], shop[1]]));
     let target = Target::start(ok());
     let _shop = register(&client, &[("a", &target)]).await;
     publish(&cluster, 3, "");
@@ -75,14 +83,6 @@ async fn a_service_waits_for_what_it_requires_and_is_then_served() {
     service(&cluster, &["drain", "vault", "v", "--force", "--undo"]).succeeds();
     assert!(poll(SOON, || counter(&cluster, "acked") == 5));
     assert_eq!((target.got().len(), counter(&cluster, "nacked")), (5, 0));
-    cluster.verify();
-}
-
-/// Where the feed tells that a breaker went, in order: of `shop`, or of an instance of it.
-fn moves(cluster: &Cluster, subject: &str) -> Vec<String> {
-    let told = feed(cluster);
-    let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let of_it = told.filter(|told| told["event"]["subject"] == subject);
     // Whoever falls back passes over it while it waits.
     let list = ["register", "front", "--failover", "shop", "--failover", "desk"];
     service(&cluster, &list).succeeds();
@@ -94,6 +94,14 @@ fn moves(cluster: &Cluster, subject: &str) -> Vec<String> {
     assert!(poll(SOON, || given("shop")));
     service(&cluster, &["drain", "vault", "v", "--force"]).succeeds();
     assert!(poll(SOON, || given("desk")));
+    cluster.verify();
+}
+
+/// Where the feed tells that a breaker went, in order: of `shop`, or of an instance of it.
+fn moves(cluster: &Cluster, subject: &str) -> Vec<String> {
+    let told = feed(cluster);
+    let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_it = told.filter(|told| told["event"]["subject"] == subject);
     let to =
         |told: Value| Some(told["event"]["type"].as_str()?.split_once(".breaker_")?.1.to_owned());
     of_it.filter_map(to).collect()

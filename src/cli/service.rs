@@ -142,7 +142,7 @@ pub(super) enum ServiceCommand {
     /// Be an instance that prints what the hub delivers, by HTTP and gRPC; for trying things out.
     #[command(
         disable_version_flag = true,
-        after_help = "Examples:\n  mhub service handle billing --id b1 -o jsonl\n  mhub service handle billing --id b2 --answer 503 --delay 200ms\nThe subscription: mhub sub create bills --pattern 'orders.>' --config target=billing"
+        after_help = "Examples:\n  mhub service handle billing --id b1 -o jsonl\n  mhub service handle billing --id b2 --answer 503 --delay 200ms\nThe subscription: mhub sub create bills --topic 'orders.>' --config target=billing"
     )]
     Handle(Box<HandleArgs>),
     /// Delete a service that has no instances.

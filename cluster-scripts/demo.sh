@@ -66,17 +66,20 @@ instance() { # instance SERVICE ID FLAG…: prints what it gets into a file
 instance ledger l1
 instance ledger l2
 instance archive a1
-mhub service register billing --instance b1 --address http=127.0.0.1:8201 --ttl 10m >/dev/null
+instance billing b1
 wait_for 20 mhub service ready billing >/dev/null
 show mhub service deps billing
 show mhub service resolve ledger --count 2
 
-step "the hub itself delivers to ledger: each event to one instance, its answer settles it"
+step "the hub itself delivers to ledger and to billing: each event to one instance of each, its answer settles it"
 show mhub sub create books --topic 'orders' --from start --config target=ledger >/dev/null
-acked() { [ "$(mhub sub info books -o json | sed -n 's/^  "acked": "\([0-9]*\)",$/\1/p')" -ge "$1" ]; }
+show mhub sub create bills --topic 'orders' --from start --config target=billing >/dev/null
+acked() { # acked SUBSCRIPTION COUNT
+  [ "$(mhub sub info "$1" -o json | sed -n 's/^  "acked": "\([0-9]*\)",$/\1/p')" -ge "$2" ]
+}
 published=$(mhub topic info orders -o json | sed -n 's/^  "next_offset": "\([0-9]*\)",$/\1/p')
-wait_for 20 acked "$published"
-for id in l1 l2; do
+for name in books bills; do wait_for 20 acked "$name" "$published"; done
+for id in l1 l2 b1; do
   echo "$id got $(grep -c order "$(dirname "$dir")/$id") events, the last one:"
   tail -n 1 "$(dirname "$dir")/$id"
 done
@@ -84,7 +87,7 @@ done
 step "kill -9 of one of them: events go to the other at once, and it is given up"
 kill -9 "${keepers[0]}"
 for n in 1 2 3 4 5 6; do mhub events publish orders --type order.late --data "$n" >/dev/null; done
-wait_for 20 acked $((published + 6))
+wait_for 20 acked books $((published + 6))
 left() { [ "$(mhub service resolve ledger --count 9 -o jsonl | wc -l)" -eq 1 ]; }
 wait_for 20 left
 show mhub service info ledger
@@ -100,11 +103,11 @@ show mhub service info ledger
 show mhub service breaker ledger l3 auto
 
 step "kill -9 of all of them: what stands in for them is called"
-kill -9 "${keepers[1]}" "${keepers[3]}"
+kill -9 "${keepers[1]}" "${keepers[4]}"
 failed_over() { [ "$(mhub service resolve ledger -o json | sed -n 's/^ *"service": "\(.*\)",$/\1/p')" = archive ]; }
 wait_for 20 failed_over
 mhub events publish orders --type order.last --data 13 >/dev/null
-wait_for 30 acked $((published + 19))
+wait_for 30 acked books $((published + 19))
 echo "a1 got $(wc -l <"$(dirname "$dir")/a1") lines, the last one:"
 tail -n 1 "$(dirname "$dir")/a1"
 

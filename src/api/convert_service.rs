@@ -16,7 +16,9 @@ use crate::model::registry::{
     self as model, BreakerState, BreakerStatus, CheckKind, Health, InstanceInfo, Mode, ServiceInfo,
 };
 use crate::model::rejection::Rejection;
-use crate::node::registry::{CallOutcome, Change, Renewal, Resolved, Shown, Wanted, WatchPart};
+use crate::node::registry::{
+    CallOutcome, Change, InARow, Renewal, Resolved, Runs, Shown, Wanted, WatchPart,
+};
 use crate::proto::status::to_call_error;
 use crate::proto::v1::{
     self, Address, BalancePolicy, Breaker, DependencyEdge, GetDependenciesResponse,
@@ -366,13 +368,19 @@ pub(super) fn resolved(found: Resolved, stale: bool) -> ResolveResponse {
 }
 
 pub(super) fn outcomes(given: Vec<v1::CallOutcome>) -> Vec<CallOutcome> {
-    let one = |v1::CallOutcome { service, instance, ok, failed, latency_us }| CallOutcome {
-        service,
-        instance,
-        ok,
-        failed,
-        not_connected: 0,
-        latency_us,
+    let one = |call: v1::CallOutcome| {
+        let row = InARow {
+            at_start: call.failed_at_start.map(u64::from),
+            longest: call.failed_in_a_row.map(u64::from),
+            at_end: call.failed_at_end.map(u64::from),
+        };
+        CallOutcome {
+            service: call.service,
+            instance: call.instance,
+            calls: Runs::told(call.ok.into(), call.failed.into(), row),
+            not_connected: 0,
+            latency_us: call.latency_us,
+        }
     };
     given.into_iter().map(one).collect()
 }

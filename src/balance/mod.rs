@@ -4,6 +4,7 @@
 //! chooses: another node or client that knows of other calls chooses otherwise.
 
 pub mod calls;
+pub mod runs;
 pub mod turns;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;

@@ -10,6 +10,8 @@ mod consume;
 mod dead_letters;
 mod event_args;
 mod events;
+#[cfg(test)]
+mod examples;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod failure;
@@ -405,6 +407,7 @@ mod tests {
         "service ready billing",
         "service breaker billing b1 open",
         "service breaker billing auto",
+        "service handle ledger --id l2 -o jsonl",
         "service rm billing --yes",
         "cluster init",
         "cluster join 127.0.0.1:7400",

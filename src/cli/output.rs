@@ -53,17 +53,16 @@ pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     table
 }
 
+/// The lines of a table of these columns, its head first.
+pub(crate) fn rows(columns: &[&str], items: &[Value]) -> Vec<String> {
+    let rows = items.iter().map(|item| columns.iter().map(|c| cell(&item[*c])).collect());
+    table(columns, rows).lines().map(|row| row.trim_end().to_owned()).collect()
+}
+
 /// A list, as a table of these columns or as JSON.
 pub(crate) fn list(output: Output, columns: &[&str], items: &[Value]) -> Result<(), Failure> {
     match output {
-        Output::Table => {
-            let rows = items.iter().map(|item| columns.iter().map(|c| cell(&item[*c])).collect());
-            let table = table(columns, rows);
-            for row in table.lines() {
-                line(row.trim_end())?;
-            }
-            Ok(())
-        }
+        Output::Table => rows(columns, items).iter().try_for_each(|row| line(row)),
         Output::Json => line(&format!("{:#}", Value::Array(items.to_vec()))),
         Output::Jsonl => items.iter().try_for_each(|item| line(&item.to_string())),
     }

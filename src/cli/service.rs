@@ -58,7 +58,9 @@ pub(super) enum ServiceCommand {
     },
     /// Show a service with its settings and instances, and how it stands: ready or why not, which service is
     /// called in its place, whether silent instances are given up.
-    #[command(after_help = "Example:\n  mhub service info billing -o json")]
+    #[command(
+        after_help = "The table has the newest changes of health of its instances, JSON has all that are kept.\n\nExamples:\n  mhub service info billing\n  mhub service info billing -o json"
+    )]
     Info {
         /// The service.
         name: String,
@@ -140,7 +142,7 @@ pub(super) enum ServiceCommand {
     /// Be an instance that prints what the hub delivers, by HTTP and gRPC; for trying things out.
     #[command(
         disable_version_flag = true,
-        after_help = "Examples:\n  mhub service handle billing --id b1 -o jsonl\n  mhub service handle billing --id b2 --answer 503 --delay 200ms\nThe subscription: mhub sub create bills --pattern 'orders.>' --config target=billing"
+        after_help = "Examples:\n  mhub service handle billing --id b1 -o jsonl\n  mhub service handle billing --id b2 --answer 503 --delay 200ms\nThe subscription: mhub sub create bills --topic 'orders.>' --config target=billing"
     )]
     Handle(Box<HandleArgs>),
     /// Delete a service that has no instances.

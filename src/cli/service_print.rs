@@ -8,8 +8,8 @@ use super::service_config::{print, print_dependency};
 use super::service_graph::cause;
 use super::value::format_age;
 use crate::proto::v1::{
-    Breaker, BreakerState, GetServiceResponse, Instance, InstanceHealth, InstanceMode,
-    ResolveResponse, Service, ServiceChange, ServiceConfig,
+    Breaker, BreakerState, GetServiceResponse, HealthTransition, Instance, InstanceHealth,
+    InstanceMode, ResolveResponse, Service, ServiceChange, ServiceConfig,
 };
 
 /// A weight in thousandths.
@@ -28,8 +28,13 @@ pub(super) fn weight(text: &str) -> Result<u64, String> {
 pub(super) const COLUMNS: [&str; 6] =
     ["name", "healthy", "instances", "balance", "breaker", "revision"];
 /// What a table of instances shows.
-pub(super) const INSTANCE_COLUMNS: [&str; 8] =
-    ["id", "health", "mode", "breaker", "version", "zone", "addresses", "for"];
+pub(super) const INSTANCE_COLUMNS: [&str; 9] =
+    ["id", "health", "mode", "breaker", "version", "zone", "addresses", "for", "why"];
+/// What a table of changes of health shows.
+const HISTORY_COLUMNS: [&str; 4] = ["instance", "at", "to", "reason"];
+/// The newest changes of health that are shown for people; JSON has all that are kept.
+const HISTORY_SHOWN: usize = 20;
+
 /// A service as JSON; 64-bit numbers are strings, as in the JSON mapping of protobuf.
 pub(super) fn summary(service: &Service) -> Value {
     let config = service.config.clone().unwrap_or_default();
@@ -79,8 +84,49 @@ pub(super) fn show(found: &GetServiceResponse, output: Output) -> Result<(), Fai
     if output == Output::Table && !instances.is_empty() {
         output::line("")?;
         output::list(output, &INSTANCE_COLUMNS, &instances)?;
+        let history = history(&found.instances);
+        if !history.is_empty() {
+            output::line("")?;
+            output::list(output, &HISTORY_COLUMNS, &history)?;
+        }
     }
     Ok(())
+}
+
+/// The newest changes of health of instances, the newest last.
+fn history(instances: &[Instance]) -> Vec<Value> {
+    let of_each = instances.iter().flat_map(|instance| {
+        let id = instance.spec.as_ref().map_or("", |spec| spec.id.as_str());
+        instance.transitions.iter().map(move |transition| (id, transition))
+    });
+    let mut all: Vec<_> = of_each.collect();
+    // Those of one instant stay in their order.
+    all.sort_by_key(|(_, transition)| transition.at_ms);
+    let surplus = all.len().saturating_sub(HISTORY_SHOWN);
+    let told = all.split_off(surplus).into_iter().map(|(id, one)| {
+        let mut told = transition(one);
+        told["instance"] = json!(id);
+        told
+    });
+    told.collect()
+}
+
+fn transition(one: &HealthTransition) -> Value {
+    let to = if one.to() == InstanceHealth::Critical { "critical" } else { "passing" };
+    json!({ "at": instant(one.at_ms), "to": to, "reason": one.reason })
+}
+
+/// Why an instance is critical; nothing of one that is not.
+fn why(instance: &Instance) -> Value {
+    if instance.health() != InstanceHealth::Critical {
+        return Value::Null;
+    }
+    let reason = instance.transitions.last().map_or("", |transition| transition.reason.as_str());
+    match (instance.held_until_ms, reason) {
+        (0, reason) => text(reason),
+        (until, "") => json!(format!("held until {}", instant(until))),
+        (until, reason) => json!(format!("held until {}: {reason}", instant(until))),
+    }
 }
 
 fn breaker(breaker: Option<&Breaker>) -> String {
@@ -122,10 +168,6 @@ pub(super) fn instance(instance: &Instance) -> Value {
         InstanceMode::Draining => "draining",
         InstanceMode::Maintenance => "maintenance",
     };
-    let transitions = instance.transitions.iter().map(|t| {
-        let to = if t.to() == InstanceHealth::Critical { "critical" } else { "passing" };
-        json!({ "at": instant(t.at_ms), "to": to, "reason": t.reason })
-    });
     let addresses = spec.addresses.iter().map(|a| format!("{}={}", a.protocol, a.address));
     let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
     json!({
@@ -146,7 +188,8 @@ pub(super) fn instance(instance: &Instance) -> Value {
         "registered_at": instant(instance.registered_at_ms),
         "incarnation": instance.incarnation.to_string(),
         "revision": instance.revision.to_string(),
-        "transitions": transitions.collect::<Vec<_>>(),
+        "why": why(instance),
+        "transitions": instance.transitions.iter().map(transition).collect::<Vec<_>>(),
     })
 }
 
@@ -210,6 +253,46 @@ mod tests {
         let usual = ResolveResponse { instances: vec![one("a")], ..ResolveResponse::default() };
         let told = chosen(&usual).remove(0);
         assert_eq!((&told["failed_over_to"], &told["other_zone"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_table_tells_why_an_instance_is_critical_and_what_became_of_it() {
+        let spec = |id: &str| Some(InstanceSpec { id: id.into(), ..InstanceSpec::default() });
+        let moved = |at_ms, to: InstanceHealth, reason: &str| HealthTransition {
+            at_ms,
+            to: to.into(),
+            reason: reason.into(),
+        };
+        let (passing, critical) = (InstanceHealth::Passing, InstanceHealth::Critical);
+        let silent = Instance {
+            spec: spec("a"),
+            health: critical.into(),
+            transitions: vec![moved(1000, passing, "registered"), moved(3000, critical, "silent")],
+            ..Instance::default()
+        };
+        let held = Instance {
+            spec: spec("b"),
+            held_until_ms: 60_000,
+            transitions: vec![moved(2000, critical, "check failed")],
+            ..silent.clone()
+        };
+        let fine = Instance { health: passing.into(), ..silent.clone() };
+        let all = [&silent, &held, &fine].map(instance);
+        let table = output::rows(&INSTANCE_COLUMNS, &all);
+        assert!(table[0].ends_with("WHY") && table[1].ends_with("  silent"), "{table:?}");
+        assert!(table[2].ends_with("held until 1970-01-01T00:01:00Z: check failed"), "{table:?}");
+        assert!(!table[3].contains("silent"), "{table:?}");
+        let table = output::rows(&HISTORY_COLUMNS, &history(&[silent.clone(), held]));
+        let words: Vec<Vec<_>> = table.iter().map(|row| row.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["INSTANCE", "AT", "TO", "REASON"]);
+        assert_eq!(words[1], ["a", "1970-01-01T00:00:01Z", "passing", "registered"]);
+        assert_eq!(words[2], ["b", "1970-01-01T00:00:02Z", "critical", "check", "failed"]);
+        assert_eq!(words[3], ["a", "1970-01-01T00:00:03Z", "critical", "silent"]);
+        // The newest of many.
+        let transitions = (0..16).map(|n| moved(n, critical, "")).collect();
+        let restless = Instance { transitions, ..silent };
+        let newest = history(&[restless.clone(), restless]);
+        assert_eq!((newest.len(), &newest[0]["at"]), (HISTORY_SHOWN, &json!(instant(6))));
     }
 
     #[test]

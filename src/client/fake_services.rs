@@ -16,7 +16,7 @@ use crate::proto::v1::services_server::{Services, ServicesServer};
 use crate::proto::v1::{
     DeleteServiceRequest, DeleteServiceResponse, DeregisterInstancesRequest,
     GetDependenciesRequest, GetDependenciesResponse, GetReadinessRequest, GetServiceRequest,
-    GetServiceResponse, Instance, InstanceResult, InstanceSpec, InstancesResponse,
+    GetServiceResponse, Instance, InstanceName, InstanceResult, InstanceSpec, InstancesResponse,
     ListServicesRequest, ListServicesResponse, PutServiceRequest, Readiness,
     RegisterInstancesRequest, RenewRequest, RenewResponse, ReportOutcomesRequest,
     ReportOutcomesResponse, ResolveAnswer, ResolveRequest, ResolveResponse, Service,
@@ -54,6 +54,7 @@ pub(super) struct FakeServices {
     streams: mpsc::Receiver<RenewalStream>,
     registered: mpsc::Receiver<Vec<InstanceSpec>>,
     deregistered: mpsc::Receiver<usize>,
+    modes: mpsc::Receiver<SetInstanceModeRequest>,
 }
 
 /// The id of an instance that is refused.
@@ -68,12 +69,13 @@ impl FakeServices {
         let (register, registered) = mpsc::channel(16);
         let (deregister, deregistered) = mpsc::channel(16);
         let incarnations = AtomicU64::new(0);
-        let node = Node { ttl_ms, renew, register, deregister, incarnations };
+        let (set_modes, modes) = mpsc::channel(16);
+        let node = Node { ttl_ms, renew, register, deregister, modes: set_modes, incarnations };
         let server = tonic::transport::Server::builder()
             .add_service(ServicesServer::new(node))
             .serve_with_incoming(TcpListenerStream::new(listener));
         spawn(async move { drop(server.await) });
-        Self { endpoint, streams, registered, deregistered }
+        Self { endpoint, streams, registered, deregistered, modes }
     }
 
     /// The next stream that is opened.
@@ -94,6 +96,11 @@ impl FakeServices {
     pub(super) async fn deregistered(&mut self) -> usize {
         self.deregistered.recv().await.unwrap()
     }
+
+    /// Which are drained, or put to work, next.
+    pub(super) async fn modes(&mut self) -> SetInstanceModeRequest {
+        self.modes.recv().await.unwrap()
+    }
 }
 
 struct Node {
@@ -101,6 +108,7 @@ struct Node {
     renew: mpsc::Sender<RenewalStream>,
     register: mpsc::Sender<Vec<InstanceSpec>>,
     deregister: mpsc::Sender<usize>,
+    modes: mpsc::Sender<SetInstanceModeRequest>,
     incarnations: AtomicU64,
 }
 
@@ -193,9 +201,18 @@ impl Services for Node {
 
     async fn set_instance_mode(
         &self,
-        _: Request<SetInstanceModeRequest>,
+        request: Request<SetInstanceModeRequest>,
     ) -> Result<Response<InstancesResponse>, Status> {
-        unasked()
+        let request = request.into_inner();
+        check_count(request.instances.len())?;
+        let one = |name: &InstanceName| {
+            let spec = InstanceSpec { id: name.id.clone(), ..InstanceSpec::default() };
+            let instance = Instance { spec: Some(spec), mode: request.mode, ..Instance::default() };
+            InstanceResult { result: Some(instance_result::Result::Instance(instance)) }
+        };
+        let results = request.instances.iter().map(one).collect();
+        drop(self.modes.send(request).await);
+        Ok(Response::new(InstancesResponse { results }))
     }
 
     async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {

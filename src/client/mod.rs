@@ -35,6 +35,7 @@ mod resolver;
 mod retry;
 mod services;
 mod spawn;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,8 @@ pub use self::publisher::{Pending, Publisher, Receipt, receipts};
 pub use self::reader::{ReadPart, Reader};
 pub use self::replay::{Cursor, Pace, Replay, ReplayOptions, Selection, Until};
 pub use self::resolver::{Chosen, Resolver, ResolverOptions};
-pub use self::services::{ServiceHandle, ServiceNews, ServiceWatch, Watched};
+pub use self::services::{ServiceHandle, ServiceNews};
+pub use self::watching::{ServiceWatch, Watched};
 pub use crate::proto::batch::recorded_events;
 pub use crate::proto::cloudevents;
 

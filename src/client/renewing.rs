@@ -113,7 +113,7 @@ mod tests {
     use crate::client::fake::client;
     use crate::client::fake_services::{FakeServices, REFUSED};
     use crate::model::limits::INSTANCES_PER_CALL_MAX;
-    use crate::proto::v1::InstanceSpec;
+    use crate::proto::v1::{InstanceMode, InstanceSpec};
 
     fn spec(id: &str) -> InstanceSpec {
         InstanceSpec { service: "s".into(), id: id.into(), ..InstanceSpec::default() }
@@ -175,6 +175,23 @@ mod tests {
         assert_eq!(stream.request().await.len(), INSTANCES_PER_CALL_MAX);
         stream.refuse(&Rejection::new(Reason::NoQuorum, "too few")).await;
         assert_eq!(one.stream().await.request().await.len(), INSTANCES_PER_CALL_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_handle_drains_its_instances_in_the_name_of_their_owner() {
+        let mut fake = FakeServices::start(60_000).await;
+        let specs = vec![spec("a"), spec("b")];
+        let client = client(&[&fake.endpoint], 5000);
+        let handle = ServiceHandle::register(&client, specs).await.unwrap();
+        let owners: Vec<_> = fake.registered().await.into_iter().map(|spec| spec.owner).collect();
+        for mode in [InstanceMode::Draining, InstanceMode::Up] {
+            handle.set_mode(mode).await.unwrap();
+            let set = fake.modes().await;
+            assert_eq!((set.mode(), set.force), (mode, false));
+            let named = set.instances.iter().map(|name| (name.id.as_str(), name.owner.as_str()));
+            let wanted = [("a", owners[0].as_str()), ("b", owners[1].as_str())];
+            assert_eq!(named.collect::<Vec<_>>(), wanted);
+        }
     }
 
     #[tokio::test]

@@ -30,7 +30,12 @@ const STATES: [(&str, Count); 3] =
 type Flag = (&'static str, &'static str, fn(&ServiceSample) -> bool);
 
 /// What holds of a service or does not.
-const FLAGS: [Flag; 3] = [
+const FLAGS: [Flag; 4] = [
+    (
+        "service_breaker_open",
+        "Whether the breaker of the service as a whole lets nothing through",
+        |s| s.is_shut,
+    ),
     ("service_ready", "Whether a service takes calls, and so does all that it requires", |s| {
         s.ready
     }),

@@ -245,6 +245,11 @@ async fn metrics_tell_how_services_stand_and_how_calls_went() {
         cluster.admin(&["service", "drain", "store", "out", "--force", to]).succeeds();
     }
     assert!(poll(Duration::from_secs(5), || modes() == [Some(1); 3]), "{:?}", modes());
+    let of_its_own = || of("service_breaker_open{service=\"store\"}");
+    for (state, shows) in [("open", Some(1)), ("auto", Some(0))] {
+        cluster.admin(&["service", "breaker", "store", state]).succeeds();
+        assert!(poll(SOON, || of_its_own() == shows), "{state}: {:?}", of_its_own());
+    }
     cluster.admin(&["service", "breaker", "store", "shut", "auto"]).succeeds();
     assert!(poll(Duration::from_secs(5), || happened("breaker_closed") == Some(1)));
     assert_eq!(of("service_breakers_open{service=\"store\"}"), Some(0));

@@ -53,6 +53,14 @@ async fn a_service_waits_for_what_it_requires_and_is_then_served() {
     let depends = ["register", "shop", "--depends", "ledger", "--depends", "mail?"];
     let waiting = ["--config", "hold_until_ready=on"];
     service(&cluster, &[&depends[..], &waiting].concat()).succeeds();
+    // Who needs whom.
+    let tree = service(&cluster, &["deps", "ledger"]).stdout();
+    assert!(tree.lines().any(|line| line == "needed by shop"), "{tree}");
+    let edges = service(&cluster, &["deps", "-o", "json"]).json();
+    let edge = |from: &str, to: &str, versions: &str, optional: bool| json!({"service": from, "needs": to, "versions": versions, "optional": optional});
+    let ledger = edge("ledger", "vault", "^2", false);
+    let shop = [edge("shop", "ledger", "", false), edge("shop", "mail", "", true)];
+    assert_eq!(edges, json!([ledger, shop[0], shop[1]]));
     let target = Target::start(ok());
     let _shop = register(&client, &[("a", &target)]).await;
     publish(&cluster, 3, "");
@@ -75,6 +83,17 @@ async fn a_service_waits_for_what_it_requires_and_is_then_served() {
     service(&cluster, &["drain", "vault", "v", "--force", "--undo"]).succeeds();
     assert!(poll(SOON, || counter(&cluster, "acked") == 5));
     assert_eq!((target.got().len(), counter(&cluster, "nacked")), (5, 0));
+    // Whoever falls back passes over it while it waits.
+    let list = ["register", "front", "--failover", "shop", "--failover", "desk"];
+    service(&cluster, &list).succeeds();
+    add(&cluster, "desk", "d", "1.0.0");
+    let given = |name: &str| {
+        let found = service(&cluster, &["resolve", "front", "-o", "json"]).stdout();
+        found.contains(&format!("\"failed_over_to\": \"{name}\""))
+    };
+    assert!(poll(SOON, || given("shop")));
+    service(&cluster, &["drain", "vault", "v", "--force"]).succeeds();
+    assert!(poll(SOON, || given("desk")));
     cluster.verify();
 }
 

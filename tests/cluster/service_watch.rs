@@ -6,19 +6,22 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use message_hub::client::Watched;
+use futures_util::stream;
+use message_hub::client::{ServiceHandle, Watched};
 use message_hub::model::limits::REGISTRY_LOG_MAX;
 use message_hub::model::rejection::Reason;
-use message_hub::proto::status::from_status;
+use message_hub::proto::status::{from_call_error, from_status};
 use message_hub::proto::v1::services_client::ServicesClient;
 use message_hub::proto::v1::{
     Address, InstanceMode, InstanceName, InstanceSpec, ListServicesRequest,
-    RegisterInstancesRequest, SetInstanceModeRequest, WatchServicesRequest,
+    RegisterInstancesRequest, ResolveRequest, SetInstanceModeRequest, WatchServicesRequest,
+    resolve_answer,
 };
 use serde_json::Value;
 use tonic::transport::Channel;
 
 use crate::delivery::client;
+use crate::services::{await_ids, spec};
 use crate::support::{Cluster, poll};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -101,6 +104,9 @@ fn a_watch_and_a_list_tell_who_came_who_was_lost_and_who_went() {
     // Nobody renews it.
     let lost = watching.tells("a", "critical");
     assert_eq!(lost["after"]["transitions"][1]["to"], "critical");
+    let info = service(&["info", "shop"]).stdout();
+    let told = info.matches("no renewal for 1000 ms").count();
+    assert_eq!(told, 2, "why it is critical, and what became of it: {info}");
     watching.tells("", "down");
     service(&["deregister", "shop", "a"]).succeeds();
     assert_eq!(watching.tells("a", "gone")["after"], Value::Null);
@@ -232,4 +238,34 @@ async fn a_watch_from_before_what_is_kept_is_told_how_to_begin_anew() {
     let late = cluster.admin(&late);
     assert_eq!(late.json()["service"], "store");
     assert!(late.stderr().contains("changes were missed"), "{}", late.all());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_of_one_stream_are_answered_in_their_order_and_a_handle_drains_its_instances() {
+    let cluster = Cluster::start(3, &[]);
+    let client = client(&cluster);
+    let specs = ["a", "b"].map(|id| spec("shop", id, 60_000)).to_vec();
+    let handle = ServiceHandle::register(&client, specs).await.unwrap();
+    await_ids(&cluster, "shop", &["a", "b"], SOON).await;
+    let ask = |service: &str, count| ResolveRequest {
+        service: service.to_owned(),
+        count,
+        ..ResolveRequest::default()
+    };
+    let questions = [ask("shop", 9), ask("nobody", 1), ask("shop", 1), ask("shop", 0)];
+    let mut answers = client.resolve_stream(stream::iter(questions)).await.unwrap();
+    let mut told = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        told.push(match answer.answer.unwrap() {
+            resolve_answer::Answer::Found(found) => Ok(found.instances.len()),
+            resolve_answer::Answer::Refused(error) => Err(from_call_error(error).reason),
+        });
+    }
+    assert_eq!(told, [Ok(2), Err(Reason::ServiceNotFound), Ok(1), Ok(1)]);
+    handle.set_mode(InstanceMode::Draining).await.unwrap();
+    await_ids(&cluster, "shop", &[], SOON).await;
+    handle.set_mode(InstanceMode::Up).await.unwrap();
+    await_ids(&cluster, "shop", &["a", "b"], SOON).await;
+    handle.deregister().await.unwrap();
+    cluster.verify();
 }

@@ -403,6 +403,7 @@ async fn reports_to_any_node_open_the_breaker_everywhere() {
             ok,
             failed,
             latency_us: 100,
+            ..CallOutcome::default()
         };
         pinned.report_outcomes(ReportOutcomesRequest { outcomes: vec![outcome] })
     };

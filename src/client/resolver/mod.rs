@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::services::Watched;
 use super::spawn::{now, spawn};
+use super::watching::Watched;
 use super::{Client, probes};
 use crate::balance::calls::CallStats;
+use crate::balance::runs::Runs;
 use crate::balance::turns::Turns;
 use crate::balance::{Candidate, Draw, choose};
 use crate::model::registry as model;
@@ -77,7 +78,16 @@ struct Shared {
     /// The node that is watched may not know what the hub knows.
     watch_is_stale: AtomicBool,
     /// Calls that the hub was not told of yet, by service and instance.
-    untold: Mutex<HashMap<(String, String), CallOutcome>>,
+    untold: Mutex<HashMap<(String, String), Calls>>,
+}
+
+/// Calls to an instance.
+#[derive(Clone, Copy, Debug, Default)]
+struct Calls {
+    /// Which succeeded, and which failed, in their order.
+    runs: Runs,
+    /// How long one that succeeded took, in the mean.
+    latency_us: u64,
 }
 
 /// The answer of the hub that is gone by: pools to choose from, each when those before it have no room.
@@ -267,18 +277,32 @@ impl Shared {
         let Some(spec) = &instance.spec else { return };
         let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (spec.service.clone(), spec.id.clone());
-        let sum = untold.entry(key).or_insert_with(|| CallOutcome {
-            service: spec.service.clone(),
-            instance: spec.id.clone(),
-            ..CallOutcome::default()
-        });
+        let sum = untold.entry(key).or_default();
+        sum.runs = sum.runs.then(Runs::of(ok));
         if ok {
-            let count = u64::from(sum.ok) + 1;
+            let count = sum.runs.ok;
             sum.latency_us = (sum.latency_us * (count - 1) + took_us) / count;
-            sum.ok = sum.ok.saturating_add(1);
-        } else {
-            sum.failed = sum.failed.saturating_add(1);
         }
+    }
+
+    /// What the hub is to be told of calls.
+    fn take_untold(&self) -> Vec<CallOutcome> {
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = untold.drain().map(|((service, instance), calls)| {
+            let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+            let Calls { runs, latency_us } = calls;
+            CallOutcome {
+                service,
+                instance,
+                ok: count(runs.ok),
+                failed: count(runs.failed),
+                latency_us,
+                failed_at_end: Some(count(runs.at_end)),
+                failed_at_start: Some(count(runs.at_start)),
+                failed_in_a_row: Some(count(runs.longest)),
+            }
+        });
+        outcomes.collect()
     }
 
     /// The services to watch, where changes say so: this one, and those that it falls back to.
@@ -344,12 +368,7 @@ impl Shared {
 
     /// Tells the hub how calls went.
     async fn report(&self) {
-        let untold = {
-            let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *untold)
-        };
-        let outcomes: Vec<_> = untold.into_values().collect();
-        for some in outcomes.chunks(REPORT_MAX) {
+        for some in self.take_untold().chunks(REPORT_MAX) {
             let request = ReportOutcomesRequest { outcomes: some.to_vec() };
             // Statistics: what is lost is lost.
             drop(self.client.report_outcomes(request).await);

@@ -170,3 +170,25 @@ async fn a_service_that_is_denied_while_what_is_told_may_be_old_is_gone_on_with(
     resolver.shared.go_on_without(denied()).unwrap();
     assert_eq!(resolver.pick("").unwrap_err().reason, Reason::ServiceNotFound);
 }
+
+#[tokio::test]
+async fn what_is_reported_of_calls_keeps_which_failures_were_in_a_row() {
+    let resolver = resolver(answer(false, [CLOSED, CLOSED]));
+    let instance = resolver.instances().remove(0);
+    let report = |calls: &[bool]| {
+        calls.iter().for_each(|ok| resolver.shared.note(&instance, *ok, 10));
+        let told = resolver.shared.take_untold();
+        assert_eq!(told.len(), 1);
+        let told = &told[0];
+        assert_eq!((told.service.as_str(), told.instance.as_str()), ("s", "i1"));
+        let rows = [told.failed_at_start, told.failed_in_a_row, told.failed_at_end];
+        (told.ok, told.failed, rows.map(Option::unwrap), told.latency_us)
+    };
+    // Ten failures among a hundred that went well are none in a row.
+    let scattered: Vec<_> = (0..110).map(|n| n % 11 != 5).collect();
+    assert_eq!(report(&scattered), (100, 10, [0, 1, 0], 10));
+    assert_eq!(report(&[true, false, false, false, false, false]), (1, 5, [0, 5, 5], 10));
+    assert_eq!(report(&[false, false, false, false, false, true]), (1, 5, [5, 5, 0], 10));
+    assert_eq!(report(&[false, false]), (0, 2, [2, 2, 2], 0));
+    assert!(resolver.shared.take_untold().is_empty(), "told once");
+}

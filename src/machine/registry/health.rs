@@ -103,10 +103,13 @@ pub(super) fn judge<K: Kv>(
     reason: &str,
 ) -> InstanceRecord {
     let now = machine.now();
-    if record.held_until_ms > 0 && record.held_until_ms <= now.get() {
+    let is_over = record.held_until_ms > 0 && record.held_until_ms <= now.get();
+    if is_over {
         record.held_until_ms = 0;
     }
-    let answers = record.lost_at_ms == 0 && !record.failing;
+    // Who is let go passes again by that alone: it did not change, and does not flap.
+    let is_let_go = is_over && before.is_some_and(InstanceRecord::answers);
+    let answers = record.answers();
     let health = |record: &InstanceRecord| {
         if answers && record.held_until_ms == 0 { Health::Passing } else { Health::Critical }
     };
@@ -114,7 +117,7 @@ pub(super) fn judge<K: Kv>(
     if known == Some(health(&record)) {
         return record;
     }
-    if known.is_some() && flaps(&mut record, now) {
+    if known.is_some() && !is_let_go && flaps(&mut record, now) {
         timers::set(machine, UnixMs(record.held_until_ms), Due::Registry(record.number));
     }
     let to = health(&record);

@@ -199,6 +199,12 @@ impl InstanceRecord {
         encode_message(Kind::Instance, self)
     }
 
+    /// Whether it renews, and the hub's checks pass.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.lost_at_ms == 0 && !self.failing
+    }
+
     /// Whether it may be given to callers, its breaker aside.
     #[must_use]
     pub fn takes_work(&self) -> bool {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::changes::put_service;
-use super::graph::Unfolding;
+use super::graph::{self, Unfolding};
 use super::records::{ServiceRecord, service};
 use crate::machine::apply::Machine;
 use crate::machine::kv::{Kv, Order, Table};
@@ -29,15 +29,15 @@ pub fn news(kv: &impl Kv, now: UnixMs) -> Result<(Vec<Notice>, Option<UnixMs>), 
         records.insert(name, ServiceRecord::decode(value)?);
         Ok(ControlFlow::Continue(()))
     })?;
-    let (mut found, mut next, mut graph) = (Vec::new(), None, Unfolding::new(kv));
+    let (mut found, mut next, mut unfolding) = (Vec::new(), None, Unfolding::new(kv));
     for (name, record) in &records {
-        let node = graph.node(name, None)?;
+        let node = unfolding.node(name, None)?;
         match (record.ready, node.is_ready()) {
             (false, true) => found.push(notice(name, NoticeKind::Ready, "")),
             (true, false) => found.push(notice(name, NoticeKind::NotReady, &node.reason())),
             _ => {}
         }
-        let (to, until) = stand_in(&records, record, now);
+        let (to, until) = stand_in(kv, &records, record, now)?;
         if to != record.failed_over_to {
             let kind = if to.is_empty() { NoticeKind::FailedBack } else { NoticeKind::FailedOver };
             found.push(notice(name, kind, to));
@@ -54,18 +54,35 @@ fn notice(about: &str, kind: NoticeKind, what: &str) -> Notice {
 /// Who is called in place of a service that is down, or has not been back for long enough; empty: nobody.
 /// And until when, as far as only time is missing.
 fn stand_in<'r>(
+    kv: &impl Kv,
     records: &'r BTreeMap<String, ServiceRecord>,
     record: &'r ServiceRecord,
     now: UnixMs,
-) -> (&'r str, Option<UnixMs>) {
+) -> Result<(&'r str, Option<UnixMs>), Fault> {
     let back = UnixMs(record.recovered_at_ms).plus(record.config.failover_hold_ms);
     let holds = record.is_available() && record.recovered_at_ms > 0 && now < back;
     if record.down_since_ms == 0 && !holds {
-        return ("", None);
+        return Ok(("", None));
     }
-    let mut steps = record.config.failover.iter().map(|step| step.service.as_str());
-    let to = steps.find(|name| records.get(*name).is_some_and(ServiceRecord::is_available));
-    (to.unwrap_or_default(), holds.then_some(back))
+    let mut to = "";
+    for step in record.config.failover.iter().map(|step| step.service.as_str()) {
+        let known = records.get(step).filter(|known| known.is_available());
+        if let Some(known) = known
+            && !is_held(kv, step, known)?
+        {
+            to = step;
+            break;
+        }
+    }
+    Ok((to, holds.then_some(back)))
+}
+
+/// Whether nobody gets a service, since something that it requires is not ready.
+fn is_held(kv: &impl Kv, name: &str, record: &ServiceRecord) -> Result<bool, Fault> {
+    if !record.config.hold_until_ready {
+        return Ok(false);
+    }
+    Ok(graph::tree(kv, name)?.is_some_and(|tree| !tree.waits_for().is_empty()))
 }
 
 /// Takes note of what the leader saw of a service, and tells of it, unless that is known; nothing of

@@ -14,6 +14,7 @@ pub(crate) mod random;
 mod registry;
 mod registry_cases;
 mod registry_feed;
+mod registry_holds;
 mod registry_random;
 mod registry_view;
 mod schemas;

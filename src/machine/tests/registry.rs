@@ -117,8 +117,9 @@ impl World {
 }
 
 impl Known {
-    /// Judges it: six changes within ten minutes, this one counted, hold it.
+    /// Judges it: six changes within ten minutes, this one counted, hold it; the end of a hold is none.
     fn judge(&mut self, now: u64) {
+        let is_let_go = self.held_until > 0 && self.held_until <= now;
         if self.held_until <= now {
             self.held_until = 0;
         }
@@ -130,11 +131,11 @@ impl Known {
         // Sixteen changes are remembered.
         let kept = self.changed.iter().rev().take(16);
         let recent = kept.filter(|at| now - **at < 600_000).count();
-        if recent == 0 {
+        if recent == 0 && !is_let_go {
             self.holds = 0;
         }
         let mut to = wanted;
-        if recent >= 5 {
+        if recent >= 5 && !is_let_go {
             self.held_until = now + (30_000 << self.holds).min(600_000);
             self.holds += 1;
             to = false;

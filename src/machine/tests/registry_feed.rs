@@ -19,9 +19,9 @@ use crate::model::registry::{
 
 /// A hub whose feed is read on and on.
 #[derive(Default)]
-struct Hub {
-    kv: MemKv,
-    now: u64,
+pub(super) struct Hub {
+    pub(super) kv: MemKv,
+    pub(super) now: u64,
     entries: u64,
     read: u64,
 }
@@ -35,7 +35,7 @@ impl Hub {
     }
 
     /// What the feed tells since it was asked last: kinds without `hub.`, and subjects.
-    fn told(&mut self) -> Vec<String> {
+    pub(super) fn told(&mut self) -> Vec<String> {
         let Some(feed) = query::topic(&self.kv, lifecycle::TOPIC).unwrap() else { return vec![] };
         let from = std::mem::replace(&mut self.read, feed.next_offset.get());
         let text = |offset| {
@@ -67,8 +67,24 @@ impl Hub {
         events.into_iter().find_map(data).unwrap()
     }
 
-    fn put(&mut self, name: &str, needs: &[&str], failover: &[&str]) {
+    pub(super) fn put(&mut self, name: &str, needs: &[&str], failover: &[&str]) {
+        self.put_with(name, needs, failover, |_| ());
+    }
+
+    /// A service that nobody gets until what it requires is ready.
+    pub(super) fn hold(&mut self, name: &str, needs: &[&str]) {
+        self.put_with(name, needs, &[], |config| config.hold_until_ready = true);
+    }
+
+    fn put_with(
+        &mut self,
+        name: &str,
+        needs: &[&str],
+        failover: &[&str],
+        change: impl FnOnce(&mut ServiceConfig),
+    ) {
         let mut config = ServiceConfig::defaults();
+        change(&mut config);
         let need = |service: &&str| {
             let service = (*service).to_owned();
             Dependency { service, requirement: String::new(), optional: false }
@@ -82,7 +98,7 @@ impl Hub {
         assert!(matches!(self.apply(Kind::PutService(put)), Outcome::Service(_)));
     }
 
-    fn register(&mut self, service: &str, id: &str) {
+    pub(super) fn register(&mut self, service: &str, id: &str) {
         let spec = InstanceSpec {
             service: service.to_owned(),
             id: id.to_owned(),
@@ -113,7 +129,7 @@ impl Hub {
         assert_eq!(self.apply(Kind::SetBreaker(set)), Outcome::Done);
     }
 
-    fn renews(&mut self, service: &str, id: &str, ok: bool) {
+    pub(super) fn renews(&mut self, service: &str, id: &str, ok: bool) {
         let found = services::instances(&self.kv, service).unwrap();
         let record = found.into_iter().find(|record| record.spec.id == id).unwrap();
         let change = HealthChange {
@@ -127,12 +143,12 @@ impl Hub {
         self.apply(Kind::SetHealth(SetHealth { changes: vec![change] }));
     }
 
-    fn tick_at(&mut self, now: u64) {
+    pub(super) fn tick_at(&mut self, now: u64) {
         self.now = now;
         self.apply(Kind::Tick(Tick {}));
     }
 
-    fn service(&self, name: &str) -> ServiceRecord {
+    pub(super) fn service(&self, name: &str) -> ServiceRecord {
         services::service(&self.kv, name).unwrap().unwrap().0
     }
 
@@ -141,7 +157,7 @@ impl Hub {
     }
 
     /// Tells what a leader would, until there is nothing more; when time alone changes something.
-    fn lead(&mut self) -> Option<UnixMs> {
+    pub(super) fn lead(&mut self) -> Option<UnixMs> {
         loop {
             let (news, next) = standing::news(&self.kv, UnixMs(self.now)).unwrap();
             if news.is_empty() {
@@ -348,7 +364,7 @@ fn services_and_holds_are_told() {
     hub.renews("db", "i", true);
     assert_eq!(hub.told(), Vec::<String>::new());
     assert!(held > hub.now);
-    hub.tick_at(held + 600_000);
+    hub.tick_at(held);
     let told = hub.told();
     let wanted = ["instance.passing db/i", "instance.hold_ended db/i", "service.recovered db"];
     assert_eq!(told, wanted);

@@ -101,6 +101,8 @@ pub const RESOLVE_INSTANCES_MAX: usize = 1000;
 pub const RESOLVE_BYTES_TARGET: usize = 3 << 20;
 /// Watchers of the registry on one node.
 pub const REGISTRY_WATCHERS_MAX: usize = 16_384;
+/// Services that one of them names.
+pub const WATCHED_SERVICES_MAX: usize = 1024;
 /// The time in which what is known of latencies fades to a third, milliseconds.
 pub const EWMA_MS: u64 = 10_000;
 /// A call of which nothing is heard counts as on its way for so long, and up to a third longer, milliseconds.

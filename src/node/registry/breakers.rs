@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::balance::runs::Runs;
 use crate::model::limits::{BREAKER_BUCKETS, BREAKERS_COUNTED_MAX};
 use crate::model::registry::{BreakerPolicy, BreakerState, BreakerStatus};
 
@@ -14,11 +15,9 @@ pub struct CallOutcome {
     pub service: String,
     /// The instance.
     pub instance: String,
-    /// Calls that succeeded.
-    pub ok: u32,
-    /// Calls that failed, in a row after those.
-    pub failed: u32,
-    /// Of those, calls that could not connect and went to another instance: they say nothing of the
+    /// Which succeeded, and which failed.
+    pub calls: Runs,
+    /// Of those that failed, calls that could not connect and went to another instance: they say nothing of the
     /// service as a whole.
     pub not_connected: u32,
     /// How long one took in the mean, microseconds; 0: not told.
@@ -28,10 +27,7 @@ pub struct CallOutcome {
 /// How calls went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    pub(super) ok: u64,
-    pub(super) failed: u64,
-    /// Of those, after the last that did not.
-    pub(super) failed_at_end: u64,
+    pub(super) calls: Runs,
     /// Of those that failed, so many that do not count against the service.
     pub(super) not_connected: u64,
 }
@@ -39,19 +35,16 @@ pub(super) struct Counts {
 impl Counts {
     /// These, and then those.
     pub(super) fn then(self, next: Self) -> Self {
-        let before = if next.ok > 0 { 0 } else { self.failed_at_end };
         Self {
-            ok: self.ok + next.ok,
-            failed: self.failed + next.failed,
-            failed_at_end: before + next.failed_at_end,
+            calls: self.calls.then(next.calls),
             not_connected: self.not_connected + next.not_connected,
         }
     }
 
     /// As far as they are about the service as a whole.
     pub(super) fn of_service(self) -> Self {
-        let failed = self.failed.saturating_sub(self.not_connected);
-        Self { failed, not_connected: 0, ..self }
+        let failed = self.calls.failed.saturating_sub(self.not_connected);
+        Self { calls: Runs { failed, ..self.calls }, not_connected: 0 }
     }
 }
 
@@ -88,8 +81,8 @@ impl Window {
                 None
             }
             BreakerState::HalfOpen => {
-                self.probed += counts.ok;
-                match (counts.failed > 0, self.probed >= u64::from(policy.probes)) {
+                self.probed += counts.calls.ok;
+                match (counts.calls.failed > 0, self.probed >= u64::from(policy.probes)) {
                     (true, _) => Some(BreakerState::Open),
                     (false, true) => Some(BreakerState::Closed),
                     (false, false) => None,
@@ -97,9 +90,8 @@ impl Window {
             }
             BreakerState::Closed => {
                 self.probed = 0;
-                self.add(policy, counts, now);
-                let in_a_row =
-                    of == Of::Instance && self.failed_in_a_row >= u64::from(policy.failures);
+                let most_in_a_row = self.add(policy, counts.calls, now);
+                let in_a_row = of == Of::Instance && most_in_a_row >= u64::from(policy.failures);
                 let sum =
                     |part: fn(&(Instant, u64, u64)) -> u64| self.buckets.iter().map(part).sum();
                 let (ok, failed): (u64, u64) = (sum(|b| b.1), sum(|b| b.2));
@@ -111,10 +103,11 @@ impl Window {
         }
     }
 
-    fn add(&mut self, policy: &BreakerPolicy, counts: Counts, now: Instant) {
-        let Counts { ok, failed, failed_at_end, .. } = counts;
-        let before = if ok > 0 { 0 } else { self.failed_in_a_row };
-        self.failed_in_a_row = before + failed_at_end;
+    /// Adds calls; the most failures in a row that there were up to any of them.
+    fn add(&mut self, policy: &BreakerPolicy, calls: Runs, now: Instant) -> u64 {
+        let Runs { ok, failed, at_start, longest, .. } = calls;
+        let most_in_a_row = self.failed_in_a_row.saturating_add(at_start).max(longest);
+        self.failed_in_a_row = calls.following(self.failed_in_a_row);
         let window = Duration::from_millis(policy.window_ms);
         while self.buckets.front().is_some_and(|(from, ..)| now - *from >= window) {
             self.buckets.pop_front();
@@ -126,6 +119,7 @@ impl Window {
             }
             None => self.buckets.push_back((now, ok, failed)),
         }
+        most_in_a_row
     }
 }
 
@@ -160,6 +154,7 @@ impl Breakers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::runs::InARow;
     use crate::model::registry::ServiceConfig;
     use crate::runtime::clock;
 
@@ -172,7 +167,7 @@ mod tests {
     }
 
     fn counts(ok: u64, failed: u64) -> Counts {
-        Counts { ok, failed, failed_at_end: failed, not_connected: 0 }
+        Counts { calls: Runs::told(ok, failed, InARow::default()), not_connected: 0 }
     }
 
     /// All calls ever, looked through for each question.
@@ -180,13 +175,15 @@ mod tests {
     struct Naive(Vec<(u64, bool)>);
 
     impl Naive {
+        fn in_a_row(&self) -> u64 {
+            self.0.iter().rev().take_while(|(_, ok)| !ok).count() as u64
+        }
+
         fn opens(&self, now: u64, policy: &BreakerPolicy) -> bool {
-            let failed = |(_, ok): &&(u64, bool)| !ok;
-            let in_a_row = self.0.iter().rev().take_while(failed).count() as u64;
             let recent: Vec<_> =
                 self.0.iter().filter(|(at, _)| now - at < policy.window_ms).collect();
             let bad = recent.iter().filter(|(_, ok)| !ok).count();
-            in_a_row >= u64::from(policy.failures)
+            self.in_a_row() >= u64::from(policy.failures)
                 || (recent.len() >= 20 && bad * 100 >= recent.len() * 50)
         }
     }
@@ -213,6 +210,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn scattered_failures_open_nothing_and_five_in_a_row_do_wherever_they_were() {
+        let (policy, closed, now) = (policy(), status(BreakerState::Closed), clock::now());
+        let opens = |ok, failed, [start, longest, end]: [u64; 3]| {
+            let row = InARow { at_start: Some(start), longest: Some(longest), at_end: Some(end) };
+            let counts = Counts { calls: Runs::told(ok, failed, row), not_connected: 0 };
+            let to = Window::default().count((&policy, &closed, Of::Instance), counts, now);
+            to.is_some()
+        };
+        assert!(!opens(100, 10, [0, 1, 0]));
+        assert_eq!([[5, 5, 0], [0, 5, 0], [0, 5, 5]].map(|row| opens(100, 10, row)), [true; 3]);
     }
 
     /// Calls of a service, by milliseconds since the first.
@@ -365,13 +375,34 @@ mod tests {
         assert_eq!(of_instance, Some(BreakerState::Open));
     }
 
-    #[test]
-    fn counts_add_up_to_what_they_say_one_by_one() {
-        let sum = counts(3, 2).then(counts(0, 1));
-        assert_eq!(sum, Counts { ok: 3, failed: 3, failed_at_end: 3, not_connected: 0 });
-        let sum = sum.then(counts(1, 1));
-        assert_eq!(sum, Counts { ok: 4, failed: 4, failed_at_end: 1, not_connected: 0 });
-        let sum = sum.then(counts(1, 0));
-        assert_eq!(sum, Counts { ok: 5, failed: 4, failed_at_end: 0, not_connected: 0 });
+    proptest::proptest! {
+        #[test]
+        fn failures_in_a_row_count_however_calls_are_gathered(
+            calls in proptest::collection::vec(
+                (proptest::bool::weighted(0.3), proptest::bool::weighted(0.3)), 1..80
+            )
+        ) {
+            // So many calls that their share never decides; whether a gathering ends comes with each.
+            let policy = BreakerPolicy { min_calls: 10_000, ..policy() };
+            let (mut window, now) = (Window::default(), clock::now());
+            let closed = status(BreakerState::Closed);
+            let (mut naive, mut opened) = (Naive::default(), false);
+            let mut gathered = Counts::default();
+            let last = calls.len() - 1;
+            for (n, (ok, ends)) in calls.into_iter().enumerate() {
+                naive.0.push((0, ok));
+                opened |= naive.in_a_row() >= u64::from(policy.failures);
+                gathered = gathered.then(Counts { calls: Runs::of(ok), not_connected: 0 });
+                if !ends && n < last {
+                    continue;
+                }
+                let to =
+                    window.count((&policy, &closed, Of::Instance), std::mem::take(&mut gathered), now);
+                proptest::prop_assert_eq!(to, opened.then_some(BreakerState::Open));
+                if opened {
+                    (window, naive, opened) = (Window::default(), Naive::default(), false);
+                }
+            }
+        }
     }
 }

@@ -40,6 +40,7 @@ use super::propose::not_leader;
 use super::query::Consistency;
 use super::{Node, unexpected, validate};
 use crate::balance::calls::CallStats;
+pub use crate::balance::runs::{InARow, Runs};
 use crate::balance::turns::Turns;
 use crate::machine::registry::records::service_not_found;
 use crate::machine::registry::{graph, query, records, watch as changes};
@@ -92,12 +93,6 @@ impl Registry {
             telling: Telling::default(),
             freshness: Freshness::default(),
         }
-    }
-
-    /// Whether a service is not to be called before what it requires is there.
-    fn waits(&self, service: &str) -> bool {
-        let known = self.view.service(service);
-        known.is_some_and(|k| k.service.as_ref().is_some_and(|s| s.config.hold_until_ready))
     }
 
     /// Where this hub may connect to.
@@ -371,60 +366,6 @@ impl Node {
             renewals.renew(number, &spec.service, &spec.id, now)
         };
         Ok(found.into_iter().map(|(place, known)| (place, known.and_then(renewed))).collect())
-    }
-
-    /// The incarnations that would be chosen from; none while the service whose they are waits for what it
-    /// requires.
-    pub(super) async fn takers(&self, wanted: &Wanted) -> Vec<u64> {
-        match self.registry.takers(wanted, self.now()) {
-            Some((name, _)) if self.registry.waits(&name) && self.held(&name).await.is_err() => {
-                Vec::new()
-            }
-            found => found.map_or_else(Vec::new, |(_, takers)| takers),
-        }
-    }
-
-    /// Chooses instances of a service, from what this node knows.
-    ///
-    /// # Errors
-    /// `INVALID_CONFIG` for a requirement that is none, `INVALID_REQUEST`, `SERVICE_NOT_FOUND`,
-    /// `NO_INSTANCE`; `NO_LEADER`, `NO_QUORUM`: this node has not caught up since it started.
-    pub async fn resolve_service(&self, wanted: &Wanted) -> Result<Resolved, Rejection> {
-        let (dice, _) = uuid::Uuid::new_v4().as_u64_pair();
-        let has_caught_up = self.registry.freshness.has_caught_up();
-        let found = self.registry.choose(wanted, dice, self.now(), clock::now());
-        let mut found =
-            if has_caught_up { found? } else { freshness::vouched(found, self.is_cut_off())? };
-        let next = std::mem::take(&mut found.next);
-        self.held_unless_ready(&found, wanted).await?;
-        for pool in next {
-            if self.held_unless_ready(&pool, wanted).await.is_err() {
-                break;
-            }
-            found.next.push(pool);
-        }
-        Ok(found)
-    }
-
-    async fn held_unless_ready(&self, found: &Resolved, wanted: &Wanted) -> Result<(), Rejection> {
-        let name = found.failed_over_to.as_ref().unwrap_or(&wanted.service);
-        if self.registry.waits(name) { self.held(name).await } else { Ok(()) }
-    }
-
-    /// Refuses a service that waits for what it requires.
-    async fn held(&self, name: &str) -> Result<(), Rejection> {
-        let (of, wanted) = (name.to_owned(), name.to_owned());
-        let tree = self.read(move |db| graph::tree(db, &wanted)).await?;
-        let waits_for = tree.as_ref().map(graph::Node::waits_for).unwrap_or_default();
-        if waits_for.is_empty() {
-            return Ok(());
-        }
-        let chains = waits_for.iter().map(|chain| {
-            chain.iter().map(|node| node.service.as_str()).collect::<Vec<_>>().join(" -> ")
-        });
-        let why = chains.collect::<Vec<_>>().join(", ");
-        let text = format!("{of} waits for what it requires: {why}; see: mhub service ready {of}");
-        Err(Rejection::new(Reason::NoInstance, text).with("service", of))
     }
 
     /// What a service needs, transitively.

@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use super::Registry;
 use super::breakers::{CallOutcome, Counts, Of, Window};
+use crate::balance::runs::{InARow, Runs};
 use crate::model::command::{Kind, SetBreaker};
 use crate::model::ids::NodeId;
 use crate::model::limits::{CALLS_GATHERED_MAX, HEALTH_CHANGES_MAX};
@@ -52,17 +53,38 @@ fn gather<'a>(
         return Err(Rejection::new(Reason::Overloaded, text));
     }
     for outcome in outcomes {
-        let failed = u64::from(outcome.failed);
-        let counts = Counts {
-            ok: u64::from(outcome.ok),
-            failed,
-            failed_at_end: failed,
-            not_connected: u64::from(outcome.not_connected),
-        };
+        let counts =
+            Counts { calls: outcome.calls, not_connected: u64::from(outcome.not_connected) };
         let sum = untold.entry(key(outcome)).or_default();
         *sum = sum.then(counts);
     }
     Ok(())
+}
+
+/// What the leader is told of calls to an instance.
+fn told(service: String, instance: String, counts: Counts) -> CallCounts {
+    let Counts { calls: Runs { ok, failed, at_start, longest, at_end }, not_connected } = counts;
+    CallCounts {
+        service,
+        instance,
+        ok,
+        failed,
+        failed_at_end: at_end,
+        not_connected,
+        failed_at_start: Some(at_start),
+        failed_in_a_row: Some(longest),
+    }
+}
+
+/// What a node told.
+fn counts(told: &CallCounts) -> Counts {
+    let CallCounts { ok, failed, failed_at_end, not_connected, .. } = *told;
+    let row = InARow {
+        at_start: told.failed_at_start,
+        longest: told.failed_in_a_row,
+        at_end: Some(failed_at_end),
+    };
+    Counts { calls: Runs::told(ok, failed, row), not_connected }
 }
 
 /// A move of a breaker that calls led to.
@@ -93,9 +115,10 @@ impl Node {
         drop(untold);
         let now = clock::now();
         for (number, outcome) in about {
-            let count = outcome.ok.saturating_add(outcome.failed);
+            let count = outcome.calls.ok.saturating_add(outcome.calls.failed);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
             // Who fails at once is not fast.
-            let latency_us = if outcome.ok > 0 { outcome.latency_us } else { 0 };
+            let latency_us = if outcome.calls.ok > 0 { outcome.latency_us } else { 0 };
             self.registry.calls.reported(number, count, latency_us, now);
         }
         Ok(())
@@ -139,8 +162,7 @@ impl Node {
         let Some(known) = self.registry.view.service(&calls.service) else { return Vec::new() };
         let Some(service) = &known.service else { return Vec::new() };
         let record = known.instance(&calls.instance);
-        let CallCounts { ok, failed, failed_at_end, not_connected, .. } = *calls;
-        let (counts, now) = (Counts { ok, failed, failed_at_end, not_connected }, clock::now());
+        let (counts, now) = (counts(calls), clock::now());
         let policy = &service.config.breaker;
         let mut breakers = self.registry.breakers();
         let mut judge = |number, status: &BreakerStatus, of| {
@@ -167,10 +189,8 @@ impl Registry {
             let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *untold)
         };
-        let calls = untold.into_iter().map(|((service, instance), counts)| {
-            let Counts { ok, failed, failed_at_end, not_connected } = counts;
-            CallCounts { service, instance, ok, failed, failed_at_end, not_connected }
-        });
+        let calls =
+            untold.into_iter().map(|((service, instance), counts)| told(service, instance, counts));
         let calls: Vec<_> = calls.collect();
         (!calls.is_empty()).then(|| Sighting { calls, checks: Vec::new() })
     }
@@ -184,7 +204,7 @@ mod tests {
     fn a_report_counts_whole_or_not_at_all() {
         let outcome = |n: usize| {
             let (service, instance) = ("s".to_owned(), n.to_string());
-            CallOutcome { service, instance, ok: 1, ..CallOutcome::default() }
+            CallOutcome { service, instance, calls: Runs::of(true), ..CallOutcome::default() }
         };
         let mut untold = Untold::default();
         let most: Vec<_> = (0..CALLS_GATHERED_MAX - 1).map(outcome).collect();
@@ -192,9 +212,24 @@ mod tests {
         let (known, new) = (outcome(0), CALLS_GATHERED_MAX);
         let much = [known.clone(), outcome(new), outcome(new + 1)];
         assert_eq!(gather(&mut untold, much.iter()).unwrap_err().reason, Reason::Overloaded);
-        let of_known = |untold: &Untold| untold[&("s".to_owned(), "0".to_owned())].ok;
+        let of_known = |untold: &Untold| untold[&("s".to_owned(), "0".to_owned())].calls.ok;
         assert_eq!((untold.len(), of_known(&untold)), (CALLS_GATHERED_MAX - 1, 1));
         gather(&mut untold, [&known, &much[1], &much[1]].into_iter()).unwrap();
         assert_eq!((untold.len(), of_known(&untold)), (CALLS_GATHERED_MAX, 2));
+    }
+
+    #[test]
+    fn calls_mean_the_same_at_the_leader_and_those_of_older_nodes_are_understood() {
+        let calls = [false, false, true, false, false, false, true, false].map(Runs::of);
+        let calls = calls.into_iter().fold(Runs::default(), Runs::then);
+        let gathered = Counts { calls, not_connected: 1 };
+        let told = told("s".to_owned(), "i".to_owned(), gathered);
+        assert_eq!(counts(&told), gathered);
+        let of_older = CallCounts { failed_at_start: None, failed_in_a_row: None, ..told };
+        let Runs { at_start, longest, at_end, .. } = counts(&of_older).calls;
+        assert_eq!((at_start, longest, at_end), (0, 1, 1));
+        let failed_only = CallCounts { ok: 0, failed: 6, failed_at_end: 6, ..of_older };
+        let Runs { at_start, longest, at_end, .. } = counts(&failed_only).calls;
+        assert_eq!((at_start, longest, at_end), (6, 6, 6));
     }
 }

@@ -23,6 +23,8 @@ pub struct ServiceSample {
     pub out: u64,
     /// Breakers of instances that let nothing through.
     pub shut: u64,
+    /// Its own breaker lets nothing through.
+    pub is_shut: bool,
     /// It is ready, with all that it requires, as the leader told.
     pub ready: bool,
     /// Another service is called in its place.
@@ -163,26 +165,7 @@ impl Node {
         let mut all = self.registry.view.all();
         all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         all.truncate(METRICS_SERVICES_MAX);
-        let sample = |(name, known): (String, std::sync::Arc<super::Known>)| {
-            let mut sample = ServiceSample { name, ..ServiceSample::default() };
-            if let Some(service) = &known.service {
-                sample.ready = service.ready;
-                sample.failed_over = !service.failed_over_to.is_empty();
-                sample.braked = service.braked_at_ms > 0;
-            }
-            for record in &known.instances {
-                match (record.mode(), record.health()) {
-                    (Mode::Draining | Mode::Maintenance, _) => sample.out += 1,
-                    (Mode::Up, Health::Passing) => sample.passing += 1,
-                    (Mode::Up, Health::Critical) => sample.critical += 1,
-                }
-                let state = record.breaker.state();
-                let shut = matches!(state, BreakerState::Open | BreakerState::ForcedOpen);
-                sample.shut += u64::from(shut);
-            }
-            sample
-        };
-        all.into_iter().map(sample).collect()
+        all.into_iter().map(|(name, known)| sample(name, &known)).collect()
     }
 
     /// How much longer not every instance that is silent is given up, since this node has just begun to lead.
@@ -204,6 +187,26 @@ impl Node {
     }
 }
 
+fn sample(name: String, known: &super::Known) -> ServiceSample {
+    let shut = |state| matches!(state, BreakerState::Open | BreakerState::ForcedOpen);
+    let mut sample = ServiceSample { name, ..ServiceSample::default() };
+    if let Some(service) = &known.service {
+        sample.is_shut = shut(service.breaker.state());
+        sample.ready = service.ready;
+        sample.failed_over = !service.failed_over_to.is_empty();
+        sample.braked = service.braked_at_ms > 0;
+    }
+    for record in &known.instances {
+        match (record.mode(), record.health()) {
+            (Mode::Draining | Mode::Maintenance, _) => sample.out += 1,
+            (Mode::Up, Health::Passing) => sample.passing += 1,
+            (Mode::Up, Health::Critical) => sample.critical += 1,
+        }
+        sample.shut += u64::from(shut(record.breaker.state()));
+    }
+    sample
+}
+
 fn told(kinds: &[&'static str], counts: &[AtomicU64]) -> Vec<(&'static str, u64)> {
     let counts = counts.iter().map(|n| n.load(Ordering::Relaxed));
     kinds.iter().copied().zip(counts).collect()
@@ -211,7 +214,11 @@ fn told(kinds: &[&'static str], counts: &[AtomicU64]) -> Vec<(&'static str, u64)
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::registry::BreakerStatus;
+    use crate::node::registry::Known;
 
     #[test]
     fn what_happens_to_a_service_is_counted_by_its_name() {
@@ -246,6 +253,26 @@ mod tests {
             ("brake_released", 1),
         ];
         assert_eq!(counted, wanted);
+    }
+
+    #[test]
+    fn breakers_of_a_service_and_of_its_instances_are_told_apart() {
+        use BreakerState::{Closed, ForcedClosed, ForcedOpen, HalfOpen, Open};
+        let breaker =
+            |state: BreakerState| BreakerStatus { state: state as i32, ..Default::default() };
+        let of = |own, of_instances: &[BreakerState]| {
+            let record = |state: &BreakerState| InstanceRecord {
+                breaker: breaker(*state),
+                ..Default::default()
+            };
+            let instances = of_instances.iter().map(record).map(Arc::new).collect();
+            let service = Some(ServiceRecord { breaker: breaker(own), ..Default::default() });
+            let sample = sample("s".to_owned(), &Known { service, instances });
+            (sample.is_shut, sample.shut)
+        };
+        assert_eq!(of(Closed, &[Open, ForcedOpen, HalfOpen, Closed]), (false, 2));
+        assert_eq!([Open, ForcedOpen].map(|own| of(own, &[Closed])), [(true, 0); 2]);
+        assert_eq!([HalfOpen, ForcedClosed].map(|own| of(own, &[])), [(false, 0); 2]);
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl Registry {
                 graces.push((name.clone(), grace));
             }
             if service.braked_at_ms > 0 {
-                braked.push(name);
+                let since = hub_now.since(UnixMs(service.braked_at_ms));
+                braked.push((name, Duration::from_millis(since)));
             }
             for record in &known.instances {
                 let ttl = Duration::from_millis(record.ttl_ms(&service.config));
@@ -247,20 +248,24 @@ mod tests {
             let mut heard = Self { registry, revision: 0, now };
             heard.service(|_| ());
             for (number, ttl_ms) in [(1, 0), (2, 60_000)] {
-                let (service, id) = ("s".to_owned(), format!("i{number}"));
-                let weight_milli = 1000;
-                let spec =
-                    InstanceSpec { service, id, ttl_ms, weight_milli, ..InstanceSpec::default() };
-                let health = Health::Passing as i32;
-                let after = InstanceRecord { number, spec, health, ..InstanceRecord::default() };
-                heard.hear(ChangeRecord {
-                    service: "s".to_owned(),
-                    instance: after.spec.id.clone(),
-                    instance_after: Some(after),
-                    service_after: None,
-                });
+                heard.register(number, ttl_ms);
             }
             heard
+        }
+
+        fn register(&mut self, number: u64, ttl_ms: u64) {
+            let (service, id) = ("s".to_owned(), format!("i{number}"));
+            let weight_milli = 1000;
+            let spec =
+                InstanceSpec { service, id, ttl_ms, weight_milli, ..InstanceSpec::default() };
+            let health = Health::Passing as i32;
+            let after = InstanceRecord { number, spec, health, ..InstanceRecord::default() };
+            self.hear(ChangeRecord {
+                service: "s".to_owned(),
+                instance: after.spec.id.clone(),
+                instance_after: Some(after),
+                service_after: None,
+            });
         }
 
         fn hear(&mut self, change: ChangeRecord) {
@@ -374,6 +379,19 @@ mod tests {
         heard.registry.renewals().begin(None, [], [], [], heard.now);
         heard.service(|service| service.braked_at_ms = 2);
         assert_eq!(news(&heard, 120_000), []);
+    }
+
+    #[test]
+    fn a_new_leader_knows_for_how_long_a_brake_has_held() {
+        let given_up = |braked_at_ms| {
+            let mut heard = Heard::of(None);
+            heard.service(|service| service.braked_at_ms = braked_at_ms);
+            (3..10).for_each(|number| heard.register(number, 0));
+            heard.registry.begin(Some(Term(2)), UnixMs(400_000), heard.now);
+            let found = heard.registry.look(heard.now + Duration::from_secs(15)).0;
+            found.changes.len()
+        };
+        assert_eq!([200_000, 100_000].map(given_up), [0, 8]);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use super::view::Snapshot;
 use super::{Change, Consistency, Known};
 use crate::machine::registry::changes::ChangeRecord;
 use crate::machine::registry::watch::changes;
-use crate::model::limits::{PAGE_BYTES_TARGET, REGISTRY_PAGE, WATCH_STALE_LOOK_MS};
+use crate::model::limits::{
+    PAGE_BYTES_TARGET, REGISTRY_PAGE, WATCH_STALE_LOOK_MS, WATCHED_SERVICES_MAX,
+};
+use crate::model::quota::check_service;
 use crate::model::rejection::{Reason, Rejection};
 use crate::node::Node;
 
@@ -105,17 +108,30 @@ pub struct Watch {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Who watches keeps what it named for as long as it watches.
+fn check_names(services: &BTreeSet<String>) -> Result<(), Rejection> {
+    if services.len() > WATCHED_SERVICES_MAX {
+        let text = format!(
+            "{} services are more than {WATCHED_SERVICES_MAX}; watch all of them, or with several watches",
+            services.len()
+        );
+        return Err(Rejection::new(Reason::InvalidRequest, text));
+    }
+    services.iter().try_for_each(|name| check_service(name))
+}
+
 impl Node {
     /// Watches services (none: all of them): from a revision on, or what is there first.
     ///
     /// # Errors
-    /// `OVERLOADED`, `WATCH_COMPACTED`, `BEYOND_END` for a revision that this node, having caught up,
+    /// `INVALID_REQUEST` for too many names, `INVALID_NAME`, `OVERLOADED`, `WATCH_COMPACTED`, `BEYOND_END` for a revision that this node, having caught up,
     /// has not seen; and those of [`Node::fresh`].
     pub async fn watch_services(
         self: &Arc<Self>,
         services: BTreeSet<String>,
         after: Option<u64>,
     ) -> Result<Watch, Rejection> {
+        check_names(&services)?;
         let permit = Arc::clone(&self.registry.watchers).try_acquire_owned().map_err(|_| {
             Rejection::new(Reason::Overloaded, "too many watch on this node; watch on another")
         })?;
@@ -352,6 +368,16 @@ mod tests {
             tell.send(Arc::new((revision, ChangeRecord::default()))).unwrap();
         }
         assert_eq!(heard(&mut told), (vec![7, 8, 9], true));
+    }
+
+    #[test]
+    fn who_watches_names_so_many_services_and_no_more() {
+        let names = |count: usize| (0..count).map(|n| format!("s{n}")).collect::<BTreeSet<_>>();
+        check_names(&names(0)).unwrap();
+        check_names(&names(WATCHED_SERVICES_MAX)).unwrap();
+        let refused = |names| check_names(&names).unwrap_err().reason;
+        assert_eq!(refused(names(WATCHED_SERVICES_MAX + 1)), Reason::InvalidRequest);
+        assert_eq!(refused(BTreeSet::from(["x".repeat(1 << 20)])), Reason::InvalidName);
     }
 
     #[test]

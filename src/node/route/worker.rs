@@ -15,6 +15,7 @@ use super::Routed;
 use super::answer::Verdict;
 use super::call::{Carrier, NotConnected, Receiver};
 use super::parcel::{Ended, Parcel, items, unpack};
+use crate::balance::runs::Runs;
 use crate::model::command::delivery::Action;
 use crate::model::command::{Kind, PauseSubscription, ResumeSubscription};
 use crate::model::limits::{
@@ -329,8 +330,7 @@ impl Route {
         self.reports.push(CallOutcome {
             service: instance.spec.service,
             instance: instance.spec.id,
-            ok: u32::from(!failed),
-            failed: u32::from(failed),
+            calls: Runs::of(!failed),
             not_connected: u32::from(result.is_err()),
             latency_us: told_us(&result, took),
         });

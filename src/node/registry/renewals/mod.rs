@@ -5,13 +5,15 @@
 //! none of them is given up for a while. A leader that stood still gives everybody that time back.
 //! Where a service's renewals last shorter from now on, those by the time before will do once more.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::machine::registry::records::InstanceRecord;
 use crate::model::command::HealthChange;
 use crate::model::ids::Term;
-use crate::model::limits::{BRAKE_INSTANCES_MIN, BRAKE_MS_MAX, BRAKE_PERCENT, LEADER_STALL_MS};
+use crate::model::limits::{
+    BRAKE_INSTANCES_MIN, BRAKE_MS_MAX, BRAKE_PERCENT, INSTANCE_TTL_MS, LEADER_STALL_MS,
+};
 use crate::model::registry::Signal;
 
 /// An instance that renews.
@@ -46,6 +48,9 @@ pub(super) struct Renewals {
     /// When which instances of a service were given up.
     lost: HashMap<String, VecDeque<(Instant, u64)>>,
     brakes: BTreeMap<String, Brake>,
+    /// Services that were braked when this leader began: that instant, and how long they had been by then. What
+    /// holds here goes on with that.
+    braked_before: BTreeMap<String, (Instant, Duration)>,
     /// Services whose renewals last shorter since a while: until when those by the time before will do.
     graces: HashMap<String, Instant>,
     /// Services that the state knows as braked, and from when on that may be taken back: a new leader has not
@@ -81,19 +86,22 @@ impl Renewals {
     }
 
     /// Begins to lead, with all instances that are there, each of which has all of its time, the services that
-    /// are known as braked, and those whose renewals last shorter since a while, with what is left of the time by
+    /// are known as braked, and for how long, and those whose renewals last shorter since a while, with what is left of the time by
     /// which those before will do; `None`: it is over.
     pub(super) fn begin(
         &mut self,
         term: Option<Term>,
         instances: impl IntoIterator<Item = (InstanceRecord, Duration)>,
-        braked: impl IntoIterator<Item = String>,
+        braked: impl IntoIterator<Item = (String, Duration)>,
         graces: impl IntoIterator<Item = (String, Duration)>,
         now: Instant,
     ) {
         let graces = graces.into_iter().map(|(service, left)| (service, now + left)).collect();
         *self = Self { term, graces, ..Self::default() };
-        self.told = braked.into_iter().map(|service| (service, now)).collect();
+        for (service, since) in braked {
+            self.told.insert(service.clone(), now);
+            self.braked_before.insert(service, (now, since));
+        }
         for (record, ttl) in instances {
             let time = (ttl, record.spec.ttl_ms > 0);
             let until = self.lasts_until(&record.spec.service, time, now);
@@ -138,7 +146,7 @@ impl Renewals {
             _ if self.term != Some(term) => {}
             // Heard of before, it is known better when it may be taken back.
             Some(_) => drop(self.told.entry(service.to_owned()).or_insert(now)),
-            None => drop(self.told.remove(service)),
+            None => self.unbraked(service),
         }
     }
 
@@ -157,6 +165,7 @@ impl Renewals {
     /// The state does not know a service as braked, whoever told it so.
     pub(super) fn unbraked(&mut self, service: &str) {
         self.told.remove(service);
+        self.braked_before.remove(service);
     }
 
     /// Takes note of an instance as it is after a change.
@@ -255,16 +264,21 @@ impl Renewals {
             self.told.values_mut().for_each(|from| *from += late);
             self.grace_until = self.grace_until.map(|until| until + late);
         }
+        self.forget_lost(now);
         let mut silent: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for (number, known) in self.tracked.iter().filter(|(_, k)| !k.expiring && k.until <= now) {
             silent.entry(known.service.clone()).or_default().push(*number);
         }
         let mut found = Silent::default();
-        let over: Vec<String> =
-            self.brakes.keys().filter(|service| !silent.contains_key(*service)).cloned().collect();
+        // Those that are being given up may turn out not to be: then it holds for no longer than it would have.
+        let expiring = self.tracked.values().filter(|known| known.expiring);
+        let expiring: BTreeSet<&str> = expiring.map(|known| known.service.as_str()).collect();
+        let is_over = |service: &&String| {
+            !silent.contains_key(*service) && !expiring.contains(service.as_str())
+        };
+        let over: Vec<String> = self.brakes.keys().filter(is_over).cloned().collect();
         for service in over {
-            self.brakes.remove(&service);
-            found.released.push(service);
+            self.let_go(service, &mut found);
         }
         for (service, mut numbers) in silent {
             if self.is_braked(&service, &numbers, now, &mut found) {
@@ -297,17 +311,38 @@ impl Renewals {
         let (gone, all) = (silent.len() + lost, count + lost);
         let bound = (all * BRAKE_PERCENT / 100).max(BRAKE_INSTANCES_MIN);
         if gone <= bound {
-            if self.brakes.remove(service).is_some() {
-                found.released.push(service.to_owned());
+            if self.brakes.contains_key(service) {
+                self.let_go(service.to_owned(), found);
             }
             return false;
         }
         let brake = Brake { since: now, silent: gone, instances: all };
-        let known = *self.brakes.entry(service.to_owned()).or_insert_with(|| {
+        let is_new = !self.brakes.contains_key(service);
+        let since = self.brakes.entry(service.to_owned()).or_insert(brake).since;
+        let before = self.braked_before.get(service).copied();
+        let (since, before) = before.unwrap_or((since, Duration::ZERO));
+        let holds = before + (now - since) < Duration::from_millis(BRAKE_MS_MAX);
+        if is_new && holds {
             found.braked.push((service.to_owned(), brake));
-            brake
+        }
+        holds
+    }
+
+    fn let_go(&mut self, service: String, found: &mut Silent) {
+        self.brakes.remove(&service);
+        self.braked_before.remove(&service);
+        found.released.push(service);
+    }
+
+    /// Forgets when instances were given up, once it is too long ago to matter to any service.
+    fn forget_lost(&mut self, now: Instant) {
+        let longest = Duration::from_millis(*INSTANCE_TTL_MS.end());
+        self.lost.retain(|_, lost| {
+            while lost.front().is_some_and(|(at, _)| now - *at > longest) {
+                lost.pop_front();
+            }
+            !lost.is_empty()
         });
-        now - known.since < Duration::from_millis(BRAKE_MS_MAX)
     }
 
     fn give_up(&mut self, number: u64, now: Instant, changes: &mut Vec<HealthChange>) {

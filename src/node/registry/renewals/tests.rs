@@ -18,6 +18,11 @@ fn leading(count: u64) -> (Renewals, Instant) {
     (renewals, now)
 }
 
+/// The service as one that has just been braked.
+fn braked() -> (String, Duration) {
+    ("s".to_owned(), Duration::ZERO)
+}
+
 /// Looks every 200 ms from one instant to another, while some renew each time; who was given up.
 fn pass(
     renewals: &mut Renewals,
@@ -107,6 +112,62 @@ fn the_brake_does_not_hold_for_ever() {
 }
 
 #[test]
+fn a_brake_holds_no_longer_for_changes_of_leader() {
+    let (mut renewals, start) = leading(100);
+    let max = Duration::from_millis(BRAKE_MS_MAX);
+    // Four minutes of it are over when another one leads.
+    let held = max - Duration::from_secs(60);
+    let instances = || (1..=100).map(|n| (instance(n), TTL));
+    renewals.begin(Some(Term(2)), instances(), [("s".to_owned(), held)], [], start);
+    let end = start + Duration::from_secs(60);
+    let almost = (start, end - Duration::from_millis(200));
+    assert_eq!(pass(&mut renewals, almost, 51..=100), (vec![], 1));
+    assert_eq!(pass(&mut renewals, (end, end), 51..=100).0.len(), 50);
+    // All of it is: it gives them the time of one renewal, and no more; nor is the brake said to hold.
+    renewals.begin(Some(Term(3)), instances(), [("s".to_owned(), max)], [], start);
+    let (lost, braked) = pass(&mut renewals, (start, start + TTL), 51..=100);
+    assert_eq!((lost.len(), braked), (50, 0));
+    // Once it was let go, the next one is a new one.
+    renewals.begin(Some(Term(4)), instances(), [("s".to_owned(), max)], [], start);
+    pass(&mut renewals, (start, start + TTL), 1..=100);
+    assert_eq!(renewals.brake_news(start + TTL), [("s".to_owned(), None)]);
+    renewals.unbraked("s");
+    assert_eq!(pass(&mut renewals, (start + TTL, start + 3 * TTL), 51..=100), (vec![], 1));
+}
+
+#[test]
+fn a_brake_that_is_over_does_not_begin_anew_where_it_cannot_be_told_who_is_given_up() {
+    let (mut renewals, start) = leading(100);
+    let over = start + TTL + Duration::from_millis(BRAKE_MS_MAX);
+    let almost = (start, over - Duration::from_millis(200));
+    assert_eq!(pass(&mut renewals, almost, 51..=100), (vec![], 1));
+    let mut now = over;
+    for _ in 0..3 {
+        for n in 51..=100 {
+            renewals.renew(n, "s", &format!("i{n}"), now);
+        }
+        let found = renewals.look(now);
+        assert_eq!((found.changes.len(), found.braked), (50, vec![]));
+        assert!(renewals.look(now).released.is_empty(), "they are on their way");
+        renewals.untold(&found.changes);
+        now += Duration::from_millis(200);
+    }
+}
+
+#[test]
+fn when_instances_were_given_up_is_forgotten_once_it_matters_to_nobody() {
+    let (mut renewals, start) = leading(10);
+    pass(&mut renewals, (start, start + TTL), 2..=10);
+    assert_eq!(renewals.lost["s"].len(), 1);
+    let longest = Duration::from_millis(*INSTANCE_TTL_MS.end());
+    let end = start + TTL + longest;
+    pass(&mut renewals, (start + TTL, end), 2..=10);
+    assert_eq!(renewals.lost["s"].len(), 1);
+    pass(&mut renewals, (end, end + Duration::from_secs(1)), 2..=10);
+    assert!(renewals.lost.is_empty());
+}
+
+#[test]
 fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
     let (mut renewals, start) = leading(100);
     let end = start + TTL + Duration::from_secs(1);
@@ -119,7 +180,7 @@ fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
     assert_eq!(renewals.brake_news(end), []);
     // The next leader has not seen yet who is silent; then it goes on.
     let instances = || (1..=100).map(|n| (instance(n), TTL));
-    renewals.begin(Some(Term(2)), instances(), ["s".to_owned()], [], end);
+    renewals.begin(Some(Term(2)), instances(), [braked()], [], end);
     let almost = end + TTL - Duration::from_millis(1);
     pass(&mut renewals, (end, almost), 51..=100);
     assert_eq!(renewals.brake_news(almost), []);
@@ -132,7 +193,7 @@ fn that_a_brake_holds_is_told_once_also_by_the_next_leader() {
     renewals.brake_told(Term(2), "s", None, later + TTL);
     assert_eq!(renewals.brake_news(later + TTL), []);
     // As the next leader finds it, if they are back by then.
-    renewals.begin(Some(Term(3)), instances(), ["s".to_owned()], [], later);
+    renewals.begin(Some(Term(3)), instances(), [braked()], [], later);
     pass(&mut renewals, (later, later + 2 * TTL), 1..=100);
     assert_eq!(renewals.brake_news(later + 2 * TTL), [("s".to_owned(), None)]);
 }
@@ -158,7 +219,7 @@ fn a_leader_that_stood_still_gives_the_time_back() {
 fn a_brake_is_not_taken_back_before_a_leader_that_stood_still_has_seen_who_is_silent() {
     let (mut renewals, start) = leading(100);
     let instances = (1..=100).map(|n| (instance(n), TTL));
-    renewals.begin(Some(Term(2)), instances, ["s".to_owned()], [], start);
+    renewals.begin(Some(Term(2)), instances, [braked()], [], start);
     renewals.look(start);
     // It stands still for a minute of the first renewals' time.
     let late = start + Duration::from_secs(60);
@@ -175,7 +236,7 @@ fn a_brake_is_not_taken_back_before_a_leader_that_stood_still_has_seen_who_is_si
 #[test]
 fn a_brake_is_not_taken_back_while_renewals_by_a_longer_time_will_do() {
     let (mut renewals, start) = leading(1);
-    let (braked, graces) = (["s".to_owned()], [("s".to_owned(), TTL)]);
+    let (braked, graces) = ([braked()], [("s".to_owned(), TTL)]);
     renewals.begin(Some(Term(2)), [(instance(1), SHORT)], braked, graces, start);
     assert_eq!(renewals.brake_news(start + TTL - Duration::from_millis(1)), []);
     assert_eq!(renewals.brake_news(start + TTL), [("s".to_owned(), None)]);
@@ -215,7 +276,7 @@ fn of_those_given_up_only_who_was_told_of_in_vain_does_not_count() {
 #[test]
 fn what_is_told_late_of_a_brake_does_not_change_when_it_may_be_taken_back() {
     let (mut renewals, start) = leading(1);
-    let braked = ["s".to_owned()];
+    let braked = [braked()];
     renewals.begin(Some(Term(2)), [(instance(1), TTL)], braked, [], start);
     let brake = Some(Brake { since: start, silent: 1, instances: 1 });
     let taken_back = [("s".to_owned(), None)];

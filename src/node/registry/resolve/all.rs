@@ -72,7 +72,8 @@ impl Registry {
         let Some(service) = &known.service else { return Vec::new() };
         let own = self.shapes(name, &known, wanted);
         let is_down = own.is_empty();
-        let steps = service.config.failover.iter().filter(|step| !step.service.is_empty());
+        let steps = service.config.failover.iter();
+        let steps = steps.filter(|step| wanted.may_fall_back_to(&step.service));
         let mut names = BTreeSet::new();
         let others = steps.filter_map(|step| {
             if !names.insert(&step.service) {

@@ -1,6 +1,7 @@
 //! Resolving: which instances of a service to call, from what this node knows of it.
 
 mod all;
+mod held;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,8 +47,17 @@ pub struct Wanted {
     pub healthy_only: bool,
     /// Incarnations that will not do: others are taken, of other zones where need be, but not of other services.
     pub except: Vec<u64>,
+    /// Services of the failover list that nobody falls back to.
+    pub passed_over: Vec<String>,
     /// All that would be chosen from, up to a bound, also those that are excepted; nothing counts as a call.
     pub all: bool,
+}
+
+impl Wanted {
+    /// Whether a step of the failover list is a service that may be called.
+    fn may_fall_back_to(&self, step: &str) -> bool {
+        !step.is_empty() && !self.passed_over.iter().any(|name| name == step)
+    }
 }
 
 /// What to call.
@@ -214,7 +224,7 @@ impl Registry {
     /// The first service of a list that has somebody healthy, one step deep: lists do not run in
     /// circles then.
     fn fall_back(&self, steps: &[Failover], wanted: &Wanted, at: Option<Instant>) -> Option<Pool> {
-        steps.iter().filter(|step| !step.service.is_empty()).find_map(|step| {
+        steps.iter().filter(|step| wanted.may_fall_back_to(&step.service)).find_map(|step| {
             let known = self.view.service(&step.service)?;
             self.shape(&step.service, &known, &healthy(&known, wanted), wanted, at)
         })

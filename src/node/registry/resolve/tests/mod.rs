@@ -297,6 +297,31 @@ fn a_service_that_is_down_falls_back_and_comes_back_late() {
 }
 
 #[test]
+fn services_that_are_passed_over_do_not_end_the_list() {
+    let back_up = |c: &mut ServiceConfig| {
+        let step = |service: &str| Failover { service: service.into(), zone: String::new() };
+        c.failover = ["t", "u"].map(step).into();
+    };
+    let own = &[Instance("a", "", Critical)];
+    let (t, u) = (&[Instance("b", "", Passing)], &[Instance("c", "", Passing)]);
+    let registry = registry(&[("s", back_up, own), ("t", |_| (), t), ("u", |_| (), u)]);
+    renumber_of(&registry, "u", 300, |_| ());
+    let without = |names: &[&str], all| {
+        let passed_over = names.iter().map(|name| (*name).to_owned()).collect();
+        resolve(&registry, |w| (w.passed_over, w.all) = (passed_over, all)).unwrap()
+    };
+    for all in [false, true] {
+        assert_eq!(without(&[], all), "tb");
+        assert_eq!(without(&["t"], all), "uc");
+        assert_eq!(without(&["t", "u"], all), "a!", "nobody is left but their own");
+    }
+    let passed_over = vec!["t".to_owned()];
+    let wanted = Wanted { service: "s".into(), passed_over, ..Wanted::default() };
+    let of_u = Some(("u".to_owned(), vec![300]));
+    assert_eq!(registry.takers(&wanted, UnixMs(100_000)), of_u);
+}
+
+#[test]
 fn a_breaker_that_is_tried_lets_few_calls_through() {
     let two = &[Instance("a", "", Passing), Instance("b", "", Passing)];
     let registry = registry(&[("s", |c| c.balance = BalancePolicy::RoundRobin as i32, two)]);

@@ -389,7 +389,6 @@ mod tests {
         "dlq purge billing --until 2026-01-01T00:00:00Z --yes",
         "quota set shop --publish-events 1000 --service admin",
         "quota get shop",
-        "queue stats",
         "queue stats billing -o json",
         "queue top --every 500ms",
         "quota rm shop --yes",

@@ -308,7 +308,7 @@ mod tests {
             created_at: UnixMs(1),
             updated_at: UnixMs(1),
         };
-        let mut left: Vec<_> = (0..301).map(info).collect();
+        let mut left: Vec<_> = (0..401).map(info).collect();
         let mut pages = Vec::new();
         loop {
             let page = subjects(left.clone(), 300);

@@ -92,7 +92,7 @@ pub(super) async fn run(client: &Client, output: Output, args: ConsumeArgs) -> D
     let mut lines = Lines::new(output, DELIVERED);
     let consumed = tokio::select! {
         consumed = consume(&mut consumer, &args, wait, (&mut lines, output)) => consumed,
-        _ = stop::asked() => Ok(()),
+        stopped = stop::asked() => stopped.map_err(Failure::from),
     };
     // What was taken and not settled goes back at once.
     consumer.shutdown(DRAIN).await;

@@ -149,7 +149,7 @@ fn enter_topics<K: Kv>(search: &mut Search<'_, K>, cursor: &mut Cursor) -> Resul
             see_new(search, cursor, &info)?;
         }
         let topic = info.id;
-        search.topics.insert(topic, TopicView::load(search.kv, id, start, info)?);
+        search.topics.insert(topic, TopicView::load(search.kv, id, start, info, &cursor.reserved)?);
     }
     Ok(())
 }

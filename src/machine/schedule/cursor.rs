@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::flows::{Flows, Rest};
+use super::reserved::Reserved;
 use super::scheduled::OrderKey;
 use super::specials::SpecialRecord;
 use crate::machine::key;
@@ -85,6 +86,8 @@ pub struct Cursor {
     pub(super) flows: Flows,
     /// What fairness keys have left of their shares, thousandths of events.
     pub(super) deficits: BTreeMap<String, u64>,
+    /// What is about to be leased.
+    pub(super) reserved: Reserved,
 }
 
 impl Cursor {
@@ -93,17 +96,28 @@ impl Cursor {
     /// that were redriven are within any budget.
     pub(super) fn turn_to(&mut self, id: SubscriptionId, revision: u64, came_back: (u64, u64)) {
         if self.about != Some((id, revision)) {
-            *self = Self { about: Some((id, revision)), came_back, ..Self::default() };
+            let (about, reserved) = (Some((id, revision)), std::mem::take(&mut self.reserved));
+            *self = Self { about, came_back, reserved, ..Self::default() };
         }
         if self.came_back.0 != came_back.0 {
-            self.begins.clear();
-            self.undated.clear();
-            self.flows.seek_again();
+            self.begin_anew();
         }
         if self.came_back != came_back {
             self.came_back = came_back;
             self.held.clear();
         }
+    }
+
+    /// What all this is about, and what had come back.
+    pub(super) fn as_of(&self) -> (Option<(SubscriptionId, u64)>, (u64, u64)) {
+        (self.about, self.came_back)
+    }
+
+    /// Looks at everything again: what was taken for leased may be free.
+    pub(super) fn begin_anew(&mut self) {
+        self.begins.clear();
+        self.undated.clear();
+        self.flows.seek_again();
     }
 
     /// The places alone, to go back to.
@@ -123,6 +137,7 @@ impl Cursor {
             flow_after: self.flow_after.clone(),
             flows: Flows::default(),
             deficits: self.deficits.clone(),
+            reserved: Reserved::default(),
         }
     }
 
@@ -134,7 +149,7 @@ impl Cursor {
         if let Some((id, revision)) = now.about {
             self.turn_to(id, revision, now.came_back);
         }
-        self.flows = now.flows;
+        (self.flows, self.reserved) = (now.flows, now.reserved);
         if some_taken {
             (self.flow_after, self.deficits) = (now.flow_after, now.deficits);
             (self.topics_after, self.round) = (now.topics_after, now.round);

@@ -13,6 +13,7 @@ pub mod cursor;
 mod flows;
 mod held;
 mod lane;
+pub mod reserved;
 mod search;
 mod streams;
 mod topics;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::reserved::Reserved;
 use super::scheduled::Waiting;
 use crate::machine::Fault;
 use crate::machine::delivery::eligible::Predecessors;
 use crate::machine::delivery::failures;
 use crate::machine::kv::Kv;
-use crate::machine::subscription::marks::{self, Marks};
+use crate::machine::subscription::marks::{self, Bits, Marks};
 use crate::machine::subscription::progress::{self, ProgressRecord};
 use crate::machine::topic::reader::EventReader;
 use crate::model::ids::{Offset, Position, SubscriptionId};
@@ -28,6 +29,8 @@ pub(super) struct TopicView {
     pub(super) info: TopicInfo,
     pub(super) progress: ProgressRecord,
     subscription: SubscriptionId,
+    /// By row of marks, what is about to be leased.
+    reserved: BTreeMap<u64, Bits>,
     chunks: BTreeMap<u64, Marks>,
     pub(super) reader: EventReader,
     predecessors: Predecessors,
@@ -39,9 +42,11 @@ impl TopicView {
         subscription: SubscriptionId,
         start: Position,
         info: TopicInfo,
+        reserved: &Reserved,
     ) -> Result<Self, Fault> {
         let progress = progress::load(kv, subscription, start, &info)?;
         Ok(Self {
+            reserved: reserved.of(info.id),
             info,
             progress,
             subscription,
@@ -56,7 +61,11 @@ impl TopicView {
         match self.chunks.entry(chunk) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(slot) => {
-                Ok(slot.insert(marks::load(kv, self.subscription, self.info.id, chunk)?))
+                let mut marks = marks::load(kv, self.subscription, self.info.id, chunk)?;
+                if let Some(reserved) = self.reserved.get(&chunk) {
+                    marks.leased.add(reserved);
+                }
+                Ok(slot.insert(marks))
             }
         }
     }

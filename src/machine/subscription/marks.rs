@@ -56,6 +56,11 @@ impl Bits {
         }
     }
 
+    /// Adds all places of another set.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
+    }
+
     /// Whether the place is in it.
     #[must_use]
     pub fn has(&self, place: u64) -> bool {

@@ -8,6 +8,7 @@ mod hand_out;
 mod lag;
 mod latency;
 mod plan;
+mod round;
 mod term;
 mod ticker;
 mod waiter;
@@ -48,7 +49,7 @@ pub(super) struct Lead {
     dispatchers: Dispatchers,
     latencies: Latencies,
     /// Bytes of events that rounds of dispatch may still plan for.
-    bytes: Semaphore,
+    bytes: Arc<Semaphore>,
     /// Consume streams that may still be opened.
     streams: Arc<Semaphore>,
 }
@@ -61,7 +62,7 @@ impl Lead {
             grace_ms: grace_ms.min(LEASE_GRACE_MS_MAX),
             dispatchers: Dispatchers::default(),
             latencies: Latencies::default(),
-            bytes: Semaphore::new(DISPATCH_BYTES_MAX),
+            bytes: Arc::new(Semaphore::new(DISPATCH_BYTES_MAX)),
             streams: Arc::new(Semaphore::new(CONSUME_STREAMS_MAX)),
         }
     }

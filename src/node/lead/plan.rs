@@ -35,6 +35,15 @@ pub(super) struct Bounds {
     pub(super) bytes: usize,
 }
 
+/// A look at a subscription: who asks, and what all of them together may get.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) asks: Vec<Ask>,
+    /// What others are about to get of an earlier look; the state may count it already.
+    pub(super) ahead: Vec<Ask>,
+    pub(super) bounds: Bounds,
+}
+
 /// Events of one topic that are stored together, with their bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
@@ -92,6 +101,8 @@ pub(super) struct Plan {
     pub(super) wake_at: Option<UnixMs>,
     /// What comes next lies behind what was found: it is worth reading ahead.
     pub(super) goes_on: bool,
+    /// Some of what was found failed before: how many more of these may go is known once they are leased.
+    pub(super) retries: bool,
 }
 
 /// What a look at a subscription led to.
@@ -123,15 +134,16 @@ pub(super) fn look(
     name: &str,
     now: UnixMs,
     memory: &mut Memory,
-    asks: &[Ask],
-    bounds: Bounds,
+    asked: &Asked,
 ) -> Result<Look, Fault> {
+    let Asked { asks, ahead, bounds } = asked;
     let Some(info) = subscription(kv, name)? else { return Ok(Look::Missing) };
     if info.pause.is_some() {
         return Ok(Look::Paused);
     }
-    let room = u64::from(info.config.max_in_flight).saturating_sub(info.in_flight);
-    let mut wanted = wanted(kv, &info, now, asks)?;
+    let in_flight = info.in_flight + sum(ahead, |_| true);
+    let room = u64::from(info.config.max_in_flight).saturating_sub(in_flight);
+    let mut wanted = wanted(kv, &info, now, asked)?;
     let events = wanted.events.iter().sum::<u64>().min(room).min(bounds.events);
     if events == 0 {
         return Ok(Look::Full(wanted.held_back));
@@ -142,6 +154,7 @@ pub(super) fn look(
         return Ok(Look::Missing);
     };
     let count = found.picks.iter().map(Pick::count).sum();
+    let failed = !found.retries.is_empty();
     // Where everybody may have them all, retries are events like others.
     let retries = if wanted.limits_retries() { found.retries } else { BTreeSet::new() };
     wanted.leave_out(asks, count, retries.len() as u64);
@@ -170,6 +183,7 @@ pub(super) fn look(
         more,
         goes_round: found.goes_round,
         goes_on: more && info.config.order() == DeliveryOrder::None,
+        retries: failed,
         wake_at: found.wake_at,
     })))
 }
@@ -209,12 +223,17 @@ impl Wanted<'_> {
     }
 }
 
+/// How many events some of those who were served before are about to get.
+fn sum(ahead: &[Ask], which: impl Fn(&Ask) -> bool) -> u64 {
+    ahead.iter().filter(|ask| which(ask)).map(|ask| ask.events).sum()
+}
+
 /// As far as consumers and services have room.
 fn wanted<'a>(
     kv: &impl Kv,
     info: &SubscriptionInfo,
     now: UnixMs,
-    asks: &'a [Ask],
+    Asked { asks, ahead, .. }: &'a Asked,
 ) -> Result<Wanted<'a>, Fault> {
     let (mut rooms, mut services) = (BTreeMap::new(), BTreeMap::new());
     let (events, held_back, retries) = (Vec::new(), Vec::new(), BTreeMap::new());
@@ -224,20 +243,23 @@ fn wanted<'a>(
             Some(room) => room,
             None => {
                 let load = loads::get(kv, info.id, &ask.consumer)?;
+                let load = load + sum(ahead, |other| other.consumer == ask.consumer);
                 let most = u64::from(info.config.in_flight_max_of_consumer());
                 rooms.entry(ask.consumer.as_str()).or_insert(most.saturating_sub(load))
             }
         };
-        let (of_service, retries) = match services.get_mut(ask.service.as_str()) {
+        let (of_service, retries, is_sure) = match services.get_mut(ask.service.as_str()) {
             Some(left) => left,
             None => {
-                let left = loads::left_of_service(kv, &ask.service, now)?;
+                let (events, retries) = loads::left_of_service(kv, &ask.service, now)?;
+                let soon = sum(ahead, |other| other.service == ask.service);
+                let left = (events.saturating_sub(soon), retries, soon == 0 || events == 0);
                 services.entry(ask.service.as_str()).or_insert(left)
             }
         };
         let events = ask.events.min(LEASE_EVENTS_MAX).min(*room).min(*of_service);
         let limit = match (*of_service, *retries) {
-            (0, _) => Some(Limit::InFlight),
+            (0, _) if *is_sure => Some(Limit::InFlight),
             (_, 0) => Some(Limit::Retries),
             _ => None,
         };

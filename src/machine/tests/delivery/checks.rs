@@ -14,10 +14,13 @@ use crate::machine::schedule::cursor::Cursor;
 use crate::machine::subscription::backlog;
 use crate::machine::subscription::query::subscription;
 use crate::machine::subscription::stats::{Stats, stats};
+use crate::machine::tests::apply;
 use crate::machine::tests::random::Dice;
+use crate::model::command::{CommandBatch, Kind, Lease};
 use crate::model::delivery::Pick;
 use crate::model::ids::{DeadNumber, LeaseId, Offset, SubscriptionId, TopicId, UnixMs};
 use crate::model::limits::ATTEMPTS_KEPT_MAX;
+use crate::model::outcome::Outcome;
 
 /// Searches that may see but a part, find nothing and say so.
 const SEARCHES_MAX: u32 = 32;
@@ -273,6 +276,65 @@ fn check_candidates(
     if dice.below(16) == 0 {
         check_small_steps(kv, (name, sub), now, &all, dice, context);
     }
+    if dice.below(4) == 0 {
+        check_reserved(world, kv, (name, sub), dice, context);
+    }
+}
+
+/// While a lease is on its way, a search finds what it would find after it; and when the lease comes to nothing,
+/// its events are found again.
+fn check_reserved(
+    world: &World,
+    kv: &MemKv,
+    (name, sub): (&str, &Subscription),
+    dice: &mut Dice,
+    context: &str,
+) {
+    let (now, mut cursor, mut later) = (UnixMs(world.now), Cursor::default(), Cursor::default());
+    let (first, second) = (1 + dice.below(6), 1 + dice.below(6));
+    let find = |kv: &MemKv, cursor: &mut Cursor, events: u64| {
+        candidates(kv, name, now, cursor, events).unwrap().unwrap()
+    };
+    let found = find(kv, &mut cursor, first);
+    find(kv, &mut later, first);
+    if found.picks.is_empty() || !found.retries.is_empty() {
+        return;
+    }
+    let reservation = cursor.reserve(&found.picks, &found.skips);
+    let planned = find(kv, &mut cursor, second);
+    let mut leased = kv.clone();
+    let lease = Kind::Lease(Lease {
+        subscription: name.to_owned(),
+        revision: found.revision,
+        term: world.term.max(1),
+        consumer: "nobody else".to_owned(),
+        picks: found.picks.clone(),
+        skips: found.skips.clone(),
+        ..Lease::default()
+    });
+    let entry = CommandBatch { stamp_ms: world.now, commands: vec![lease.into()] };
+    let outcome = apply(&mut leased, &[entry], 1_000_000).remove(0).remove(0);
+    let Outcome::Leased(outcome) = outcome else { return };
+    let granted: u64 = outcome.grants.iter().map(|grant| grant.ranges.count()).sum();
+    if granted == count_of(&found) && outcome.dead == 0 {
+        let expected = find(&leased, &mut later, second);
+        // Leases make room for retries, and what is skipped lets the next of its key go.
+        let retries = !expected.retries.is_empty() || !planned.retries.is_empty();
+        if !retries && (found.skips.is_empty() || !sub.by_key()) {
+            assert_eq!(picked(&planned), picked(&expected), "{context}: beside {found:?}");
+        }
+    }
+    assert!(!cursor.conclude(&reservation, 0), "{context}");
+    let mut left: BTreeSet<_> = picked(&found).into_iter().collect();
+    for _ in 0..SEARCHES_MAX {
+        picked(&find(kv, &mut cursor, 999)).iter().for_each(|pick| drop(left.remove(pick)));
+    }
+    assert!(left.is_empty(), "{context}: {left:?} of {found:?} is passed over");
+}
+
+/// How many events were found.
+fn count_of(found: &Candidates) -> u64 {
+    found.picks.iter().map(Pick::count).sum()
 }
 
 /// Searches that run out of rows go on, and come to everything.

@@ -181,7 +181,7 @@ impl Dispatcher {
         took: Duration,
     ) -> Result<Next, Rejection> {
         let planned = plan.shares.iter().any(|share| !share.picks.is_empty());
-        self.flows = planned && plan.more && !plan.retries;
+        self.flows = planned && plan.goes_on && !plan.retries;
         if !planned && plan.skips.is_empty() {
             if self.round.is_some() {
                 return self.finish().await;

@@ -25,6 +25,8 @@ use crate::machine::kv::{Kv, Order, Table, Visit, Write};
 const BLOB_BYTES_MIN: u64 = 4 << 10;
 /// The same for what is scanned rather than read one by one: neighbours in few large reads.
 const SCANNED_BLOB_BYTES_MIN: u64 = 64 << 10;
+/// Of what is scanned a row fills a usual block of 4 KiB alone; several are read at once.
+const SCANNED_BLOCK_BYTES: usize = 32 << 10;
 /// Reads ahead of long scans.
 const READAHEAD_BYTES: usize = 256 << 10;
 
@@ -205,6 +207,9 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
         Table::Batches | Table::Stripes => {
             options.set_enable_blob_files(true);
             let scanned = table == Table::Stripes;
+            if scanned {
+                blocks.set_block_size(SCANNED_BLOCK_BYTES);
+            }
             options.set_min_blob_size(if scanned {
                 SCANNED_BLOB_BYTES_MIN
             } else {

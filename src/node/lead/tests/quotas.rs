@@ -1,6 +1,6 @@
 //! Whose retries a round plans where quotas bound them.
 
-use super::super::plan::{Ask, Bounds, Look, Memory, Share, look};
+use super::super::plan::{Ask, Asked, Bounds, Look, Memory, Share, look};
 use super::*;
 use crate::machine::delivery::loads;
 use crate::model::command::Tick;
@@ -37,16 +37,27 @@ async fn start() -> (Hub, UnixMs) {
 
 /// How many retries and how many fresh events each of those who ask is to get.
 fn planned(hub: &Hub, at: UnixMs, asks: &[(&str, u64)]) -> Vec<(u64, u64)> {
+    planned_beside(hub, at, asks, &[])
+}
+
+/// The same while others are about to get something.
+fn planned_beside(
+    hub: &Hub,
+    at: UnixMs,
+    asks: &[(&str, u64)],
+    ahead: &[(&str, u64)],
+) -> Vec<(u64, u64)> {
     let ask = |(service, events): &(&str, u64)| Ask {
         consumer: (*service).to_owned(),
         service: (*service).to_owned(),
         events: *events,
         bytes: PULL_BYTES_MAX,
     };
-    let asks: Vec<Ask> = asks.iter().map(ask).collect();
+    let (asks, ahead) = (asks.iter().map(ask).collect(), ahead.iter().map(ask).collect());
     let bounds = Bounds { events: 1000, bytes: 8 * PULL_BYTES_MAX };
+    let asked = Asked { asks, ahead, bounds };
     let state = hub.node.raft().state();
-    let found = look(&state.tables(), "s", at, &mut Memory::default(), &asks, bounds).unwrap();
+    let found = look(&state.tables(), "s", at, &mut Memory::default(), &asked).unwrap();
     let Look::Plan(plan) = found else { panic!("{found:?}") };
     let of = |share: &Share| {
         let offsets: Vec<u64> =
@@ -76,4 +87,22 @@ async fn a_service_without_retries_left_holds_nobody_up_and_gets_fresh_events() 
     let next = UnixMs(at.get() + 1000);
     let shares = planned(&hub, next, &[("used", 100), ("used", 100), ("other", 100)]);
     assert_eq!(shares, [(1, 11), (0, 4), (11, 0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_to_be_leased_counts_as_in_flight() {
+    let hub = Hub::start(|config| {
+        (config.max_in_flight, config.max_in_flight_per_consumer) = (20, 15);
+    })
+    .await;
+    let limits = QuotaLimits { in_flight: 8, ..QuotaLimits::default() };
+    hub.node.set_quota("limited", limits).await.unwrap();
+    hub.publish(0..100).await;
+    let at = hub.node.now();
+    assert_eq!(planned(&hub, at, &[("other", 50)]), [(0, 15)]);
+    assert_eq!(planned(&hub, at, &[("limited", 50)]), [(0, 8)]);
+    // Of the consumer, of the service, and of all.
+    assert_eq!(planned_beside(&hub, at, &[("other", 50)], &[("other", 5)]), [(0, 10)]);
+    assert_eq!(planned_beside(&hub, at, &[("limited", 50)], &[("limited", 5)]), [(0, 3)]);
+    assert_eq!(planned_beside(&hub, at, &[("other", 50)], &[("third", 15)]), [(0, 5)]);
 }

@@ -137,8 +137,8 @@ impl<'k, K: Kv> Search<'k, K> {
 
     /// Whether a failed event may go.
     pub(super) fn may_retry(&mut self, topic: TopicId, offset: Offset) -> Result<Retry, Fault> {
-        if !self.topics.contains_key(&topic) {
-            // The search that has its topic comes to it.
+        // The search that has its topic comes to it.
+        if self.topics.get(&topic).is_none_or(|view| view.is_reserved(offset)) {
             return Ok(Retry::No);
         }
         let (kv, id) = (self.kv, self.record.subscription_id());

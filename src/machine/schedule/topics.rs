@@ -70,6 +70,12 @@ impl TopicView {
         }
     }
 
+    /// Whether an event is about to be leased.
+    pub(super) fn is_reserved(&self, offset: Offset) -> bool {
+        let row = self.reserved.get(&marks::chunk_of(offset));
+        row.is_some_and(|places| places.has(offset.get() % MARKS_OFFSETS))
+    }
+
     /// The first event that may be free.
     pub(super) fn first(&self) -> u64 {
         self.progress.floor.max(self.info.first_offset.get())

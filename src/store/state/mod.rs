@@ -205,19 +205,13 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
     options.set_max_write_buffer_number(4);
     match table {
         Table::Batches | Table::Stripes => {
-            options.set_enable_blob_files(true);
             let scanned = table == Table::Stripes;
             if scanned {
                 blocks.set_block_size(SCANNED_BLOCK_BYTES);
             }
-            options.set_min_blob_size(if scanned {
-                SCANNED_BLOB_BYTES_MIN
-            } else {
-                BLOB_BYTES_MIN
-            });
-            options.set_blob_file_size(256 << 20);
+            let bytes_min = if scanned { SCANNED_BLOB_BYTES_MIN } else { BLOB_BYTES_MIN };
+            keep_in_blob_files(&mut options, bytes_min);
             options.set_blob_compression_type(compression);
-            options.set_enable_blob_gc(true);
         }
         // Asked for rows that are often not there.
         Table::KeyHeads
@@ -263,6 +257,14 @@ fn family(table: Table, cache: &Cache, wanted: &StoreOptions) -> Options {
     }
     options.set_block_based_table_factory(&blocks);
     options
+}
+
+/// Keeps values of so many bytes and more apart, in files of their own.
+fn keep_in_blob_files(options: &mut Options, bytes_min: u64) {
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(bytes_min);
+    options.set_blob_file_size(256 << 20);
+    options.set_enable_blob_gc(true);
 }
 
 /// A place where tests make the node fail.
